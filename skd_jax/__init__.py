@@ -1,0 +1,1 @@
+"""Speculative Knowledge Distillation (arXiv 2410.11325) in JAX."""
