@@ -1,0 +1,165 @@
+"""The decoder as pure functions of its weights.
+
+The weights are a plain nested dict of arrays:
+
+  embedding [V, D]
+  layers / 0, 1, ... / attention / query, key, value, out / kernel [in, out]
+                     / mlp / gate, up, down / kernel [in, out]
+                     / attention_norm, mlp_norm, ... / scale [D]
+  final_norm / scale [D]
+  lm_head [V, D], only where the head is not tied to the embedding
+
+The cache is a list with one {"k", "v"} of [B, N, S, H] a layer. Layers with a
+window keep all S slots too.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from skd_jax import structs
+from skd_jax.models import layers
+from skd_jax.models.config import ModelConfig
+
+
+class Decoder(nnx.Module):
+  """The transformer up to its final norm; the head is `create(...).head`."""
+
+  def __init__(
+    self, config: ModelConfig, *, param_dtype: Any, rngs: nnx.Rngs
+  ) -> None:
+    self.config = config
+    shape = (config.vocab_size, config.hidden_size)
+    init = nnx.initializers.normal(layers.INIT_STDDEV)
+    self.embedding = nnx.Param(init(rngs.params(), shape, param_dtype))
+    self.layers = nnx.List(
+      [
+        layers.Block(config, layer, param_dtype, rngs)
+        for layer in range(config.num_layers)
+      ]
+    )
+    self.final_norm = layers.Norm(config, config.hidden_size, param_dtype)
+    if not config.tie_embeddings:
+      self.lm_head = nnx.Param(init(rngs.params(), shape, param_dtype))
+
+  def __call__(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    cache: structs.Cache,
+    dtype: Any,
+  ) -> tuple[jax.Array, structs.Cache]:
+    """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
+    config = self.config
+    x = self.embedding[...][tokens].astype(dtype)
+    if config.scale_embeddings:
+      x = x * jnp.asarray(config.hidden_size**0.5, dtype)
+    ropes = [config.layer_rope(i) for i in range(config.num_layers)]
+    tables = {
+      rope: layers.rope_tables(rope, config.head_dim, positions)
+      for rope in set(ropes)
+    }
+    written = []
+    for i, block in enumerate(self.layers):
+      layer_cache = None if cache is None else cache[i]
+      x, layer_cache = block(x, tables[ropes[i]], positions, layer_cache)
+      written.append(layer_cache)
+    return self.final_norm(x), None if cache is None else written
+
+
+def init_params(
+  config: ModelConfig, key: jax.Array, *, param_dtype: Any = jnp.float32
+) -> structs.Params:
+  """Weights to train from scratch; can be jitted with `config` closed over.
+
+  Kernels and embeddings are normal with deviation 0.02, those that write into
+  the residual stream with 0.02 / sqrt(2 L); norms are the identity and biases
+  zero.
+
+  Args:
+    config: the shape of the model.
+    key: a JAX random key.
+    param_dtype: dtype of every array.
+
+  Returns:
+    The nested dict of the module docstring.
+  """
+  model = Decoder(config, param_dtype=param_dtype, rngs=nnx.Rngs(key))
+  params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+  # Names of layers are strings, since checkpoints return dict keys as strings.
+  params["layers"] = {str(i): p for i, p in params["layers"].items()}
+  return params
+
+
+def param_shapes(
+  config: ModelConfig, *, param_dtype: Any = jnp.float32
+) -> structs.Params:
+  """The tree of `init_params` as jax.ShapeDtypeStruct; allocates nothing."""
+  return jax.eval_shape(
+    lambda key: init_params(config, key, param_dtype=param_dtype),
+    jax.random.key(0),
+  )
+
+
+def create(
+  config: ModelConfig, *, dtype: Any = jnp.float32
+) -> structs.LanguageModel:
+  """The decoder as pure functions; allocates no weights.
+
+  Args:
+    config: the shape of the model.
+    dtype: compute dtype of activations, cache and matrix products. Weights of
+      another dtype are cast where they are used. Norms, softmax, rotary
+      embedding and logits are float32 whatever it is.
+
+  Returns:
+    The functions of `structs.LanguageModel`. The cache is a list with one
+    {"k", "v"} of `dtype` [B, N, S, H] a layer. The positions of a call must be
+    contiguous in each row; a position past the cache is not written. Padding
+    sits to the right, so that it needs no mask.
+  """
+  graphdef = nnx.graphdef(
+    nnx.eval_shape(
+      lambda: Decoder(config, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+    )
+  )
+
+  def apply(params, tokens, positions, cache):
+    by_index = {int(i): p for i, p in params["layers"].items()}
+    model = nnx.merge(graphdef, {**params, "layers": by_index})
+    return model(tokens, positions, cache, dtype)
+
+  def head(head_params, hidden):
+    # W [V, D] times hidden^T [D, M], then the small result is transposed: both
+    # operands are read as they lie. Written as hidden @ W^T, XLA on CPU may
+    # copy W^T first when M is small.
+    flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
+    logits = jax.lax.dot_general(
+      head_params["kernel"].astype(dtype),
+      flat,
+      (((1,), (1,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    ).T.reshape(*hidden.shape[:-1], -1)
+    return layers.soft_cap(logits, config.final_soft_cap)
+
+  def head_params(params):
+    tied = config.tie_embeddings
+    return {"kernel": params["embedding" if tied else "lm_head"]}
+
+  def init_cache(batch_size, num_slots):
+    shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
+    return [
+      {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
+      for _ in range(config.num_layers)
+    ]
+
+  return structs.LanguageModel(
+    apply=apply,
+    head=head,
+    head_params=head_params,
+    init_cache=init_cache,
+    vocab_size=config.vocab_size,
+    hidden_size=config.hidden_size,
+  )

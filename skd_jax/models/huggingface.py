@@ -1,0 +1,416 @@
+"""Hugging Face folders in and out: config.json and safetensors.
+
+Tensors go one by one from the file to where they stay, never through torch and
+never as a whole model in host memory.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from absl import logging
+
+from skd_jax import structs
+from skd_jax.models.config import (
+  ModelConfig,
+  model_config_from_hf,
+  model_config_to_hf,
+)
+from skd_jax.models.decoder import param_shapes
+
+_SINGLE_FILE = "model.safetensors"
+_INDEX_FILE = "model.safetensors.index.json"
+
+# Our path inside a layer, the Hugging Face name inside `model.layers.<i>`. A
+# kernel is [in, out] here and [out, in] there; the rest is stored alike.
+_LAYER_NAMES = {
+  "attention/query": "self_attn.q_proj",
+  "attention/key": "self_attn.k_proj",
+  "attention/value": "self_attn.v_proj",
+  "attention/out": "self_attn.o_proj",
+  "attention/query_norm": "self_attn.q_norm",
+  "attention/key_norm": "self_attn.k_norm",
+  "mlp/gate": "mlp.gate_proj",
+  "mlp/up": "mlp.up_proj",
+  "mlp/down": "mlp.down_proj",
+  "attention_norm": "input_layernorm",
+}
+# `post_attention_layernorm` stands before the MLP in most families, and after
+# the attention in those with norms on both sides (Gemma 2 and 3).
+_MLP_NORM_NAMES = {
+  False: {"mlp_norm": "post_attention_layernorm"},
+  True: {
+    "post_attention_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "post_mlp_norm": "post_feedforward_layernorm",
+  },
+}
+_TOP_NAMES = {
+  "embedding": "model.embed_tokens.weight",
+  "final_norm/scale": "model.norm.weight",
+  "lm_head": "lm_head.weight",
+}
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+# Gemma 3 with images nests its text model under one of these.
+_TEXT_PREFIXES = {
+  "language_model.model.": "model.",
+  "model.language_model.": "model.",
+  "language_model.lm_head.": "lm_head.",
+}
+_VISION_PREFIXES = (
+  "vision_tower.",
+  "multi_modal_projector.",
+  "model.vision_tower.",
+  "model.multi_modal_projector.",
+)
+
+
+class _Source(NamedTuple):
+  """Where a tensor lies: the open file, its name there, its shape."""
+
+  file: Any
+  name: str
+  shape: tuple[int, ...]
+
+
+class _Leaf(NamedTuple):
+  """One array of the weights, and what it is called in the files."""
+
+  hf_name: str
+  transpose: bool
+  shape: tuple[int, ...]
+  has_vocab_rows: bool
+
+
+def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
+  """Reads config.json of a Hugging Face folder.
+
+  Raises:
+    FileNotFoundError: no such folder, or no config.json in it.
+    ValueError: config.json cannot be read or names something unsupported.
+  """
+  path = _existing(folder, "config.json")
+  with open(path, encoding="utf-8") as file:
+    try:
+      hf_config = json.load(file)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{path} is not valid JSON: {error}") from None
+  return model_config_from_hf(hf_config)
+
+
+def load_params(
+  folder: str | os.PathLike[str],
+  config: ModelConfig,
+  *,
+  param_dtype: Any = np.float32,
+  vocab_size: int | None = None,
+  shardings: Any = None,
+) -> structs.Params:
+  """Reads the safetensors of a Hugging Face folder.
+
+  Args:
+    folder: holds model.safetensors, or its shards with their index.
+    config: the shape that the weights must have.
+    param_dtype: dtype of the returned arrays; the files may hold another.
+    vocab_size: keep this many rows of the embedding and of the head, to drop
+      the rows that only pad the vocabulary. None: `config.vocab_size`, and the
+      files must agree.
+    shardings: a tree like `param_shapes(config)` of jax.sharding.Sharding; each
+      device is then given its slice only. None: the default device.
+
+  Returns:
+    Weights for `create`, with `vocab_size` rows where it was given.
+
+  Raises:
+    FileNotFoundError: no such folder, or no weights in it.
+    ValueError: tensors that are missing, unknown or of another shape, or too
+      few rows for `vocab_size`; the message names them.
+  """
+  shapes = param_shapes(config, param_dtype=param_dtype)
+  leaves, treedef = _leaves(config, shapes)
+  places = [None] * len(leaves)
+  if shardings is not None:
+    places = treedef.flatten_up_to(shardings)
+  with contextlib.ExitStack() as stack:
+    sources = _open_sources(folder, stack)
+    _check_sources(leaves, sources, vocab_size, folder)
+    arrays = [
+      _read(leaf, sources[leaf.hf_name], vocab_size, param_dtype, place)
+      for leaf, place in zip(leaves, places, strict=True)
+    ]
+  return jax.tree.unflatten(treedef, arrays)
+
+
+def _leaves(
+  config: ModelConfig, shapes: structs.Params
+) -> tuple[list[_Leaf], Any]:
+  """Every array of the weights, in tree order, with its file name."""
+  names = {**_LAYER_NAMES, **_MLP_NORM_NAMES[config.sandwich_norm]}
+  flat, treedef = jax.tree.flatten_with_path(shapes)
+  leaves = []
+  for path, leaf in flat:
+    keys = [entry.key for entry in path]
+    if keys[0] == "layers":
+      name = f"model.layers.{keys[1]}.{names['/'.join(keys[2:-1])]}"
+      name = f"{name}.{_LEAF_NAMES[keys[-1]]}"
+    else:
+      name = _TOP_NAMES["/".join(keys)]
+    leaves.append(
+      _Leaf(
+        name,
+        keys[-1] == "kernel",
+        leaf.shape,
+        keys[0] in ("embedding", "lm_head"),
+      )
+    )
+  return leaves, treedef
+
+
+def _existing(folder: str | os.PathLike[str], name: str) -> str:
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f"model folder {os.fspath(folder)!r} not found")
+  path = os.path.join(folder, name)
+  if not os.path.exists(path):
+    raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}")
+  return path
+
+
+def _weight_files(folder: str | os.PathLike[str]) -> list[str]:
+  if os.path.exists(os.path.join(folder, _INDEX_FILE)):
+    with open(os.path.join(folder, _INDEX_FILE), encoding="utf-8") as file:
+      names = sorted(set(json.load(file)["weight_map"].values()))
+    return [_existing(folder, name) for name in names]
+  return [_existing(folder, _SINGLE_FILE)]
+
+
+def _open_sources(
+  folder: str | os.PathLike[str], stack: contextlib.ExitStack
+) -> dict[str, _Source]:
+  """Opens the files; returns tensors by name, images and buffers left out."""
+  sources = {}
+  vision = 0
+  for path in _weight_files(folder):
+    try:
+      file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+    except safetensors.SafetensorError as error:
+      raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    for name in file.keys():  # noqa: SIM118, not a dict
+      if name.startswith(_VISION_PREFIXES):
+        vision += 1
+        continue
+      if name.endswith("rotary_emb.inv_freq"):
+        continue
+      shape = tuple(file.get_slice(name).get_shape())
+      sources[_text_name(name)] = _Source(file, name, shape)
+  if vision:
+    logging.info(
+      "%s: left out %d tensors of the image encoder; only text is supported",
+      folder,
+      vision,
+    )
+  return sources
+
+
+def _text_name(name: str) -> str:
+  for prefix, replacement in _TEXT_PREFIXES.items():
+    if name.startswith(prefix):
+      return replacement + name.removeprefix(prefix)
+  return name
+
+
+def _check_sources(
+  leaves: list[_Leaf],
+  sources: dict[str, _Source],
+  vocab_size: int | None,
+  folder: str | os.PathLike[str],
+) -> None:
+  expected = {leaf.hf_name for leaf in leaves}
+  missing = sorted(expected - set(sources))
+  if missing:
+    raise ValueError(f"{folder}: missing tensors: {_few(missing)}")
+  # Tied models may still store their head; it repeats the embedding.
+  unknown = sorted(set(sources) - expected - {"lm_head.weight"})
+  if unknown:
+    raise ValueError(f"{folder}: unknown tensors: {_few(unknown)}")
+  for leaf in leaves:
+    found = sources[leaf.hf_name].shape
+    wanted = leaf.shape[::-1] if leaf.transpose else leaf.shape
+    if leaf.has_vocab_rows and vocab_size is not None:
+      if found[1:] == wanted[1:] and vocab_size > found[0]:
+        raise ValueError(
+          f"{folder}: vocab_size={vocab_size} is more than the {found[0]} "
+          f"rows of {leaf.hf_name}"
+        )
+      wanted = (found[0], *wanted[1:])
+    if found != wanted:
+      raise ValueError(
+        f"{folder}: {leaf.hf_name} has shape {found}, but the config needs "
+        f"{wanted}"
+      )
+
+
+def _few(names: list[str]) -> str:
+  more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+  return ", ".join(names[:5]) + more
+
+
+def _read(
+  leaf: _Leaf,
+  source: _Source,
+  vocab_size: int | None,
+  dtype: Any,
+  sharding: jax.sharding.Sharding | None,
+) -> jax.Array:
+  """One array, read slice by slice where a sharding says so."""
+  tensor = source.file.get_slice(source.name)
+  shape = leaf.shape
+  if leaf.has_vocab_rows and vocab_size is not None:
+    shape = (vocab_size, *shape[1:])
+
+  def part(index: tuple[slice, ...]) -> np.ndarray:
+    bounds = [
+      slice(*s.indices(size)[:2]) for s, size in zip(index, shape, strict=True)
+    ]
+    if leaf.transpose:
+      return tensor[tuple(bounds[::-1])].T.astype(dtype)
+    return tensor[tuple(bounds)].astype(dtype)
+
+  if sharding is None:
+    return jax.numpy.asarray(part(tuple(slice(None) for _ in shape)))
+  return jax.make_array_from_callback(shape, sharding, part)
+
+
+def save(
+  folder: str | os.PathLike[str],
+  config: ModelConfig,
+  params: structs.Params,
+  *,
+  dtype: str = "float32",
+  max_shard_bytes: int = 5 * 1000**3,
+  eos_token_id: int | list[int] | None = None,
+  bos_token_id: int | None = None,
+  pad_token_id: int | None = None,
+  save_tokenizer: Callable[[str], Any] | None = None,
+) -> None:
+  """Writes a folder that transformers' `from_pretrained` loads.
+
+  Everything is written to a sibling folder first and renamed at the end, so
+  that a killed process leaves the old export or none, never half of one.
+
+  Args:
+    folder: made anew; an earlier export there is replaced as a whole.
+    config: the shape of the model.
+    params: weights as `create` takes them.
+    dtype: of the file, "float32" or "bfloat16".
+    max_shard_bytes: weights beyond this many bytes go into several files.
+    eos_token_id: ids that end a response, for config.json and
+      generation_config.json.
+    bos_token_id: id that begins a text, if any.
+    pad_token_id: id of padding, if any.
+    save_tokenizer: called with the temporary folder to write more files into
+      it, such as `tokenizer.save_pretrained`.
+
+  Raises:
+    ValueError: an unknown dtype; a config that its family cannot express; or
+      `folder` holds files but no config.json, hence is no earlier export.
+  """
+  folder = os.path.abspath(folder)
+  kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+  if dtype not in kinds:
+    raise ValueError(f"dtype={dtype!r} must be one of {', '.join(kinds)}")
+  if os.path.isdir(folder):
+    files = os.listdir(folder)
+    if files and "config.json" not in files:
+      raise ValueError(
+        f"folder={folder!r} is not empty and no earlier export; "
+        "choose another one"
+      )
+  token_ids = {
+    "bos_token_id": bos_token_id,
+    "eos_token_id": eos_token_id,
+    "pad_token_id": pad_token_id,
+  }
+  hf_config = {**model_config_to_hf(config), **token_ids, "dtype": dtype}
+  with _replaced(folder) as temporary:
+    _write_shards(temporary, config, params, kinds[dtype], max_shard_bytes)
+    _write_json(os.path.join(temporary, "config.json"), hf_config)
+    _write_json(
+      os.path.join(temporary, "generation_config.json"),
+      {key: value for key, value in token_ids.items() if value is not None},
+    )
+    if save_tokenizer is not None:
+      save_tokenizer(temporary)
+
+
+@contextlib.contextmanager
+def _replaced(folder: str) -> Iterator[str]:
+  """A temporary sibling that takes the place of `folder` at the end."""
+  parent, name = os.path.split(folder)
+  temporary = os.path.join(parent, f".{name}.new")
+  previous = os.path.join(parent, f".{name}.old")
+  for leftover in (temporary, previous):
+    shutil.rmtree(leftover, ignore_errors=True)
+  os.makedirs(temporary)
+  try:
+    yield temporary
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+  if os.path.exists(folder):
+    os.rename(folder, previous)
+  os.rename(temporary, folder)
+  shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_json(path: str, value: Any) -> None:
+  with open(path, "w", encoding="utf-8") as file:
+    json.dump(value, file, indent=2, sort_keys=True)
+    file.write("\n")
+
+
+def _write_shards(
+  folder: str,
+  config: ModelConfig,
+  params: structs.Params,
+  dtype: Any,
+  max_shard_bytes: int,
+) -> None:
+  """One file, or several with an index; one shard is in memory at a time."""
+  leaves, treedef = _leaves(config, params)
+  arrays = treedef.flatten_up_to(params)
+  shards: list[list[tuple[_Leaf, jax.Array]]] = [[]]
+  filled = total = 0
+  for leaf, array in zip(leaves, arrays, strict=True):
+    size = math.prod(array.shape) * np.dtype(dtype).itemsize
+    if shards[-1] and filled + size > max_shard_bytes:
+      shards.append([])
+      filled = 0
+    shards[-1].append((leaf, array))
+    filled += size
+    total += size
+  weight_map = {}
+  for number, shard in enumerate(shards, start=1):
+    name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    name = _SINGLE_FILE if len(shards) == 1 else name
+    tensors = {}
+    for leaf, array in shard:
+      value = np.asarray(jax.device_get(array)).astype(dtype)
+      value = value.T if leaf.transpose else value
+      tensors[leaf.hf_name] = np.ascontiguousarray(value)
+      weight_map[leaf.hf_name] = name
+    safetensors.numpy.save_file(
+      tensors, os.path.join(folder, name), metadata={"format": "pt"}
+    )
+  if len(shards) > 1:
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(os.path.join(folder, _INDEX_FILE), index)
