@@ -99,7 +99,7 @@ def load(folder: str | pathlib.Path) -> Tokenizer:
       f"tokenizer folder {path}: holds none of {', '.join(names)}"
     )
   try:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
       str(path), local_files_only=True
     )
   except Exception as error:
