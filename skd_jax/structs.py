@@ -4,7 +4,7 @@
 
 and inside the rollout
 
-  DecodeState -> propose -> Proposal -> verify -> Verdict -> commit -> DecodeState
+  DecodeState -> propose -> Proposal -> verify -> Verdict -> commit -> (again)
 
 Axis letters, used in every comment and docstring:
 
@@ -19,7 +19,7 @@ is stale by definition, so nothing is ever rolled back:
 
   slot      0    1    2    3    4    5    6    7
   row       p0   p1   p2   y0   y1   ?    ?    ?      length = 5
-                                     ^ first stale slot; the next token goes here
+                                     ^ first stale slot: the next token
 """
 
 import dataclasses
@@ -81,3 +81,68 @@ class LanguageModel:
   init_cache: Callable[[int, int], Cache]
   vocab_size: int
   hidden_size: int
+
+
+@struct.dataclass
+class Rollout:
+  """Responses, where each token came from, and the teacher's view of them.
+
+  position       0  1  2  3  4
+  tokens         a  b  c  d  -      length = 4
+  draft_tokens   a  b  x  d  -      what the student proposed
+  source         S  S  T  S  -      so c replaced x
+  """
+
+  tokens: jax.Array  # int32 [B, T]; EOS is in it only if it was sampled
+  length: jax.Array  # int32 [B]
+  source: jax.Array  # int8 [B, T]: STUDENT, TEACHER or REFERENCE
+  draft_tokens: jax.Array  # int32 [B, T]; equal to tokens where accepted
+  stopped: jax.Array  # bool [B]: ended by EOS or a stop sequence, not by T
+  num_rounds: jax.Array  # int32 [B]: teacher passes while the row was live
+  teacher_hidden: jax.Array | None  # [B, T, D_teacher]: predicts tokens[t]
+
+
+@struct.dataclass
+class DecodeState:
+  """The loop state; row b has read all but `last_token` of its sequence."""
+
+  prompt_length: jax.Array  # int32 [B]
+  last_token: jax.Array  # int32 [B], the newest token; no model has read it
+  length: jax.Array  # int32 [B], response tokens so far
+  stop_state: jax.Array  # int32 [B], of the stop automaton
+  done: jax.Array  # bool [B]
+  num_rounds: jax.Array  # int32 [B]
+  tokens: jax.Array  # int32 [B, T]
+  source: jax.Array  # int8 [B, T]
+  draft_tokens: jax.Array  # int32 [B, T]
+  teacher_hidden: jax.Array | None  # [B, T, D_teacher]
+  caches: tuple[Cache, ...]  # of each model that takes part
+
+
+@struct.dataclass
+class Proposal:
+  """G drafted tokens of the student."""
+
+  tokens: jax.Array  # int32 [B, G]
+  log_prob: jax.Array  # float32 [B, G], under the student's sampling law
+  hidden: jax.Array  # [B, G, D_student], what the tokens were drawn from
+
+
+@struct.dataclass
+class Verdict:
+  """What a round emits: the first `num_tokens` of `tokens`."""
+
+  tokens: jax.Array  # int32 [B, G]
+  num_tokens: jax.Array  # int32 [B], in 1..G
+  source: jax.Array  # int8 [B, G]
+  draft_tokens: jax.Array  # int32 [B, G]
+  teacher_hidden: jax.Array | None  # [B, G, D_teacher]
+
+
+@struct.dataclass
+class TrainState:
+  """All that training changes; what a checkpoint holds."""
+
+  step: jax.Array  # int32 []
+  params: Params  # float32 masters
+  opt_state: Any  # the optimizer's pytree

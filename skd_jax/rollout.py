@@ -1,0 +1,380 @@
+"""The rollout: propose, verify, commit, until every row is done.
+
+One round, G = 4, the row's response so far `a b`, nothing read of `b` yet:
+
+  student reads   b  c  d  e      proposes  c  d  e  f
+  teacher reads   b  c  d  e      judges    c  d  e  f     one pass
+  accepted?                                 y  y  n  -
+  emitted                                   c  d  E        E is the teacher's
+
+The next round starts from E, which no model has read yet. The slots that held
+the keys and values of `e` are stale (they are at or past the length) and will
+be overwritten before anything looks at them, so nothing is rolled back. A fully
+accepted block adds no token of the teacher's: that would not be the student's
+proposal.
+
+The reading order of SKD (arXiv 2410.11325, algorithm 1): `rollout`, then
+`propose`, `verify_proposal`, `commit`.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from skd_jax import sampling as sampling_lib
+from skd_jax import stopping, structs, verify
+
+
+@struct.dataclass
+class Policy:
+  """A model, its weights, and how its tokens are drawn."""
+
+  params: structs.Params
+  model: structs.LanguageModel = struct.field(pytree_node=False)
+  sampling: sampling_lib.Sampling = struct.field(
+    pytree_node=False, default=sampling_lib.Sampling()
+  )
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Applies the head: [..., D] -> float32 [..., V]."""
+    return self.model.head(self.model.head_params(self.params), hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What the teacher accepts, and what it writes instead (see verify.py)."""
+
+  accept: str = "top_k"
+  replace: str = "sample"
+
+
+def rollout(
+  student: Policy,
+  teacher: Policy,
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  stop_table: stopping.StopTable,
+  threshold: jax.Array,
+  *,
+  rule: Rule,
+  num_draft_tokens: int,
+  max_new_tokens: int,
+) -> structs.Rollout:
+  """Writes one interleaved response per prompt; pure, to be jitted.
+
+  The same row key gives the same tokens for every `num_draft_tokens`, every
+  batch around the row and every device count (float rounding aside), because
+  a draw is keyed by (row key, role, position in the response).
+
+  Args:
+    student: proposes.
+    teacher: verifies, and replaces what it rejects.
+    batch: the prompts [B, P]; its references are not looked at.
+    row_keys: typed PRNG keys [B].
+    stop_table: EOS and stop sequences.
+    threshold: float32 [], the parameter of the acceptance rule.
+    rule: names of the acceptance rule and of the replacement.
+    num_draft_tokens: G, tokens drafted before one teacher pass.
+    max_new_tokens: T, the length of the response buffer.
+
+  Returns:
+    Rollout with `teacher_hidden`: the states that the verification computed
+    at every emitted position, so that training needs no second teacher pass.
+  """
+  state = init_state(
+    (student, teacher), batch, max_new_tokens, num_draft_tokens
+  )
+
+  def one_round(state):
+    proposal, state = propose(student, state, row_keys, num_draft_tokens)
+    verdict, state = verify_proposal(
+      student, teacher, state, proposal, row_keys, threshold, rule
+    )
+    return commit(state, verdict, stop_table)
+
+  return _run(state, one_round)
+
+
+def decode(
+  policy: Policy,
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  stop_table: stopping.StopTable,
+  *,
+  max_new_tokens: int,
+  source: int = structs.STUDENT,
+) -> structs.Rollout:
+  """Writes one response per prompt with a single model; pure, to be jitted.
+
+  A student decoded here writes what it writes under `rollout` when everything
+  is accepted: the draws have the same keys.
+
+  Args:
+    policy: the model that writes.
+    batch: the prompts [B, P].
+    row_keys: typed PRNG keys [B].
+    stop_table: EOS and stop sequences.
+    max_new_tokens: T.
+    source: what to record as the source of every token; also the role of the
+      draws: STUDENT as the student's proposals, TEACHER as its replacements.
+
+  Returns:
+    Rollout without `teacher_hidden`.
+  """
+  state = init_state((policy,), batch, max_new_tokens, num_draft_tokens=1)
+  role = {
+    structs.STUDENT: sampling_lib.STUDENT_DRAW,
+    structs.TEACHER: sampling_lib.TEACHER_DRAW,
+  }[source]
+
+  def one_round(state):
+    proposal, state = propose(policy, state, row_keys, 1, role)
+    verdict = structs.Verdict(
+      tokens=proposal.tokens,
+      num_tokens=jnp.ones_like(state.length),
+      source=jnp.full(proposal.tokens.shape, source, jnp.int8),
+      draft_tokens=proposal.tokens,
+      teacher_hidden=None,
+    )
+    return commit(state, verdict, stop_table)
+
+  return _run(state, one_round)
+
+
+def init_state(
+  policies: tuple[Policy, ...],
+  batch: structs.Batch,
+  max_new_tokens: int,
+  num_draft_tokens: int,
+) -> structs.DecodeState:
+  """Allocates the buffers and lets every model read the prompts.
+
+  Args:
+    policies: the student, or the student and the teacher.
+    batch: the prompts [B, P].
+    max_new_tokens: T.
+    num_draft_tokens: G; a draft may run past T by up to G slots.
+
+  Returns:
+    DecodeState with empty responses; rows that only pad are done.
+  """
+  num_rows, prompt_size = batch.prompt.shape
+  num_slots = prompt_size + max_new_tokens + num_draft_tokens
+  positions = jnp.broadcast_to(jnp.arange(prompt_size), batch.prompt.shape)
+  caches = tuple(
+    policy.model.apply(
+      policy.params,
+      batch.prompt,
+      positions,
+      policy.model.init_cache(num_rows, num_slots),
+    )[1]
+    for policy in policies
+  )
+  zeros = jnp.zeros(num_rows, jnp.int32)
+  response = jnp.zeros((num_rows, max_new_tokens), jnp.int32)
+  teacher_hidden = None
+  if len(policies) == 2:
+    teacher = policies[1]
+    like = jax.eval_shape(
+      teacher.model.apply, teacher.params, batch.prompt, positions, None
+    )[0]
+    teacher_hidden = jnp.zeros(
+      (num_rows, max_new_tokens, like.shape[-1]), like.dtype
+    )
+  return structs.DecodeState(
+    prompt_length=batch.prompt_length,
+    last_token=jnp.take_along_axis(
+      batch.prompt, batch.prompt_length[:, None] - 1, axis=1
+    )[:, 0],
+    length=zeros,
+    stop_state=zeros,
+    done=batch.index < 0,
+    num_rounds=zeros,
+    tokens=response,
+    source=response.astype(jnp.int8),
+    draft_tokens=response,
+    teacher_hidden=teacher_hidden,
+    caches=caches,
+  )
+
+
+def propose(
+  policy: Policy,
+  state: structs.DecodeState,
+  row_keys: jax.Array,
+  num_draft_tokens: int,
+  role: int = sampling_lib.STUDENT_DRAW,
+) -> tuple[structs.Proposal, structs.DecodeState]:
+  """Lets the student write G tokens after the last one.
+
+  Step g reads the token at slot prompt_length - 1 + length + g (the last token
+  for g = 0, then its own drafts) and draws the response token length + g.
+
+  Returns:
+    (Proposal, the state with the student's cache advanced; the length is not).
+  """
+
+  def step(carry, g):
+    token, cache = carry
+    slot = state.prompt_length - 1 + state.length + g
+    hidden, cache = policy.model.apply(
+      policy.params, token[:, None], slot[:, None], cache
+    )
+    log_probs = sampling_lib.warp(policy.logits(hidden[:, 0]), policy.sampling)
+    uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
+    token = sampling_lib.draw_token(log_probs, uniform)
+    log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+    return (token, cache), (token, log_prob, hidden[:, 0])
+
+  (_, cache), drafted = jax.lax.scan(
+    step, (state.last_token, state.caches[0]), jnp.arange(num_draft_tokens)
+  )
+  tokens, log_prob, hidden = (jnp.swapaxes(x, 0, 1) for x in drafted)
+  proposal = structs.Proposal(tokens=tokens, log_prob=log_prob, hidden=hidden)
+  return proposal, state.replace(caches=(cache, *state.caches[1:]))
+
+
+def verify_proposal(
+  student: Policy,
+  teacher: Policy,
+  state: structs.DecodeState,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  threshold: jax.Array,
+  rule: Rule,
+) -> tuple[structs.Verdict, structs.DecodeState]:
+  """Lets the teacher judge a draft in one pass and write one replacement.
+
+  Returns:
+    (Verdict, the state with the teacher's cache advanced).
+  """
+  num_draft_tokens = proposal.tokens.shape[1]
+  offsets = jnp.arange(num_draft_tokens)
+  # The token that precedes each drafted one: its state judges the draft.
+  read = jnp.concatenate(
+    [state.last_token[:, None], proposal.tokens[:, :-1]], axis=1
+  )
+  slots = (state.prompt_length - 1 + state.length)[:, None] + offsets[None, :]
+  hidden, cache = teacher.model.apply(
+    teacher.params, read, slots, state.caches[1]
+  )
+  logits = teacher.logits(hidden)
+  positions = state.length[:, None] + offsets[None, :]
+  accept = verify.ACCEPT[rule.accept](
+    verify.Evidence(
+      tokens=proposal.tokens,
+      teacher_logits=logits,
+      student_log_prob=proposal.log_prob,
+      teacher_log_prob=jnp.take_along_axis(
+        sampling_lib.warp(logits, teacher.sampling),
+        proposal.tokens[..., None],
+        axis=-1,
+      )[..., 0],
+      uniform=sampling_lib.draw_uniform(
+        row_keys, sampling_lib.ACCEPT_DRAW, positions
+      ),
+    ),
+    threshold,
+  )
+  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
+  # wrong prefix and is dropped, whatever the rule says of it.
+  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
+  num_accepted = jnp.sum(kept, axis=1)
+  first_rejected = jnp.minimum(num_accepted, num_draft_tokens - 1)
+  at_rejected = first_rejected[:, None, None]
+  student_log_probs = None
+  if rule.replace == "residual":
+    rejected_hidden = jnp.take_along_axis(proposal.hidden, at_rejected, axis=1)
+    student_log_probs = sampling_lib.warp(
+      student.logits(rejected_hidden[:, 0]), student.sampling
+    )
+  replacement = verify.draw_replacement(
+    rule.replace,
+    jnp.take_along_axis(logits, at_rejected, axis=1)[:, 0],
+    student_log_probs,
+    teacher.sampling,
+    sampling_lib.draw_uniform(
+      row_keys, sampling_lib.TEACHER_DRAW, state.length + first_rejected
+    ),
+  )
+  replaced = offsets[None, :] == num_accepted[:, None]
+  verdict = structs.Verdict(
+    tokens=jnp.where(replaced, replacement[:, None], proposal.tokens),
+    num_tokens=first_rejected + 1,
+    source=jnp.where(
+      replaced, jnp.int8(structs.TEACHER), jnp.int8(structs.STUDENT)
+    ),
+    draft_tokens=proposal.tokens,
+    teacher_hidden=hidden,
+  )
+  return verdict, state.replace(caches=(state.caches[0], cache))
+
+
+def commit(
+  state: structs.DecodeState,
+  verdict: structs.Verdict,
+  stop_table: stopping.StopTable,
+) -> structs.DecodeState:
+  """Appends a verdict's tokens, up to EOS, a stop sequence, or T.
+
+  Rows that are done stay as they are.
+  """
+  max_new_tokens = state.tokens.shape[1]
+  live, stop_state = ~state.done, state.stop_state
+  length, last_token = state.length, state.last_token
+  emitted = []
+  for g in range(verdict.tokens.shape[1]):
+    token = verdict.tokens[:, g]
+    emit = live & (g < verdict.num_tokens) & (length < max_new_tokens)
+    stop_state = jnp.where(
+      emit, stopping.advance(stop_table, stop_state, token), stop_state
+    )
+    live &= stop_state != stopping.DONE
+    length += emit.astype(jnp.int32)
+    last_token = jnp.where(emit, token, last_token)
+    emitted.append(emit)
+  emitted = jnp.stack(emitted, axis=1)
+
+  # Emitted token g goes to response slot length + g; the others are sent out
+  # of bounds and dropped.
+  slots = state.length[:, None] + jnp.arange(emitted.shape[1])[None, :]
+  slots = jnp.where(emitted, slots, max_new_tokens)
+  rows = jnp.arange(emitted.shape[0])[:, None]
+
+  def write(buffer, values):
+    return buffer.at[rows, slots].set(values, mode="drop")
+
+  teacher_hidden = state.teacher_hidden
+  if teacher_hidden is not None:
+    teacher_hidden = write(teacher_hidden, verdict.teacher_hidden)
+  return state.replace(
+    last_token=last_token,
+    length=length,
+    stop_state=stop_state,
+    done=(stop_state == stopping.DONE)
+    | (length >= max_new_tokens)
+    | state.done,
+    num_rounds=state.num_rounds + (~state.done).astype(jnp.int32),
+    tokens=write(state.tokens, verdict.tokens),
+    source=write(state.source, verdict.source),
+    draft_tokens=write(state.draft_tokens, verdict.draft_tokens),
+    teacher_hidden=teacher_hidden,
+  )
+
+
+def _run(state: structs.DecodeState, one_round) -> structs.Rollout:
+  """Loops until every row is done."""
+  state = jax.lax.while_loop(
+    lambda state: ~jnp.all(state.done), one_round, state
+  )
+  return structs.Rollout(
+    tokens=state.tokens,
+    length=state.length,
+    source=state.source,
+    draft_tokens=state.draft_tokens,
+    stopped=state.stop_state == stopping.DONE,
+    num_rounds=state.num_rounds,
+    teacher_hidden=state.teacher_hidden,
+  )

@@ -1,0 +1,169 @@
+"""Logits to tokens: temperature, top-p, greedy, and one key per draw.
+
+The key of a draw is a function of (row key, role, position) and of nothing
+else, so a row's tokens do not depend on the other rows of its batch, on how
+many tokens are drafted per round, or on how the batch is spread over devices.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+# The roles that draw randomness at a position.
+STUDENT_DRAW = 0  # The student's proposal.
+ACCEPT_DRAW = 1  # The uniform number of a randomised acceptance rule.
+TEACHER_DRAW = 2  # The teacher's replacement.
+
+_BLOCK = 128  # Width of the lower level of the two-level inverse CDF.
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How tokens are drawn from logits.
+
+  temperature: logits are divided by it; 0 means greedy.
+  top_p: keep the smallest set of most probable tokens whose mass, after the
+    temperature, reaches this. Tokens tied at the edge are all kept.
+  """
+
+  temperature: float = 1.0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    if not self.temperature >= 0:
+      raise ValueError(
+        f"temperature = {self.temperature}: must be 0 (greedy) or above"
+      )
+    if not 0 < self.top_p <= 1:
+      raise ValueError(f"top_p = {self.top_p}: must be in (0, 1]")
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+def draw_uniform(
+  row_keys: jax.Array, role: int, position: jax.Array
+) -> jax.Array:
+  """Draws one uniform number for each row, keyed by role and position.
+
+  Args:
+    row_keys: typed PRNG keys [B], one a row.
+    role: STUDENT_DRAW, ACCEPT_DRAW or TEACHER_DRAW.
+    position: int32 [B] or [B, G], the index of the token in the response.
+
+  Returns:
+    float32, the shape of `position`, in [0, 1).
+  """
+
+  def draw(key, at):
+    return jax.random.uniform(jax.random.fold_in(key, at), dtype=jnp.float32)
+
+  role_keys = jax.vmap(lambda key: jax.random.fold_in(key, role))(row_keys)
+  if position.ndim == 2:
+    return jax.vmap(jax.vmap(draw, (None, 0)))(role_keys, position)
+  return jax.vmap(draw)(role_keys, position)
+
+
+def nucleus_floor(probs: jax.Array, top_p: float) -> jax.Array:
+  """Returns the least probability inside the nucleus, without a sort.
+
+  The mass of `{v: probs[v] >= t}` falls as t rises; the largest t at which it
+  still reaches `top_p` is found by bisection on the bits of t. Non-negative
+  floats are ordered as their bits are, so 31 halvings are exact.
+
+  Args:
+    probs: float32 [..., V].
+    top_p: mass to reach, in (0, 1).
+
+  Returns:
+    float32 [..., 1]; `probs >= floor` is the nucleus, ties included.
+  """
+  bits = jax.lax.bitcast_convert_type(probs, jnp.int32)
+
+  def halve(_, bounds):
+    low, high = bounds  # mass(low) >= top_p > mass(high)
+    middle = low + (high - low) // 2
+    mass = jnp.sum(
+      jnp.where(bits >= middle, probs, 0.0), axis=-1, keepdims=True
+    )
+    reached = mass >= top_p
+    return jnp.where(reached, middle, low), jnp.where(reached, high, middle)
+
+  # The most probable token is always inside: rounding can leave a total mass
+  # below top_p, and the bisection would then end at 0 and keep everything.
+  low = jnp.zeros((*probs.shape[:-1], 1), jnp.int32)
+  high = jnp.max(bits, axis=-1, keepdims=True) + 1
+  low, _ = jax.lax.fori_loop(0, 31, halve, (low, high))
+  return jax.lax.bitcast_convert_type(low, jnp.float32)
+
+
+def warp(logits: jax.Array, sampling: Sampling) -> jax.Array:
+  """Returns the log-probabilities that tokens are drawn with.
+
+  Args:
+    logits: float32 [..., V], raw.
+    sampling: temperature, then top-p.
+
+  Returns:
+    float32 [..., V], normalised; -inf outside the nucleus. Greedy gives 0 at
+    the (first) largest logit and -inf elsewhere.
+  """
+  if sampling.temperature == 0:
+    best = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=bool)
+    return jnp.where(best, 0.0, -jnp.inf)
+  log_probs = jax.nn.log_softmax(logits / sampling.temperature)
+  if sampling.top_p == 1:
+    return log_probs
+  probs = jnp.exp(log_probs)
+  inside = probs >= nucleus_floor(probs, sampling.top_p)
+  return jax.nn.log_softmax(jnp.where(inside, log_probs, -jnp.inf))
+
+
+def draw_token(log_probs: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Draws one token a row by inverting the cumulative distribution.
+
+  One uniform number a draw, and no cumulative sum over the vocabulary: first
+  the block in which the cumulative sum passes `uniform`, then the token in it.
+  (Measured on a CPU with V = 49,152, this costs a twenty-fifth of the Gumbel
+  trick, which draws V numbers.)
+
+  Args:
+    log_probs: float32 [B, V]; unnormalised will do, -inf is never drawn.
+    uniform: float32 [B], in [0, 1).
+
+  Returns:
+    int32 [B].
+  """
+  num_rows, vocab_size = log_probs.shape
+  probs = jnp.exp(log_probs - jnp.max(log_probs, axis=-1, keepdims=True))
+  num_blocks = -(-vocab_size // _BLOCK)
+  probs = jnp.pad(probs, ((0, 0), (0, num_blocks * _BLOCK - vocab_size)))
+  probs = probs.reshape(num_rows, num_blocks, _BLOCK)
+
+  mass = jnp.sum(probs, axis=-1)
+  target = uniform * jnp.sum(mass, axis=-1)
+  block, before = _first_past(mass, target)
+  inside = jnp.take_along_axis(probs, block[:, None, None], axis=1)[:, 0]
+  token, _ = _first_past(inside, target - before)
+  return (block * _BLOCK + token).astype(jnp.int32)
+
+
+def _first_past(
+  mass: jax.Array, target: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Finds the first index with mass at which the running sum passes target.
+
+  Rounding can leave `target` at or past the whole sum; then the last index
+  with mass is taken, so that an entry without mass is never chosen.
+
+  Returns:
+    (int32 [B] index, float32 [B] sum before the index).
+  """
+  total = jnp.cumsum(mass, axis=-1)
+  has_mass = mass > 0
+  passes = (total > target[:, None]) & has_mass
+  last = mass.shape[-1] - 1 - jnp.argmax(has_mass[:, ::-1], axis=-1)
+  index = jnp.where(jnp.any(passes, -1), jnp.argmax(passes, -1), last)
+  before = jnp.take_along_axis(total - mass, index[:, None], axis=-1)[:, 0]
+  return index, before

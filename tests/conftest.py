@@ -1,0 +1,86 @@
+"""Toy models and settings that the tests share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skd_jax import structs
+
+
+@pytest.fixture
+def strict():
+  """No silent promotion of types, ranks or NaNs."""
+  with (
+    jax.numpy_dtype_promotion("strict"),
+    jax.numpy_rank_promotion("raise"),
+    jax.debug_nans(True),
+  ):
+    yield
+
+
+def trigram_model(vocab_size: int) -> structs.LanguageModel:
+  """A language model that is a table: logits = table[before, last].
+
+  The cache holds the tokens by slot, so a stale slot that is read shows.
+  """
+
+  def apply(params, tokens, positions, cache):
+    if cache is None:
+      cache = jnp.zeros((tokens.shape[0], tokens.shape[1]), jnp.int32)
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    cache = cache.at[rows, positions].set(tokens)
+    before = jnp.where(
+      positions > 0, cache[rows, jnp.maximum(positions - 1, 0)], 0
+    )
+    return params["table"][before, tokens], cache
+
+  return structs.LanguageModel(
+    apply=apply,
+    head=lambda head_params, hidden: hidden @ head_params,
+    head_params=lambda params: params["head"],
+    init_cache=lambda rows, slots: jnp.full((rows, slots), -1, jnp.int32),
+    vocab_size=vocab_size,
+    hidden_size=vocab_size,
+  )
+
+
+def trigram_params(vocab_size: int, seed: int, scale: float = 1.0):
+  table = np.random.default_rng(seed).normal(
+    size=(vocab_size, vocab_size, vocab_size)
+  )
+  return {
+    "table": jnp.asarray(scale * table, jnp.float32),
+    "head": jnp.eye(vocab_size, dtype=jnp.float32),
+  }
+
+
+def trigram_logits(params):
+  """The same model, as a plain function of a sequence."""
+  table = np.asarray(params["table"])
+
+  def logits(sequence):
+    before = sequence[-2] if len(sequence) > 1 else 0
+    return table[before, sequence[-1]]
+
+  return logits
+
+
+def make_batch(prompts, prompt_size=None, references=None) -> structs.Batch:
+  """Right-pads lists of ids to a Batch; the padding is poisoned with 1."""
+  references = references or [[1]] * len(prompts)
+  prompt_size = prompt_size or max(map(len, prompts))
+  new_size = max(map(len, references))
+
+  def pad(rows, size):
+    return jnp.asarray(
+      [list(row) + [1] * (size - len(row)) for row in rows], jnp.int32
+    )
+
+  return structs.Batch(
+    prompt=pad(prompts, prompt_size),
+    prompt_length=jnp.asarray([len(p) for p in prompts], jnp.int32),
+    reference=pad(references, new_size),
+    reference_length=jnp.asarray([len(r) for r in references], jnp.int32),
+    index=jnp.arange(len(prompts), dtype=jnp.int32),
+  )

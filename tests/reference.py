@@ -1,0 +1,163 @@
+"""The slow, obvious versions of what skd_jax does fast. numpy, one row."""
+
+import jax
+import numpy as np
+
+from skd_jax import sampling
+
+
+def softmax(logits):
+  logits = np.asarray(logits, np.float64)
+  exp = np.exp(logits - logits.max(-1, keepdims=True))
+  return exp / exp.sum(-1, keepdims=True)
+
+
+def log_softmax(logits):
+  with np.errstate(divide="ignore"):
+    return np.log(softmax(logits))
+
+
+def nucleus(probs, top_p):
+  """The smallest set of most probable tokens that reaches top_p, by a sort."""
+  order = np.argsort(-probs, kind="stable")
+  before = np.cumsum(probs[order]) - probs[order]
+  keep = np.zeros(len(probs), bool)
+  keep[order[before < top_p]] = True
+  return keep | (probs >= probs[keep].min())
+
+
+def sampling_law(logits, how):
+  """The distribution that tokens are drawn from: temperature, then top-p."""
+  if how.temperature == 0:
+    return np.eye(len(logits))[np.argmax(logits)]
+  probs = softmax(np.asarray(logits, np.float64) / how.temperature)
+  if how.top_p < 1:
+    probs = np.where(nucleus(probs, how.top_p), probs, 0)
+  return probs / probs.sum()
+
+
+def draw(probs, uniform):
+  """The first token at which the running sum passes the uniform number."""
+  return int(np.argmax(np.cumsum(probs / probs.sum()) > uniform))
+
+
+def uniform(row_key, role, position):
+  key = jax.random.fold_in(jax.random.fold_in(row_key, role), position)
+  return float(jax.random.uniform(key))
+
+
+def accepts(rule, token, teacher_logits, p, q, u, threshold):
+  """One acceptance decision; p and q are the two sampling laws."""
+  raw = softmax(teacher_logits)
+  if rule == "top_k":
+    return sorted(raw, reverse=True).index(raw[token]) < threshold
+  if rule == "top_p":
+    return bool(nucleus(raw, threshold)[token])
+  if rule == "prob_floor":
+    return raw[token] >= threshold
+  if rule == "mixture":
+    return u < min(1, 1 - threshold + threshold * q[token] / p[token])
+  if rule == "lossless":
+    return u < min(1, q[token] / p[token])
+  return {"always": True, "never": False, "random": u >= threshold}[rule]
+
+
+def replacement_law(replace, teacher_logits, p, q):
+  if replace == "sample":
+    return q
+  if replace == "argmax":
+    return np.eye(len(q))[np.argmax(teacher_logits)]
+  residual = np.maximum(q - p, 0)
+  return residual / residual.sum() if residual.sum() > 0 else q
+
+
+def skd(
+  student_logits,
+  teacher_logits,
+  prompt,
+  row_key,
+  *,
+  accept,
+  replace,
+  threshold,
+  student_sampling=sampling.Sampling(),
+  teacher_sampling=sampling.Sampling(),
+  eos_id,
+  max_new_tokens,
+):
+  """The law of the sampler, token by token (design of the method).
+
+  Args:
+    student_logits: sequence -> logits [V] of the next token.
+    teacher_logits: likewise.
+    prompt: list of token ids.
+
+  Returns:
+    (tokens, sources, drafts): lists; source 0 is the student, 1 the teacher.
+  """
+  tokens, sources, drafts = [], [], []
+  for i in range(max_new_tokens):
+    sequence = list(prompt) + tokens
+    student, teacher = student_logits(sequence), teacher_logits(sequence)
+    p = sampling_law(student, student_sampling)
+    q = sampling_law(teacher, teacher_sampling)
+    y = draft = draw(p, uniform(row_key, sampling.STUDENT_DRAW, i))
+    source = 0
+    u = uniform(row_key, sampling.ACCEPT_DRAW, i)
+    if not accepts(accept, y, teacher, p, q, u, threshold):
+      law = replacement_law(replace, teacher, p, q)
+      y = draw(law, uniform(row_key, sampling.TEACHER_DRAW, i))
+      source = 1
+    tokens.append(y)
+    sources.append(source)
+    drafts.append(draft)
+    if y == eos_id:
+      break
+  return tokens, sources, drafts
+
+
+def skd_law(student_logits, teacher_logits, prompt, *, next_law, num_tokens):
+  """The exact law of responses of num_tokens tokens, by enumeration.
+
+  Args:
+    next_law: (student logits, teacher logits) -> probabilities [V] of the
+      token that is emitted.
+
+  Returns:
+    dict from response tuple to probability.
+  """
+  law = {(): 1.0}
+  for _ in range(num_tokens):
+    longer = {}
+    for response, mass in law.items():
+      sequence = list(prompt) + list(response)
+      probs = next_law(student_logits(sequence), teacher_logits(sequence))
+      for token, prob in enumerate(probs):
+        longer[(*response, token)] = mass * prob
+    law = longer
+  return law
+
+
+def divergence(name, teacher_logits, student_logits, beta=0.5, alpha=0.1, k=2):
+  """Divergences of two rows of logits, in float64."""
+  p, q = softmax(teacher_logits), softmax(student_logits)
+
+  def kl(a, b):
+    return float(np.sum(np.where(a > 0, a * (np.log(a) - np.log(b)), 0)))
+
+  if name == "top_k_forward_kl":
+    top = np.argsort(-p, kind="stable")[:k]
+    a = np.append(p[top], 1 - p[top].sum())
+    b = np.append(q[top], 1 - q[top].sum())
+    return kl(a, b)
+  return {
+    "forward_kl": lambda: kl(p, q),
+    "reverse_kl": lambda: kl(q, p),
+    "jsd": lambda: (
+      beta * kl(p, beta * p + (1 - beta) * q)
+      + (1 - beta) * kl(q, beta * p + (1 - beta) * q)
+    ),
+    "skew_forward_kl": lambda: kl(p, alpha * p + (1 - alpha) * q),
+    "skew_reverse_kl": lambda: kl(q, (1 - alpha) * p + alpha * q),
+    "tvd": lambda: 0.5 * float(np.abs(p - q).sum()),
+  }[name]()
