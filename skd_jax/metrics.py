@@ -68,10 +68,12 @@ def open_metrics(
       or line["step"] <= last_step
     ]
     write_atomically(path, "".join(map(_json_line, kept)))
-  # TensorBoard hides what an earlier writer left at purge_step and after.
+  # TensorBoard hides what an earlier writer left at purge_step and after. The
+  # suffix keeps two writers of one second from sharing a file.
   board = tensorboardX.SummaryWriter(
     str(workdir / "tensorboard" / stage / f"seed_{seed}"),
     purge_step=last_step + 1,
+    filename_suffix=f".from_{last_step + 1}",
   )
   with contextlib.closing(board), path.open("a", encoding="utf-8") as file:
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import struct
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from skd_jax.metrics import open_metrics, read_metrics, write_atomically
 
@@ -94,6 +96,21 @@ def test_tensorboard_events_lie_beside_the_lines(tmp_path):
   log_steps(tmp_path, [10], seed=2)
   (events,) = (tmp_path / "tensorboard/distill/seed_2").glob("events*")
   assert b"loss" in events.read_bytes()
+
+
+def test_resumed_events_hide_those_of_the_killed_run(tmp_path):
+  log_steps(tmp_path, [10, 20, 30])
+  log_steps(tmp_path, [30], last_step=20)
+  starts = []
+  for path in (tmp_path / "tensorboard/distill/seed_0").glob("events*"):
+    data = path.read_bytes()
+    while data:  # length, its checksum, the event, its checksum
+      (size,) = struct.unpack("<Q", data[:8])
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      if event.HasField("session_log"):
+        starts.append(event.step)
+      data = data[size + 16 :]
+  assert sorted(starts) == [0, 21]
 
 
 def test_interrupted_write_keeps_the_old_file(tmp_path):
