@@ -15,6 +15,7 @@ Only the response is searched: every row starts in state 0 after its prompt.
 """
 
 import json
+import re
 from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -186,8 +187,9 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
   for text, token in tokenizer.get_vocab().items():
     if token >= vocab_size or token in special:
       continue
-    if not byte_level and _is_byte_token(text):
-      written[token] = bytes([int(text[3:5], 16)])
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
+    if byte and not byte_level:
+      written[token] = bytes.fromhex(byte[1])
     elif not byte_level:
       written[token] = text.replace("▁", " ").encode()  # U+2581 is a space.
     elif token in added or not all(c in of_character for c in text):
@@ -195,11 +197,6 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
     else:
       written[token] = bytes([of_character[c] for c in text])
   return written
-
-
-def _is_byte_token(text: str) -> bool:
-  """Whether a sentencepiece token stands for one byte, such as <0x0A>."""
-  return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
 
 
 def stop_table_for(

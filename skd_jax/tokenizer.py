@@ -264,10 +264,11 @@ def decode(
   tokenizer: Tokenizer, ids: Iterable[Sequence[int] | np.ndarray]
 ) -> list[str]:
   """The text of each row: special tokens left out, spaces as they are."""
+  rows = [np.asarray(row).tolist() for row in ids]
+  if not rows:
+    return []
   return tokenizer.batch_decode(
-    [np.asarray(row).tolist() for row in ids],
-    skip_special_tokens=True,
-    clean_up_tokenization_spaces=False,
+    rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
   )
 
 
