@@ -1,0 +1,270 @@
+"""The training loss, without ever holding a `[B, T, V]` tensor.
+
+The valid tokens of the batch are gathered, and a loop walks over chunks of
+them. Inside a chunk: both heads, the divergence, and at once the gradient, in
+float32. A chunk leaves behind `[chunk, D]` and the gradient of the head.
+
+  mask         1 1 1 0 0 0 | 1 1 0 0 0 0 | 1 1 1 1 1 0     3 rows, T = 6
+  valid tokens 0 1 2   6 7   12 13 14 15 16                10 of 18
+  chunks of 4  [0 1 2 6] [7 12 13 14] [15 16 - -]          3 steps, not 5
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from skd_jax import divergence as divergence_lib
+from skd_jax import structs, verify
+
+WEIGHTS = ("uniform", "accepted_only", "teacher_confidence", "replaced_ce")
+
+
+@struct.dataclass
+class Sums:
+  """Sums over tokens; divided once, when every part has been added."""
+
+  loss: jax.Array  # float32 [], of weight times token loss
+  weight: jax.Array  # float32 []
+  tokens: jax.Array  # float32 [], how many
+  kl: jax.Array  # float32 [], KL(teacher || student), in nats
+  agreement: jax.Array  # float32 [], the same most probable token
+  least: jax.Array  # float32 [], the least token loss (a minimum, not a sum)
+
+  @classmethod
+  def zero(cls) -> "Sums":
+    """Returns the sums over no token."""
+    zero = jnp.float32(0)
+    return cls(zero, zero, zero, zero, zero, jnp.float32(jnp.inf))
+
+  def __add__(self, other: "Sums") -> "Sums":
+    total = jax.tree.map(jnp.add, self, other)
+    return total.replace(least=jnp.minimum(self.least, other.least))
+
+  def means(self) -> dict[str, jax.Array]:
+    """Returns the metrics of a step: sums divided by their counts."""
+    tokens = jnp.maximum(self.tokens, 1.0)
+    return {
+      "loss": self.loss / jnp.maximum(self.weight, 1e-6),
+      "kl": self.kl / tokens,
+      "agreement": self.agreement / tokens,
+      "tokens": self.tokens,
+      "least_token_loss": self.least,
+    }
+
+
+@struct.dataclass
+class TokenInputs:
+  """What the loss of a token looks at, beside the student's hidden state."""
+
+  tokens: jax.Array  # int32 [N]
+  source: jax.Array  # int8 [N]
+  teacher_hidden: jax.Array | None  # [N, D_teacher]
+
+
+# (student logits [C, V], teacher logits [C, V] or None, TokenInputs [C])
+#   -> Sums of shape [C] (`least` is the token loss)
+TokenLoss = Callable[[jax.Array, jax.Array | None, TokenInputs], Sums]
+
+
+def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
+  """-log q(token): float [..., V], int32 [...] -> float32 [...]."""
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
+
+
+def supervised_token_loss(
+  student: jax.Array, teacher: jax.Array | None, inputs: TokenInputs
+) -> Sums:
+  """Cross-entropy on the tokens as they are: SFT, and SeqKD."""
+  del teacher
+  value = cross_entropy(student, inputs.tokens)
+  return Sums(
+    loss=value,
+    weight=jnp.ones_like(value),
+    tokens=jnp.ones_like(value),
+    kl=jnp.zeros_like(value),
+    agreement=_as_float(jnp.argmax(student, -1) == inputs.tokens),
+    least=value,
+  )
+
+
+def distillation_token_loss(
+  divergence: divergence_lib.Divergence, weights: str
+) -> TokenLoss:
+  """Builds the loss of SKD and of every other distillation method.
+
+  Args:
+    divergence: from divergence.py.
+    weights: `uniform`; `accepted_only` (the student's accepted tokens alone);
+      `teacher_confidence` (weight max_v p_v); `replaced_ce` (cross-entropy on
+      the tokens that the teacher replaced, the divergence elsewhere).
+
+  Raises:
+    ValueError: an unknown `weights`.
+  """
+  if weights not in WEIGHTS:
+    raise ValueError(
+      f"loss.weights = {weights!r}: must be one of {list(WEIGHTS)}"
+    )
+
+  def token_loss(student, teacher, inputs):
+    value = divergence(teacher, student)
+    weight = jnp.ones_like(value)
+    replaced = inputs.source == structs.TEACHER
+    if weights == "accepted_only":
+      weight = _as_float(inputs.source == structs.STUDENT)
+    elif weights == "teacher_confidence":
+      weight = jnp.max(jax.nn.softmax(teacher), axis=-1)
+    elif weights == "replaced_ce":
+      hard = cross_entropy(student, inputs.tokens)
+      value = jnp.where(replaced, hard, value)
+    return Sums(
+      loss=weight * value,
+      weight=weight,
+      tokens=jnp.ones_like(value),
+      kl=divergence_lib.forward_kl(teacher, student),
+      agreement=_as_float(
+        verify.token_rank(student, jnp.argmax(teacher, axis=-1)) == 0
+      ),
+      least=value,
+    )
+
+  return token_loss
+
+
+def chunked_loss(
+  token_loss: TokenLoss,
+  student: structs.LanguageModel,
+  teacher: structs.LanguageModel | None,
+  chunk_size: int,
+  student_head: structs.Params,
+  hidden: jax.Array,
+  teacher_head: structs.Params,
+  inputs: TokenInputs,
+  mask: jax.Array,
+) -> tuple[jax.Array, Sums]:
+  """Sums a token loss over the valid tokens, chunk by chunk.
+
+  Differentiable once, in `student_head` and `hidden`.
+
+  Args:
+    token_loss: the loss of a chunk of tokens.
+    student: its `head` is applied.
+    teacher: likewise; None for a loss without a teacher.
+    chunk_size: C, tokens per step; memory is C V floats, a few times over.
+    student_head: the student's head weights.
+    hidden: [N, D], the student's states.
+    teacher_head: the teacher's head weights; not differentiated.
+    inputs: fields of leading size N.
+    mask: bool [N].
+
+  Returns:
+    (float32 [] sum of the loss, Sums over the valid tokens).
+  """
+
+  def chunk_sums(weights, hidden, inputs, teacher_head, valid):
+    teacher_logits = None
+    if teacher is not None:
+      teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
+    logits = student.head(weights, hidden)
+    sums = token_loss(logits, teacher_logits, inputs)
+    least = jnp.min(jnp.where(valid, sums.least, jnp.inf))
+    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), sums)
+    return sums.loss, sums.replace(least=least)
+
+  return _chunked(
+    chunk_sums, chunk_size, student_head, hidden, inputs, teacher_head, mask
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(chunk_sums, chunk_size, weights, hidden, inputs, constants, mask):
+  """Walks over the chunks without gradients; see chunked_loss."""
+
+  def one_chunk(take, valid, carry):
+    _, sums = chunk_sums(
+      weights, take(hidden), jax.tree.map(take, inputs), constants, valid
+    )
+    return carry + sums
+
+  sums = _walk(one_chunk, Sums.zero(), mask, chunk_size)
+  return sums.loss, sums
+
+
+def _chunked_forward(
+  chunk_sums, chunk_size, weights, hidden, inputs, constants, mask
+):
+  """Walks over the chunks and takes the gradients on the way."""
+  value_and_grad = jax.value_and_grad(chunk_sums, argnums=(0, 1), has_aux=True)
+
+  def one_chunk(take, valid, carry):
+    sums, weights_grad, hidden_grad = carry
+    (_, more), (more_weights, more_hidden) = value_and_grad(
+      weights, take(hidden), jax.tree.map(take, inputs), constants, valid
+    )
+    weights_grad = jax.tree.map(
+      lambda total, part: total + part.astype(jnp.float32),
+      weights_grad,
+      more_weights,
+    )
+    return sums + more, weights_grad, take.put(hidden_grad, more_hidden)
+
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
+  sums, weights_grad, hidden_grad = _walk(
+    one_chunk, (Sums.zero(), zeros, jnp.zeros_like(hidden)), mask, chunk_size
+  )
+  weights_grad = jax.tree.map(
+    lambda grad, x: grad.astype(x.dtype), weights_grad, weights
+  )
+  return (sums.loss, sums), (weights_grad, hidden_grad)
+
+
+def _chunked_backward(chunk_sums, chunk_size, gradients, cotangents):
+  del chunk_sums, chunk_size
+  scale, _ = cotangents  # Only the loss is differentiated, not the metrics.
+  weights_grad, hidden_grad = jax.tree.map(
+    lambda x: x * scale.astype(x.dtype), gradients
+  )
+  return weights_grad, hidden_grad, None, None, None
+
+
+_chunked.defvjp(_chunked_forward, _chunked_backward)
+
+
+class _Take:
+  """Gathers the rows of one chunk, and puts rows back where they were."""
+
+  def __init__(self, index: jax.Array):
+    self._index = index
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return x.at[self._index].get(mode="fill", fill_value=0)
+
+  def put(self, x: jax.Array, rows: jax.Array) -> jax.Array:
+    return x.at[self._index].set(rows, mode="drop")
+
+
+def _walk(one_chunk, carry: Any, mask: jax.Array, chunk_size: int) -> Any:
+  """Calls `one_chunk(take, valid, carry)` for the chunks of valid tokens."""
+  num_tokens = mask.shape[0]
+  chunk_size = min(chunk_size, num_tokens)
+  num_slots = -(-num_tokens // chunk_size) * chunk_size
+  # Valid tokens first; what is left points past the end and is dropped.
+  order = jnp.nonzero(mask, size=num_slots, fill_value=num_tokens)[0]
+  num_valid = jnp.sum(mask, dtype=jnp.int32)
+
+  def body(i, carry):
+    start = i * chunk_size
+    index = jax.lax.dynamic_slice(order, (start,), (chunk_size,))
+    return one_chunk(_Take(index), index < num_tokens, carry)
+
+  num_chunks = (num_valid + chunk_size - 1) // chunk_size
+  return jax.lax.fori_loop(0, num_chunks, body, carry)
+
+
+def _as_float(x: jax.Array) -> jax.Array:
+  return x.astype(jnp.float32)
