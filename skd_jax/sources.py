@@ -141,8 +141,9 @@ def load_examples(
       "jsonl": `folder`/SPLIT.jsonl, plain or .gz, with text in `source_field`
         and `target_field`.
       "tfds": the TensorFlow data set `name`, such as "wmt16_translate/de-en",
-        prepared in ArrayRecord format in `folder` (its default place if None);
-        the fields as for "jsonl". TensorFlow is not imported.
+        in ArrayRecord format in `folder` (its default place if None), where it
+        is downloaded to if missing; the fields as for "jsonl". TensorFlow is
+        not imported.
     split: The name of the split, such as "train" or "test_2016_flickr".
     folder: See `kind`; so are the following.
     source_language: See `kind`.

@@ -171,11 +171,11 @@ def test_byte_level_tokens_write_what_they_decode_to(tmp_path):
 
   texts = ["Größe: 3\n\nFrage: naïve 北京?", "the end of the story"] * 3
   tokenizer = tokenizer_lib.train_bpe(texts, 300, tmp_path)
-  tokenizer.add_tokens(["  <think>"])
+  tokenizer.add_tokens(["é<think>"])
   size = len(tokenizer)
   written = stopping.token_bytes(tokenizer, size)
   assert written[:4] == [b""] * 4
-  assert written[-1] == b"  <think>"
+  assert written[-1] == "é<think>".encode()
   ids = tokenizer("a\n\nFrage: 北京", add_special_tokens=False)["input_ids"]
   assert b"".join(written[i] for i in ids).decode() == " a\n\nFrage: 北京"
   table = stopping.stop_table_for(tokenizer, size, (2,), ["\n\nFrage", "北"])
