@@ -20,46 +20,13 @@ import safetensors.numpy
 from absl import logging
 
 from skd_jax import structs
-from skd_jax.models.config import (
-  ModelConfig,
-  model_config_from_hf,
-  model_config_to_hf,
-)
+from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
+from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
+from skd_jax.models.hf_names import Leaf, named_leaves
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
-
-# Our path inside a layer, the Hugging Face name inside `model.layers.<i>`. A
-# kernel is [in, out] here and [out, in] there; the rest is stored alike.
-_LAYER_NAMES = {
-  "attention/query": "self_attn.q_proj",
-  "attention/key": "self_attn.k_proj",
-  "attention/value": "self_attn.v_proj",
-  "attention/out": "self_attn.o_proj",
-  "attention/query_norm": "self_attn.q_norm",
-  "attention/key_norm": "self_attn.k_norm",
-  "mlp/gate": "mlp.gate_proj",
-  "mlp/up": "mlp.up_proj",
-  "mlp/down": "mlp.down_proj",
-  "attention_norm": "input_layernorm",
-}
-# `post_attention_layernorm` stands before the MLP in most families, and after
-# the attention in those with norms on both sides (Gemma 2 and 3).
-_MLP_NORM_NAMES = {
-  False: {"mlp_norm": "post_attention_layernorm"},
-  True: {
-    "post_attention_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "post_mlp_norm": "post_feedforward_layernorm",
-  },
-}
-_TOP_NAMES = {
-  "embedding": "model.embed_tokens.weight",
-  "final_norm/scale": "model.norm.weight",
-  "lm_head": "lm_head.weight",
-}
-_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 # Gemma 3 with images nests its text model under one of these.
 _TEXT_PREFIXES = {
@@ -81,15 +48,6 @@ class _Source(NamedTuple):
   file: Any
   name: str
   shape: tuple[int, ...]
-
-
-class _Leaf(NamedTuple):
-  """One array of the weights, and what it is called in the files."""
-
-  hf_name: str
-  transpose: bool
-  shape: tuple[int, ...]
-  has_vocab_rows: bool
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -137,7 +95,7 @@ def load_params(
       few rows for `vocab_size`; the message names them.
   """
   shapes = param_shapes(config, param_dtype=param_dtype)
-  leaves, treedef = _leaves(config, shapes)
+  leaves, treedef = named_leaves(config, shapes)
   places = [None] * len(leaves)
   if shardings is not None:
     places = treedef.flatten_up_to(shardings)
@@ -149,31 +107,6 @@ def load_params(
       for leaf, place in zip(leaves, places, strict=True)
     ]
   return jax.tree.unflatten(treedef, arrays)
-
-
-def _leaves(
-  config: ModelConfig, shapes: structs.Params
-) -> tuple[list[_Leaf], Any]:
-  """Every array of the weights, in tree order, with its file name."""
-  names = {**_LAYER_NAMES, **_MLP_NORM_NAMES[config.sandwich_norm]}
-  flat, treedef = jax.tree.flatten_with_path(shapes)
-  leaves = []
-  for path, leaf in flat:
-    keys = [entry.key for entry in path]
-    if keys[0] == "layers":
-      name = f"model.layers.{keys[1]}.{names['/'.join(keys[2:-1])]}"
-      name = f"{name}.{_LEAF_NAMES[keys[-1]]}"
-    else:
-      name = _TOP_NAMES["/".join(keys)]
-    leaves.append(
-      _Leaf(
-        name,
-        keys[-1] == "kernel",
-        leaf.shape,
-        keys[0] in ("embedding", "lm_head"),
-      )
-    )
-  return leaves, treedef
 
 
 def _existing(folder: str | os.PathLike[str], name: str) -> str:
@@ -229,7 +162,7 @@ def _text_name(name: str) -> str:
 
 
 def _check_sources(
-  leaves: list[_Leaf],
+  leaves: list[Leaf],
   sources: dict[str, _Source],
   vocab_size: int | None,
   folder: str | os.PathLike[str],
@@ -265,7 +198,7 @@ def _few(names: list[str]) -> str:
 
 
 def _read(
-  leaf: _Leaf,
+  leaf: Leaf,
   source: _Source,
   vocab_size: int | None,
   dtype: Any,
@@ -277,16 +210,17 @@ def _read(
   if leaf.has_vocab_rows and vocab_size is not None:
     shape = (vocab_size, *shape[1:])
 
-  def part(index: tuple[slice, ...]) -> np.ndarray:
+  def part(index: tuple[slice, ...] | None) -> np.ndarray:
+    slices = index or (slice(None),) * len(shape)
     bounds = [
-      slice(*s.indices(size)[:2]) for s, size in zip(index, shape, strict=True)
+      slice(*s.indices(size)[:2]) for s, size in zip(slices, shape, strict=True)
     ]
     if leaf.transpose:
       return tensor[tuple(bounds[::-1])].T.astype(dtype)
     return tensor[tuple(bounds)].astype(dtype)
 
   if sharding is None:
-    return jax.numpy.asarray(part(tuple(slice(None) for _ in shape)))
+    return jax.numpy.asarray(part(None))
   return jax.make_array_from_callback(shape, sharding, part)
 
 
@@ -321,8 +255,9 @@ def save(
       it, such as `tokenizer.save_pretrained`.
 
   Raises:
-    ValueError: an unknown dtype; a config that its family cannot express; or
-      `folder` holds files but no config.json, hence is no earlier export.
+    ValueError: an unknown dtype; weights that do not fit the config; a config
+      that its family cannot express; or `folder` holds files but no
+      config.json, hence is no earlier export.
   """
   folder = os.path.abspath(folder)
   kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
@@ -335,6 +270,7 @@ def save(
         f"folder={folder!r} is not empty and no earlier export; "
         "choose another one"
       )
+  _check_params(config, params)
   token_ids = {
     "bos_token_id": bos_token_id,
     "eos_token_id": eos_token_id,
@@ -350,6 +286,22 @@ def save(
     )
     if save_tokenizer is not None:
       save_tokenizer(temporary)
+
+
+def _check_params(config: ModelConfig, params: structs.Params) -> None:
+  def shapes(tree: structs.Params) -> dict[str, tuple[int, ...]]:
+    return {
+      jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+      for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+  wanted, found = shapes(param_shapes(config)), shapes(params)
+  for name in sorted(wanted.keys() | found.keys()):
+    if wanted.get(name) != found.get(name):
+      raise ValueError(
+        f"params {name} has shape {found.get(name)}, but the config needs "
+        f"{wanted.get(name)}"
+      )
 
 
 @contextlib.contextmanager
@@ -386,9 +338,9 @@ def _write_shards(
   max_shard_bytes: int,
 ) -> None:
   """One file, or several with an index; one shard is in memory at a time."""
-  leaves, treedef = _leaves(config, params)
+  leaves, treedef = named_leaves(config, params)
   arrays = treedef.flatten_up_to(params)
-  shards: list[list[tuple[_Leaf, jax.Array]]] = [[]]
+  shards: list[list[tuple[Leaf, jax.Array]]] = [[]]
   filled = total = 0
   for leaf, array in zip(leaves, arrays, strict=True):
     size = math.prod(array.shape) * np.dtype(dtype).itemsize

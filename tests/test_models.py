@@ -1,0 +1,274 @@
+"""The decoder: what the cache, the windows and the scales do to the logits."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skd_jax import models
+from skd_jax.models import layers
+
+LLAMA = models.ModelConfig(
+  vocab_size=61,
+  hidden_size=24,
+  intermediate_size=40,
+  num_layers=2,
+  num_heads=6,
+  num_kv_heads=2,
+  head_dim=10,
+)
+# Every option at once: windows, caps, sandwich, two rotary embeddings.
+GEMMA = dataclasses.replace(
+  LLAMA,
+  model_type="gemma3_text",
+  num_layers=3,
+  activation="gelu_tanh",
+  tie_embeddings=True,
+  attention_bias=True,
+  attention_output_bias=True,
+  qk_norm=True,
+  unit_offset_norm=True,
+  sandwich_norm=True,
+  scale_embeddings=True,
+  query_pre_attn_scalar=7.0,
+  attention_soft_cap=3.0,
+  final_soft_cap=2.0,
+  layer_windows=(4, None, 4),
+  rope=models.RopeConfig(rope_theta=1e6, rope_type="linear", factor=8.0),
+  local_rope=models.RopeConfig(),
+)
+
+
+def noisy_params(config, seed=0):
+  """Random weights in which no norm or bias is trivially 0 or 1."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: jnp.asarray(
+      (0.2 * rng.normal(size=x.shape)).astype(np.float32)
+      + (1.0 if x.ndim == 1 and not config.unit_offset_norm else 0.0)
+    ),
+    models.param_shapes(config),
+  )
+
+
+def tokens_of(config, shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.integers(0, config.vocab_size, shape), jnp.int32)
+
+
+@functools.lru_cache
+def jitted(model):
+  """Tokens to logits in one program: compiled once per model and shape."""
+
+  def logits_of(params, tokens, positions, cache):
+    hidden, cache = model.apply(params, tokens, positions, cache)
+    return model.head(model.head_params(params), hidden), cache
+
+  return jax.jit(logits_of)
+
+
+def plain_logits(model, params, tokens):
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  logits, cache = jitted(model)(params, tokens, positions, None)
+  assert cache is None
+  return logits
+
+
+def cached_logits(model, params, tokens, lengths, steps):
+  """Prefills right-padded rows, then feeds `steps` tokens at a time.
+
+  Returns a list with, for each row, the logits of its tokens [m, V].
+  """
+  rows, total = tokens.shape
+  lengths = np.asarray(lengths)
+  width = lengths.max()
+  prompt = jnp.where(np.arange(width) < lengths[:, None], tokens[:, :width], 5)
+  positions = jnp.broadcast_to(jnp.arange(width), prompt.shape)
+  cache = model.init_cache(rows, total)
+  logits, cache = jitted(model)(params, prompt, positions, cache)
+  out = [[logits[b, : lengths[b]]] for b in range(rows)]
+  for n in steps:
+    positions = jnp.asarray(lengths[:, None] + np.arange(n), jnp.int32)
+    step = jnp.take_along_axis(tokens, positions, axis=1)
+    logits, cache = jitted(model)(params, step, positions, cache)
+    for b in range(rows):
+      out[b].append(logits[b])
+    lengths = lengths + n
+  return [np.concatenate(row) for row in out]
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
+def test_cache_gives_the_logits_of_the_whole_sequence(config):
+  model, params = models.create(config), noisy_params(config)
+  tokens = tokens_of(config, (3, 16))
+  want = np.asarray(plain_logits(model, params, tokens))
+  got = cached_logits(model, params, tokens, [3, 5, 1], [1, 5, 1])
+  for b, row in enumerate(got):
+    np.testing.assert_allclose(row, want[b, : len(row)], atol=2e-5)
+
+
+def test_stale_slots_leave_no_trace():
+  model, params = models.create(GEMMA), noisy_params(GEMMA)
+  run = jitted(model)
+  tokens = tokens_of(GEMMA, (2, 9))
+  at = jnp.broadcast_to(jnp.arange(4), (2, 4))
+  _, cache = run(params, tokens[:, :4], at, model.init_cache(2, 9))
+  want, _ = run(params, tokens[:, 4:8], at + 4, cache)
+  # A rejected draft: four other tokens were written to slots 5..8.
+  _, drafted = run(params, tokens[:, :4] + 1, at + 5, cache)
+  got, _ = run(params, tokens[:, 4:8], at + 4, drafted)
+  np.testing.assert_array_equal(got, want)
+
+
+def test_token_past_the_cache_overwrites_nothing():
+  model, params = models.create(LLAMA), noisy_params(LLAMA)
+  tokens = tokens_of(LLAMA, (1, 6))
+  positions = jnp.arange(6)[None]
+  run = jitted(model)
+  _, cache = run(params, tokens, positions, model.init_cache(1, 6))
+  _, after = run(params, tokens, positions + 6, cache)
+  jax.tree.map(np.testing.assert_array_equal, after, cache)
+
+
+def test_token_outside_every_window_is_not_seen():
+  config = dataclasses.replace(LLAMA, num_layers=1, layer_windows=(4,))
+  model, params = models.create(config), noisy_params(config)
+  tokens = tokens_of(config, (1, 9))
+  changed = tokens.at[0, 2].set((tokens[0, 2] + 1) % config.vocab_size)
+  a, b = (plain_logits(model, params, t)[0] for t in (tokens, changed))
+  differs = np.abs(np.asarray(a - b)).max(axis=-1) > 1e-6
+  # Query p sees p-3..p: token 2 reaches the queries 2, 3, 4 and 5.
+  np.testing.assert_array_equal(np.flatnonzero(differs), [2, 3, 4, 5])
+
+
+def test_rows_do_not_see_each_other():
+  model, params = models.create(GEMMA), noisy_params(GEMMA)
+  tokens = tokens_of(GEMMA, (3, 7))
+  want = plain_logits(model, params, tokens)[1:2]
+  got = plain_logits(model, params, tokens[1:2])
+  np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_logits_stay_below_the_final_cap():
+  params = noisy_params(GEMMA)
+  tokens = tokens_of(GEMMA, (1, 5))
+  capped = plain_logits(models.create(GEMMA), params, tokens)
+  free_config = dataclasses.replace(GEMMA, final_soft_cap=None)
+  free = plain_logits(models.create(free_config), params, tokens)
+  assert np.abs(free).max() > 2.0
+  np.testing.assert_allclose(capped, 2 * np.tanh(free / 2), atol=1e-5)
+
+
+def test_bfloat16_compute_keeps_cache_narrow_and_logits_wide():
+  model = models.create(GEMMA, dtype=jnp.bfloat16)
+  params = noisy_params(GEMMA)
+  tokens = tokens_of(GEMMA, (2, 6))
+  positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
+  hidden, cache = model.apply(params, tokens, positions, model.init_cache(2, 6))
+  logits = model.head(model.head_params(params), hidden)
+  want = plain_logits(models.create(GEMMA), params, tokens)
+  assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, want, atol=0.15)
+
+
+def test_gradients_reach_every_weight():
+  for config in (LLAMA, GEMMA):
+    model, params = models.create(config), noisy_params(config)
+    tokens = tokens_of(config, (2, 6))
+
+    def loss(params, model=model, tokens=tokens):
+      return jnp.mean(
+        jax.nn.log_softmax(plain_logits(model, params, tokens))[..., 3]
+      )
+
+    grads = jax.jit(jax.grad(loss))(params)
+    for path, grad in jax.tree.leaves_with_path(grads):
+      # Softmax ignores a constant of all keys, so this one is rightly zero.
+      if "key" in str(path) and "bias" in str(path) and not config.qk_norm:
+        continue
+      assert np.isfinite(grad).all(), path
+      assert np.abs(grad).max() > 0, path
+
+
+def test_initial_weights_have_the_stated_scales():
+  config = dataclasses.replace(LLAMA, hidden_size=128, num_layers=2)
+  init = jax.jit(lambda key: models.init_params(config, key))
+  params = init(jax.random.key(0))
+  block = params["layers"]["1"]
+  assert np.std(params["embedding"]) == pytest.approx(0.02, rel=0.1)
+  assert np.std(block["mlp"]["up"]["kernel"]) == pytest.approx(0.02, rel=0.1)
+  assert np.std(block["mlp"]["down"]["kernel"]) == pytest.approx(0.005, rel=0.1)
+  tokens = tokens_of(config, (2, 8))
+  logits = plain_logits(models.create(config), params, tokens)
+  loss = -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
+  assert loss == pytest.approx(np.log(config.vocab_size), abs=0.3)
+  other = init(jax.random.key(1))
+  assert np.abs(other["embedding"] - params["embedding"]).max() > 0.01
+
+
+def test_param_shapes_are_those_of_the_weights():
+  config = dataclasses.replace(GEMMA, num_layers=1, layer_windows=())
+  params = models.init_params(
+    config, jax.random.key(0), param_dtype=jnp.bfloat16
+  )
+  shapes = models.param_shapes(config, param_dtype=jnp.bfloat16)
+  for array, shape in zip(
+    jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True
+  ):
+    assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
+  assert "lm_head" not in params  # The head of GEMMA is the embedding.
+
+
+def test_create_allocates_nothing_large():
+  huge = dataclasses.replace(
+    LLAMA, vocab_size=10**9, hidden_size=2**16, intermediate_size=2**20
+  )
+  before = sum(x.nbytes for x in jax.live_arrays())
+  model = models.create(huge)
+  assert sum(x.nbytes for x in jax.live_arrays()) - before < 10**6
+  assert (model.vocab_size, model.hidden_size) == (10**9, 2**16)
+
+
+def test_promotion_of_dtypes_is_never_silent():
+  model = models.create(GEMMA, dtype=jnp.bfloat16)
+  tokens = tokens_of(GEMMA, (2, 6))
+  positions = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32), (2, 6))
+  with jax.numpy_dtype_promotion("strict"):
+    jax.eval_shape(
+      model.apply, models.param_shapes(GEMMA), tokens, positions, None
+    )
+
+
+def test_rotation_keeps_relative_positions_only():
+  rope = models.RopeConfig()
+  x = jax.random.normal(jax.random.key(0), (1, 1, 1, 10))
+  y = jax.random.normal(jax.random.key(1), (1, 1, 1, 10))
+
+  def product(p, q):
+    def rotate(v, at):
+      tables = layers.rope_tables(rope, 10, jnp.full((1, 1), at))
+      return layers.apply_rope(v, tables)
+
+    return float(jnp.sum(rotate(x, p) * rotate(y, q)))
+
+  assert product(3, 1) == pytest.approx(product(12, 10), abs=1e-4)
+  assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"num_kv_heads": 4}, "num_heads=6 must be a multiple"),
+    ({"head_dim": 7}, "head_dim=7 must be even"),
+    ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
+    ({"activation": "relu"}, "activation='relu' must be one of"),
+    ({"layer_windows": (4,)}, "layer_windows has 1 entries"),
+  ],
+)
+def test_impossible_shape_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(LLAMA, **change)
