@@ -69,7 +69,8 @@ def test_special_tokens_have_the_first_ids(tokenizer):
 
 
 @pytest.mark.parametrize(
-  "text", ["A man.", "naïve  façade\n\n北京 🙂", 'Ça {x} \\ "y" \' .', "!"]
+  "text",
+  ["A man.", "naïve  façade\n\n北京 🙂", 'Ça m² ﬁn {x} \\ "y" \' .', "!"],
 )
 def test_text_comes_back_from_its_ids(tokenizer, text):
   (pair,) = tokenizer_lib.encode_examples(
