@@ -329,3 +329,24 @@ def eval_batches(
   order = np.argsort(-lengths, kind="stable")
   starts = range(0, len(order), batch_size)
   return (collate(order[start : start + batch_size]) for start in starts)
+
+
+def first_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
+  """The first `count` kept examples, or all where there are fewer."""
+  return dataclasses.replace(
+    tokenized,
+    indices=tokenized.indices[:count],
+    prompts=tokenized.prompts[:count],
+    responses=tokenized.responses[:count],
+  )
+
+
+def spread_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
+  """`count` kept examples, evenly spread over the split; to be looked at."""
+  chosen = np.linspace(0, len(tokenized) - 1, count).astype(int)
+  return dataclasses.replace(
+    tokenized,
+    indices=tokenized.indices[chosen],
+    prompts=[tokenized.prompts[i] for i in chosen],
+    responses=[tokenized.responses[i] for i in chosen],
+  )

@@ -1,0 +1,241 @@
+"""Every setting, once, with what it means.
+
+An experiment (configs/*.py) starts from `default_config()` and changes a few
+lines. A misspelt name is an error: the config is locked.
+"""
+
+import json
+
+import ml_collections
+
+from skd_jax import divergence, loss, sampling, verify
+
+
+def fit_config(**changes) -> ml_collections.ConfigDict:
+  """How one model is trained: the optimizer, its schedule, the batches.
+
+  Args:
+    **changes: fields to set.
+  """
+  config = ml_collections.ConfigDict()
+  config.num_steps = 1000
+  config.batch_size = 64
+  # The batch is cut into so many parts, one after the other through the model;
+  # the update is that of the whole batch.
+  config.num_microbatches = 1
+  config.learning_rate = 1e-3
+  config.warmup_steps = 50
+  config.decay = "linear"  # After the warm-up: linear, cosine, constant.
+  config.clip_norm = 1.0  # Of the gradient, global.
+  config.weight_decay = 0.01
+  config.beta1 = 0.9
+  config.beta2 = 0.98
+  config.max_examples = 0  # Train on the first so many; 0 is all.
+  config.log_every_steps = 20
+  config.checkpoint_every_steps = 200
+  config.evaluate_every_steps = 0  # On validation; 0 is never.
+  config.update(changes)
+  return config
+
+
+def model_config(**changes) -> ml_collections.ConfigDict:
+  """Where a model comes from, or its shape when it is made from scratch.
+
+  Args:
+    **changes: fields to set.
+  """
+  config = ml_collections.ConfigDict()
+  # A Hugging Face folder to use as it is: the stage is skipped.
+  config.path = ""
+  # A Hugging Face folder to start the stage from. Empty: random weights of the
+  # shape below.
+  config.init_path = ""
+  config.hidden_size = 256
+  config.intermediate_size = 768
+  config.num_layers = 3
+  config.num_heads = 8
+  config.num_kv_heads = 4
+  config.head_dim = 32
+  config.update(changes)
+  config.fit = fit_config()  # Supervised fine-tuning on the references (SFT).
+  return config
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns every setting with its default; the defaults need no download."""
+  config = ml_collections.ConfigDict()
+  config.task = "translation"
+  config.seed = 0  # Of the weights and the data order of teacher and student.
+  # Distillation is run once for each of these, from the same start.
+  config.seeds = (0,)
+  # Of activations and caches: float32, bfloat16; auto is bfloat16 where the
+  # device has matrix units for it. The student's weights stay float32.
+  config.dtype = "auto"
+
+  config.data = ml_collections.ConfigDict()
+  config.data.kind = "embedded"  # embedded, parallel, jsonl, tfds
+  config.data.dir = ""  # The folder of parallel, jsonl and tfds data.
+  config.data.name = ""  # tfds: such as wmt16_translate/de-en
+  config.data.source_language = "de"
+  config.data.target_language = "en"
+  config.data.source_field = ""  # jsonl, tfds; empty: the language
+  config.data.target_field = ""
+  config.data.train_split = "train"
+  config.data.validation_split = "validation"
+  config.data.test_split = "test"
+  config.data.max_train_examples = 0  # 0 is all; so are the next two.
+  config.data.max_validation_examples = 0
+  config.data.max_test_examples = 0
+  config.data.prompt = "{source}"  # The user's turn, before the chat template.
+  config.data.max_prompt_length = 64  # P, tokens with the chat template
+  config.data.max_new_tokens = 64  # T
+  # Buffers are as wide as the longest row of their batch, rounded up to a
+  # multiple of this: the fewer widths, the fewer compilations.
+  config.data.length_multiple = 16
+  config.data.stop_strings = ()  # Besides EOS; texts, of any tokenisation.
+
+  config.tokenizer = ml_collections.ConfigDict()
+  # A Hugging Face folder. Empty: the teacher's, or where that is made from
+  # scratch, a byte-level BPE trained on the training split.
+  config.tokenizer.path = ""
+  config.tokenizer.vocab_size = 4000
+
+  config.teacher = model_config()
+  config.student = model_config(
+    hidden_size=128,
+    intermediate_size=384,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+  )
+
+  config.rollout = ml_collections.ConfigDict()
+  # Who writes the training data: skd (the student, corrected by the teacher),
+  # on_policy (the student), teacher (SeqKD), reference (supervised KD).
+  config.rollout.policy = "skd"
+  config.rollout.accept = "top_k"  # See skd_jax/verify.py for the rules.
+  config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
+  config.rollout.replace = "sample"  # sample, argmax, residual
+  config.rollout.num_draft_tokens = 5  # G: changes the speed, not the tokens.
+  config.rollout.student_temperature = 0.5
+  config.rollout.student_top_p = 0.5
+  config.rollout.teacher_temperature = 0.2
+  config.rollout.teacher_top_p = 0.5
+
+  config.loss = ml_collections.ConfigDict()
+  config.loss.divergence = "forward_kl"  # See skd_jax/divergence.py.
+  config.loss.beta = 0.5  # Of jsd.
+  config.loss.alpha = 0.1  # Of skew_forward_kl and skew_reverse_kl.
+  config.loss.k = 50  # Of top_k_forward_kl.
+  config.loss.weights = "uniform"  # See skd_jax/loss.py.
+  config.loss.chunk_size = 512  # Tokens whose logits are held at once.
+
+  config.distill = fit_config(learning_rate=5e-4, num_steps=500)
+
+  config.evaluate = ml_collections.ConfigDict()
+  config.evaluate.batch_size = 64
+  config.evaluate.num_samples = 8  # Rollouts shown in samples.html, per visit.
+  return config.lock()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks what can be checked before anything is loaded.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  vocab_size = config.tokenizer.vocab_size
+  _one_of(config, "dtype", ("auto", "float32", "bfloat16"))
+  _one_of(config, "data.kind", ("embedded", "parallel", "jsonl", "tfds"))
+  _one_of(
+    config, "rollout.policy", ("skd", "on_policy", "teacher", "reference")
+  )
+  for field in (
+    "data.max_prompt_length",
+    "data.max_new_tokens",
+    "data.length_multiple",
+    "tokenizer.vocab_size",
+    "rollout.num_draft_tokens",
+    "loss.chunk_size",
+    "evaluate.batch_size",
+  ):
+    _at_least(config, field, 1)
+  if config.rollout.num_draft_tokens > config.data.max_new_tokens:
+    raise ValueError(
+      f"rollout.num_draft_tokens = {config.rollout.num_draft_tokens}: must be "
+      f"in [1, data.max_new_tokens = {config.data.max_new_tokens}]"
+    )
+  if not config.seeds or len(set(config.seeds)) != len(config.seeds):
+    raise ValueError(f"seeds = {config.seeds}: must be distinct, at least one")
+  for stage in ("teacher.fit", "student.fit", "distill"):
+    _validate_fit(config, stage)
+  if "{source}" not in config.data.prompt:
+    raise ValueError(
+      f"data.prompt = {config.data.prompt!r}: must contain {{source}}"
+    )
+  verify.check_rule(
+    config.rollout.accept,
+    config.rollout.replace,
+    config.rollout.threshold,
+    vocab_size,
+  )
+  for who in ("student", "teacher"):
+    try:
+      sampling.Sampling(
+        config.rollout[f"{who}_temperature"], config.rollout[f"{who}_top_p"]
+      )
+    except ValueError as error:
+      raise ValueError(f"rollout.{who}_{error}") from None
+  loss.distillation_token_loss(
+    divergence.get_divergence(
+      config.loss.divergence,
+      beta=config.loss.beta,
+      alpha=config.loss.alpha,
+      k=config.loss.k,
+      vocab_size=vocab_size,
+    ),
+    config.loss.weights,
+  )
+
+
+def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
+  for field in ("batch_size", "num_microbatches", "log_every_steps"):
+    _at_least(config, f"{stage}.{field}", 1)
+  for field in (
+    "num_steps",
+    "max_examples",
+    "warmup_steps",
+    "checkpoint_every_steps",
+    "evaluate_every_steps",
+  ):
+    _at_least(config, f"{stage}.{field}", 0)
+  _one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
+  fit = _get(config, stage)
+  if fit.batch_size % fit.num_microbatches:
+    raise ValueError(
+      f"{stage}.num_microbatches = {fit.num_microbatches}: must divide "
+      f"{stage}.batch_size = {fit.batch_size}"
+    )
+
+
+def _get(config: ml_collections.ConfigDict, field: str):
+  for name in field.split("."):
+    config = config[name]
+  return config
+
+
+def _one_of(config, field: str, allowed: tuple[str, ...]) -> None:
+  value = _get(config, field)
+  if value not in allowed:
+    raise ValueError(f"{field} = {value!r}: must be one of {list(allowed)}")
+
+
+def _at_least(config, field: str, least: int) -> None:
+  value = _get(config, field)
+  if value < least:
+    raise ValueError(f"{field} = {value}: must be {least} or above")
+
+
+def to_plain(config: ml_collections.ConfigDict) -> dict:
+  """Returns the config as JSON would read it back (tuples are lists)."""
+  return json.loads(config.to_json())

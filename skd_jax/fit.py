@@ -1,0 +1,209 @@
+"""The training loop around a step: log, checkpoint, resume, stop cleanly."""
+
+import collections
+import contextlib
+import math
+import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import tqdm
+from absl import logging
+
+from skd_jax import checkpoint, health, metrics, structs
+
+Metrics = Mapping[str, Any]
+# (state, batch, step) -> (state, means, counts). Means are averaged over the
+# steps between two lines of the log; counts are summed, also over the run.
+StepFn = Callable[
+  [structs.TrainState, structs.Batch, int],
+  tuple[structs.TrainState, Metrics, Metrics],
+]
+
+
+class Interrupted(Exception):
+  """The run was asked to stop, and has saved where it was."""
+
+
+class Visit(Protocol):
+  """Called with the state at chosen steps; what it returns is logged."""
+
+  def __call__(self, state: structs.TrainState, step: int) -> Metrics: ...
+
+
+def fit(
+  step_fn: StepFn,
+  state: structs.TrainState,
+  batches: Any,
+  config: ml_collections.ConfigDict,
+  *,
+  workdir: pathlib.Path,
+  stage: str,
+  seed: int,
+  visits: Mapping[int, Visit],
+) -> tuple[structs.TrainState, dict[str, float]]:
+  """Runs `step_fn` until `config.num_steps`, from the newest checkpoint on.
+
+  Args:
+    step_fn: one step of training.
+    state: the state before the first step.
+    batches: iterator of Batch with get_state and set_state.
+    config: a `config.fit_config`.
+    workdir: checkpoints go to its checkpoints/STAGE_seed_SEED.
+    stage: of the log.
+    seed: of the log.
+    visits: what to call before the given steps (num_steps: after the last).
+
+  Returns:
+    (the last state, the counts summed over the whole run).
+
+  Raises:
+    Interrupted: SIGINT or SIGTERM came; the step in flight was finished and
+      saved.
+    FloatingPointError: the loss is not finite, or a divergence is negative.
+  """
+  folder = workdir / "checkpoints" / f"{stage}_seed_{seed}"
+  with contextlib.ExitStack() as stack:
+    manager = stack.enter_context(checkpoint.open_manager(folder))
+    stop = stack.enter_context(_stop_signals())
+    totals: collections.Counter = collections.Counter()
+    restored = checkpoint.restore(manager, state)
+    if restored is not None:
+      state, saved = restored
+      batches.set_state(saved["batches"])
+      totals.update(saved["totals"])
+      logging.info("%s: continues from step %d", stage, int(state.step))
+    first = int(state.step)
+    log = stack.enter_context(
+      metrics.open_metrics(workdir, stage=stage, seed=seed, last_step=first)
+    )
+    bar = stack.enter_context(
+      tqdm.tqdm(total=config.num_steps, initial=first, desc=stage, unit="step")
+    )
+    watch = health.Watch(stage)
+    window: list[Metrics] = []
+    counts: collections.Counter = collections.Counter()
+
+    def save():
+      checkpoint.save(
+        manager,
+        state,
+        {"batches": batches.get_state(), "totals": dict(totals)},
+      )
+
+    for step in range(first, config.num_steps):
+      if step in visits and (step > first or first == 0):
+        _log_visit(log, visits[step](state, step), step)
+      state, means, more = step_fn(state, next(batches), step)
+      window.append(means)
+      counts.update(more)
+      totals.update(more)
+      bar.update()
+      done = step + 1
+      last = done == config.num_steps or stop.is_set()
+      due = _due(done, config.checkpoint_every_steps) or last
+      if _due(done, config.log_every_steps) or due:
+        line = _summary(window, counts)
+        health.check_finite(line, stage, done, manager.latest_step())
+        log(done, line)
+        bar.set_postfix_str(_short(line))
+        for warning in watch.warnings(line):
+          tqdm.tqdm.write(f"Warning: {warning}")
+        window, counts = [], collections.Counter()
+      if due:
+        save()
+      if stop.is_set() and done < config.num_steps:
+        raise Interrupted(f"stopped after step {done} of {stage!r}")
+    if config.num_steps in visits:
+      end = config.num_steps
+      _log_visit(log, visits[end](state, end), end)
+  return state, dict(totals)
+
+
+def _log_visit(log: metrics.LogMetrics, scalars: Metrics, step: int) -> None:
+  if scalars:
+    log(step, scalars)
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _summary(window: list[Metrics], counts: Metrics) -> dict[str, float]:
+  """Averages the means of some steps and turns their counts into rates."""
+  fetched = jax.device_get(window)
+  line = {
+    name: sum(float(means[name]) for means in fetched) / len(fetched)
+    for name in fetched[0]
+  }
+  line["least_token_loss"] = min(float(m["least_token_loss"]) for m in fetched)
+  return line | rates(counts)
+
+
+def rates(counts: Metrics) -> dict[str, float]:
+  """Turns the counts of rollouts into rates.
+
+  Returns:
+    replacement_rate: replaced tokens over ALL emitted tokens.
+    accepted_per_round: the student's tokens that stayed, per teacher pass.
+    truncated: share of rollouts that reached the length limit.
+    generated_tokens_per_s, and seconds_* of each part, and tokens_per_s of
+    the whole step. Only what the counts allow.
+  """
+  result = {k: v for k, v in counts.items() if k.startswith("seconds_")}
+  seconds = sum(result.values())
+  if seconds:
+    result["tokens_per_s"] = counts["trained_tokens"] / seconds
+  if counts.get("emitted"):
+    emitted = counts["emitted"]
+    result["replacement_rate"] = counts["replaced"] / emitted
+    result["truncated"] = counts["truncated"] / counts["rows"]
+    result["generated_tokens_per_s"] = emitted / counts["seconds_generate"]
+    if counts.get("rounds"):
+      result["accepted_per_round"] = (emitted - counts["replaced"]) / counts[
+        "rounds"
+      ]
+  return result
+
+
+def _short(line: Mapping[str, float]) -> str:
+  """The log line for the progress bar."""
+  shown = [f"loss {line['loss']:.3f}"]
+  if "replacement_rate" in line:
+    shown.append(f"replaced {line['replacement_rate']:.1%}")
+  if math.isfinite(line.get("tokens_per_s", math.nan)):
+    shown.append(f"{line['tokens_per_s']:.0f} tok/s")
+  return ", ".join(shown)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+  """Yields an event that the first SIGINT or SIGTERM sets.
+
+  The second one acts as ever. Outside the main thread signals are left alone.
+  """
+  event = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield event
+    return
+  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+  def restore():
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+  def on_signal(*_):
+    tqdm.tqdm.write("Finishing this step, then saving. Once more to quit now.")
+    event.set()
+    restore()
+
+  for number in before:
+    signal.signal(number, on_signal)
+  try:
+    yield event
+  finally:
+    restore()

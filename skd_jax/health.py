@@ -1,0 +1,80 @@
+"""Signs that a run is not doing what it should, in words."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+# The teacher and the student disagree on most tokens.
+_MOST_REPLACED = 0.5
+# Next to no token is replaced.
+_FEWEST_REPLACED = 0.001
+
+
+class Watch:
+  """Remembers which warnings of a stage were given: each is given once."""
+
+  def __init__(self, stage: str):
+    self._stage = stage
+    self._given: set[str] = set()
+
+  def warnings(self, line: Mapping[str, float]) -> Iterator[str]:
+    """Yields the warnings that a line of the log calls for."""
+    for name, text in _warnings(line):
+      if name not in self._given:
+        self._given.add(name)
+        yield f"{self._stage}: {text}"
+
+
+def _warnings(line: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+  rate = line.get("replacement_rate")
+  # A run without a teacher in the loop has no rounds, and no gate to judge.
+  if rate is None or "accepted_per_round" not in line:
+    return
+  if rate > _MOST_REPLACED:
+    yield (
+      "gap",
+      f"the teacher replaces {rate:.0%} of the tokens. The gap between student "
+      "and teacher is too large for the student's proposals to matter: "
+      "fine-tune the student first, or raise rollout.threshold.",
+    )
+  if rate < _FEWEST_REPLACED:
+    yield (
+      "inert",
+      f"the teacher replaces {rate:.2%} of the tokens. The gate is inert and "
+      "this is on-policy distillation: lower rollout.threshold (top_k), or "
+      "choose another rollout.accept.",
+    )
+
+
+def check_finite(
+  line: Mapping[str, float], stage: str, step: int, saved: int | None
+) -> None:
+  """Stops a run whose loss has become meaningless.
+
+  Args:
+    line: a line of the log.
+    stage: of the log.
+    step: of the log.
+    saved: the step of the last good checkpoint, if any.
+
+  Raises:
+    FloatingPointError: the loss or the gradient is not finite, or the least
+      loss of a token is below -1e-4, which no divergence can be.
+  """
+  bad = [k for k in ("loss", "grad_norm") if not math.isfinite(line[k])]
+  if not bad and line["least_token_loss"] >= -1e-4:
+    return
+  kept = (
+    "no checkpoint was written yet"
+    if saved is None
+    else f"the checkpoint of step {saved} is kept"
+  )
+  if bad:
+    raise FloatingPointError(
+      f"{stage}, step {step}: {bad[0]} is {line[bad[0]]}; {kept}. Lower the "
+      "learning rate, or clip harder"
+    )
+  raise FloatingPointError(
+    f"{stage}, step {step}: the loss of a token is "
+    f"{line['least_token_loss']:.2e}, but a divergence is never negative; "
+    f"{kept}. Please report this"
+  )

@@ -1,0 +1,296 @@
+"""What a run leaves behind for people: config, answers, samples, report."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from skd_jax import config as config_lib
+from skd_jax import (
+  evaluate,
+  fit,
+  input_pipeline,
+  metrics,
+  model_store,
+  report,
+  samples,
+  structs,
+  writers,
+)
+from skd_jax.run import Run
+
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of what a result depends on."""
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {"python": platform.python_version(), **found}
+
+
+def git_revision() -> str:
+  """Returns the revision of the checkout that runs, or "" outside of one."""
+  result = subprocess.run(
+    ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+    cwd=pathlib.Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return result.stdout.strip()
+
+
+def write_config(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Writes config.json: the resolved config, versions, devices, revision."""
+  record = {
+    "config": config_lib.to_plain(config),
+    "versions": versions(),
+    "devices": [str(device) for device in jax.devices()],
+    "git": git_revision(),
+  }
+  metrics.write_atomically(
+    workdir / "config.json", json.dumps(record, indent=2) + "\n"
+  )
+
+
+def write_answers(
+  workdir: pathlib.Path, name: str, answers: Sequence[str]
+) -> None:
+  """Writes the greedy answers of a model, one a line, as answers/NAME.txt."""
+  folder = workdir / "answers"
+  folder.mkdir(exist_ok=True)
+  lines = [" ".join(answer.split()) for answer in answers]
+  metrics.write_atomically(folder / f"{name}.txt", "\n".join(lines) + "\n")
+
+
+def describe(scores: Mapping[str, Any]) -> str:
+  """Returns the numbers among some scores in one line."""
+  numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
+  return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+
+
+def sample_visits(
+  run: Run,
+  seed: int,
+  student: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+  write_fn: writers.WriteFn,
+) -> dict[int, fit.Visit]:
+  """Returns visits that keep a few rollouts for samples.html.
+
+  The same held-out prompts and draws at the start, after a tenth, at half and
+  at the end, so that the pictures can be compared. They are kept as
+  samples/STEP.json, so that a continued run has them all. Only the first seed
+  of a run is looked at.
+  """
+  config = run.config
+  count = min(config.evaluate.num_samples, len(run.task.test))
+  if seed != config.seeds[0] or not count or config.rollout.policy != "skd":
+    return {}
+  num_steps = config.distill.num_steps
+  folder = run.workdir / "samples"
+  shown = input_pipeline.spread_examples(run.task.test, count)
+  (batch,) = input_pipeline.eval_batches(shown, count)
+  annotate = evaluate.make_annotate_fn(student.model, teacher.model)
+  threshold = jnp.float32(config.rollout.threshold)
+
+  def visit(state, step):
+    keys = writers.row_keys(seed, num_steps, jnp.asarray(batch.index))
+    arguments = (state.params, teacher.params, batch)
+    written = write_fn(*arguments, keys, threshold)
+    marks = annotate(*arguments, written)
+    views = sample_views(
+      run, batch, *jax.device_get((written, marks)), step=step
+    )
+    folder.mkdir(exist_ok=True)
+    text = json.dumps([dataclasses.asdict(view) for view in views])
+    metrics.write_atomically(folder / f"{step}.json", text)
+    return {}
+
+  steps = {0, num_steps // 10, num_steps // 2, num_steps}
+  return dict.fromkeys(sorted(steps), visit)
+
+
+def sample_views(
+  run: Run,
+  batch: structs.Batch,
+  written: structs.Rollout,
+  marks: Mapping[str, np.ndarray],
+  step: int,
+) -> list[samples.SampleView]:
+  """Turns rollouts on the host into what samples.html shows.
+
+  Args:
+    run: the run.
+    batch: held-out prompts.
+    written: the rollouts.
+    marks: from evaluate.make_annotate_fn.
+    step: the training step.
+  """
+  tokenizer = run.task.tokenizer
+
+  def text(ids):
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+  def token_view(row, t):
+    ids = written.tokens[row, :t].tolist()
+    before = text(ids)
+
+    def as_written(token):
+      # Not the token alone: spaces depend on what stands before it.
+      return text([*ids, int(token)])[len(before) :]
+
+    is_teacher = written.source[row, t] == structs.TEACHER
+    numbers = {
+      name: float(marks[name][row, t])
+      for name in ("student_prob", "teacher_prob", "emitted_teacher_prob")
+    }
+    return samples.TokenView(
+      text=as_written(written.tokens[row, t]),
+      source="teacher" if is_teacher else "student",
+      student_token=as_written(written.draft_tokens[row, t]),
+      teacher_token=as_written(marks["teacher_token"][row, t]),
+      rank=int(marks["rank"][row, t]),
+      **numbers,
+    )
+
+  views = []
+  for row, index in enumerate(np.asarray(batch.index)):
+    example = run.task.test.examples[index]
+    views.append(
+      samples.SampleView(
+        prompt=example["source"],
+        reference=example["target"],
+        tokens=[token_view(row, t) for t in range(written.length[row])],
+        truncated=not written.stopped[row],
+        step=step,
+      )
+    )
+  return views
+
+
+def write(
+  workdir: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  per_seed: Sequence[Mapping[str, Any]],
+  seconds: Mapping[str, float],
+  command: str,
+) -> dict[str, Any]:
+  """Writes samples.html, the plots, report.json and report.md.
+
+  Args:
+    workdir: of the run.
+    config: of the run.
+    per_seed: {"seed", "metrics" {teacher, student_init, student}, "counts"}.
+    seconds: of the training of {"teacher", "student_init"}.
+    command: that was run.
+
+  Returns:
+    The report, as in report.json.
+  """
+  counts: Counter = Counter()
+  for entry in per_seed:
+    counts.update(entry["counts"])
+  scores = {
+    model: _mean([entry["metrics"][model] for entry in per_seed])
+    for model in ("teacher", "student_init", "student")
+  }
+  evaluated = sum(scores[m]["seconds"] for m in ("teacher", "student_init"))
+  evaluated += sum(entry["metrics"]["student"]["seconds"] for entry in per_seed)
+  times = {
+    "teacher": seconds["teacher"],
+    "student_init": seconds["student_init"],
+    "generate": counts.get("seconds_generate", 0.0),
+    "train": counts["seconds_train"],
+    "evaluate": evaluated,
+  }
+  rates = fit.rates(counts)
+  result = {
+    "task": config.task,
+    "config": config_lib.to_plain(config),
+    "seeds": list(config.seeds),
+    "metrics": {model: _numbers(values) for model, values in scores.items()},
+    "per_seed": [
+      {
+        "seed": entry["seed"],
+        "metrics": {m: _numbers(v) for m, v in entry["metrics"].items()},
+        "rollout": fit.rates(entry["counts"]),
+      }
+      for entry in per_seed
+    ],
+    "rollout": {
+      "replacement_rate": rates.get("replacement_rate"),
+      "accepted_per_round": rates.get("accepted_per_round"),
+      "truncated": rates.get("truncated"),
+      "tokens_per_s": rates.get("generated_tokens_per_s"),
+    },
+    "seconds": times | {"total": sum(times.values())},
+    "signature": per_seed[0]["metrics"]["teacher"]["signature"],
+    "command": command,
+    "versions": versions(),
+  }
+  _write_samples(workdir, config)
+  report.plot_history(workdir / metrics.FILE_NAME, workdir)
+  report.write_report(workdir, result)
+  print((workdir / "report.md").read_text("utf-8"))
+  return result
+
+
+def _write_samples(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  files = sorted((workdir / "samples").glob("*.json"), key=_step)
+  views = [
+    samples.SampleView(
+      **entry
+      | {"tokens": [samples.TokenView(**token) for token in entry["tokens"]]}
+    )
+    for path in files
+    for entry in json.loads(path.read_text("utf-8"))
+  ]
+  if not views:
+    return
+  rule = config.rollout
+  samples.write_samples(
+    workdir / "samples.html",
+    views,
+    title=f"What the student wrote, and the teacher corrected: {config.task}",
+    subtitle=(
+      f"rule {rule.accept}, threshold {rule.threshold:g}, replacement "
+      f"{rule.replace}; held-out prompts, seed {config.seeds[0]}"
+    ),
+  )
+
+
+def _step(path: pathlib.Path) -> int:
+  return int(path.stem)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+  """The scores alone, without signature and seconds."""
+  return {
+    name: value
+    for name, value in values.items()
+    if isinstance(value, float) and name != "seconds"
+  }
+
+
+def _mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  return {
+    name: statistics.fmean(entry[name] for entry in entries)
+    for name, value in entries[0].items()
+    if isinstance(value, float)
+  }

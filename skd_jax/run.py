@@ -1,0 +1,50 @@
+"""What every stage of a run needs, in one place."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import ml_collections
+
+from skd_jax import input_pipeline, structs
+from skd_jax import task as task_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What every stage of a run needs."""
+
+  config: ml_collections.ConfigDict
+  workdir: pathlib.Path
+  task: task_lib.Task
+  dtype: Any  # Of activations, caches and the frozen teacher.
+
+  def train_batches(
+    self, fit_config: ml_collections.ConfigDict, seed: int
+  ) -> grain.DatasetIterator[structs.Batch]:
+    """Returns the endless batches of a stage."""
+    train = self.task.train
+    if fit_config.max_examples:
+      train = input_pipeline.first_examples(train, fit_config.max_examples)
+    multiple = self.config.data.length_multiple
+    return input_pipeline.train_batches(
+      train,
+      batch_size=fit_config.batch_size,
+      seed=seed,
+      prompt_multiple=multiple,
+      response_multiple=multiple,
+    )
+
+  def eval_batches(
+    self, split: input_pipeline.TokenizedSet
+  ) -> Iterator[structs.Batch]:
+    """Returns the batches of a held-out split, each example once."""
+    multiple = self.config.data.length_multiple
+    return input_pipeline.eval_batches(
+      split,
+      self.config.evaluate.batch_size,
+      prompt_multiple=multiple,
+      response_multiple=multiple,
+    )

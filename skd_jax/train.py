@@ -1,0 +1,372 @@
+"""The run: teacher, student start, distillation, scores, report.
+
+Speculative Knowledge Distillation (arXiv 2410.11325, algorithm 1), as it stands
+in `distill`:
+
+  for each batch of prompts
+    rollout          the student proposes, the teacher replaces what it rejects
+    train_step       the student learns the teacher's law on what was written
+"""
+
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from skd_jax import config as config_lib
+from skd_jax import (
+  divergence,
+  evaluate,
+  fit,
+  loss,
+  model_store,
+  results,
+  stages,
+  structs,
+  writers,
+)
+from skd_jax import task as task_lib
+from skd_jax import train_step as train_step_lib
+from skd_jax.run import Run
+
+
+def train_and_evaluate(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> dict[str, Any]:
+  """Runs an experiment, or continues it.
+
+  Args:
+    config: from a file in configs/.
+    workdir: where everything goes; see the README for what.
+
+  Returns:
+    The report, as written to report.json.
+
+  Raises:
+    ValueError, FileNotFoundError: bad settings, data or checkpoints.
+    FloatingPointError: training diverged.
+    fit.Interrupted: the run was asked to stop, and has saved.
+  """
+  config_lib.validate(config)
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  vocab_size = model_store.common_vocab_size(config)
+  task = task_lib.load_task(config, workdir, vocab_size)
+  run = Run(config, workdir, task, model_store.compute_dtype(config.dtype))
+  results.write_config(workdir, config)
+
+  teacher, seconds_teacher = prepare_model(run, "teacher")
+  start, seconds_start = prepare_model(run, "student_init")
+  scores = {
+    "teacher": score(run, "teacher", teacher, teacher),
+    "student_init": score(run, "student_init", start, teacher),
+  }
+  per_seed = []
+  for seed in config.seeds:
+    student, counts = distill(run, seed, start, teacher)
+    name = f"distill_seed_{seed}"
+    scores_of_seed = scores | {"student": score(run, name, student, teacher)}
+    per_seed.append({"seed": seed, "metrics": scores_of_seed, "counts": counts})
+    if seed == config.seeds[0]:
+      model_store.export(workdir / "export", student, task)
+  return results.write(
+    workdir,
+    config,
+    per_seed,
+    {"teacher": seconds_teacher, "student_init": seconds_start},
+    command=" ".join(["python -m skd_jax.main", *sys.argv[1:]]),
+  )
+
+
+def prepare_model(
+  run: Run, stage: str
+) -> tuple[model_store.LoadedModel, float]:
+  """Gives the teacher, or the student's start: read, or trained by SFT.
+
+  Args:
+    run: the run.
+    stage: "teacher" or "student_init".
+
+  Returns:
+    (the model, the seconds that its training took). The teacher's weights are
+    in the run's dtype, the student's in float32.
+  """
+  role = "teacher" if stage == "teacher" else "student"
+  shape = run.config[role]
+  vocab_size = run.task.vocab_size
+  param_dtype = run.dtype if role == "teacher" else jnp.float32
+  load = functools.partial(
+    model_store.load,
+    vocab_size=vocab_size,
+    dtype=run.dtype,
+    param_dtype=param_dtype,
+  )
+  if shape.path:
+    logging.info("%s: taken from %s", stage, shape.path)
+    return load(shape.path), 0.0
+  needs = task_lib.depends_on(run.config) | stages.settings(
+    run.config, role, "seed", "dtype"
+  )
+  result = stages.begin(run.workdir, stage, needs)
+  if result is None:
+    if shape.init_path:
+      model = load(shape.init_path, param_dtype=jnp.float32)
+    else:
+      data = run.config.data
+      model = model_store.from_scratch(
+        shape,
+        vocab_size,
+        data.max_prompt_length + data.max_new_tokens,
+        seed=run.config.seed + (role == "student"),
+        dtype=run.dtype,
+      )
+    model, counts = fine_tune(run, stage, shape.fit, model)
+    model_store.export(run.workdir / stage, model, run.task)
+    result = stages.finish(run.workdir, stage, needs, counts)
+  return load(run.workdir / stage), result.get("seconds_train", 0.0)
+
+
+def fine_tune(
+  run: Run,
+  stage: str,
+  fit_config: ml_collections.ConfigDict,
+  model: model_store.LoadedModel,
+) -> tuple[model_store.LoadedModel, dict[str, float]]:
+  """Trains a model on the references by cross-entropy (SFT)."""
+  state, learn = _make_learner(
+    run, fit_config, model, None, loss.supervised_token_loss
+  )
+
+  def step_fn(state, batch, step):
+    del step
+    begun = time.perf_counter()
+    written = train_step_lib.reference_rollout(batch)
+    state, means = learn(state, None, batch, written)
+    jax.block_until_ready(means)
+    return state, means, _train_counts(batch.reference_length, begun)
+
+  state, counts = fit.fit(
+    step_fn,
+    state,
+    run.train_batches(fit_config, run.config.seed),
+    fit_config,
+    workdir=run.workdir,
+    stage=stage,
+    seed=run.config.seed,
+    visits=_validation_visits(run, fit_config, model.model),
+  )
+  return dataclasses.replace(model, params=state.params), counts
+
+
+def distill(
+  run: Run,
+  seed: int,
+  start: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+) -> tuple[model_store.LoadedModel, dict[str, float]]:
+  """Trains the student on what it writes and the teacher corrects.
+
+  Args:
+    run: the run.
+    seed: of the data order and of every draw.
+    start: the student to begin with.
+    teacher: frozen.
+
+  Returns:
+    (the student, counts over the whole stage: tokens, rounds, seconds).
+  """
+  config, stage = run.config, f"distill_seed_{seed}"
+  needs = task_lib.depends_on(config) | stages.settings(
+    config, "teacher", "student", "rollout", "loss", "distill", "seed", "dtype"
+  )
+  result = stages.begin(run.workdir, stage, needs)
+  if result is not None:
+    params = model_store.load(
+      run.workdir / "students" / f"seed_{seed}",
+      run.task.vocab_size,
+      dtype=run.dtype,
+      param_dtype=jnp.float32,
+    ).params
+    return dataclasses.replace(start, params=params), result
+
+  # The start is used again by the next seed, and the state is donated.
+  own = dataclasses.replace(start, params=jax.tree.map(jnp.copy, start.params))
+  state, learn = _make_learner(
+    run, config.distill, own, teacher.model, _distillation_loss(config)
+  )
+  write = writers.make_write_fn(run, start, teacher)
+  teacher_head = teacher.model.head_params(teacher.params)
+  threshold = jnp.float32(config.rollout.threshold)
+
+  def step_fn(state, batch, step):
+    begun = time.perf_counter()
+    written = write(
+      state.params,
+      teacher.params,
+      batch,
+      writers.row_keys(seed, step, batch.index),
+      threshold,
+    )
+    written, counts = writers.trim_and_count(
+      written, config.data.length_multiple
+    )
+    counts["seconds_generate"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    state, means = learn(state, teacher_head, batch, written)
+    jax.block_until_ready(means)
+    return state, means, counts | _train_counts(written.length, begun)
+
+  state, counts = fit.fit(
+    step_fn,
+    state,
+    run.train_batches(config.distill, seed),
+    config.distill,
+    workdir=run.workdir,
+    stage="distill",
+    seed=seed,
+    visits=_validation_visits(run, config.distill, start.model)
+    | results.sample_visits(run, seed, start, teacher, write),
+  )
+  student = dataclasses.replace(start, params=state.params)
+  model_store.export(
+    run.workdir / "students" / f"seed_{seed}", student, run.task
+  )
+  return student, stages.finish(run.workdir, stage, needs, counts)
+
+
+def score(
+  run: Run,
+  name: str,
+  model: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+) -> dict[str, Any]:
+  """Scores a model on the test split; cached like a stage.
+
+  Returns:
+    Metrics by name, and `signature` and `seconds`; the greedy answers are in
+    `answers/NAME.txt`, one a line.
+  """
+  config, task = run.config, run.task
+  needs = task_lib.depends_on(config) | stages.settings(
+    config, "teacher", "student", "rollout", "loss", "distill", "seed", "dtype"
+  )
+  result = stages.begin(run.workdir, f"evaluate_{name}", needs)
+  if result is not None:
+    return result
+  begun = time.perf_counter()
+  decode_fn = evaluate.make_decode_fn(
+    model.model, task.stop_table, config.data.max_new_tokens
+  )
+  texts, _ = evaluate.answer(
+    decode_fn, model.params, run.eval_batches(task.test), task.texts
+  )
+  answers = [texts[i] for i in range(len(task.test.examples))]
+  metrics, signature = evaluate.score_translations(
+    answers, [example["target"] for example in task.test.examples]
+  )
+  sums_fn = evaluate.make_agreement_fn(
+    model.model, teacher.model, config.loss.chunk_size
+  )
+  metrics |= evaluate.agreement(
+    sums_fn, model.params, teacher.params, run.eval_batches(task.test)
+  )
+  results.write_answers(run.workdir, name, answers)
+  logging.info("%s: %s", name, results.describe(metrics))
+  metrics |= {
+    "signature": signature,
+    "seconds": time.perf_counter() - begun,
+  }
+  return stages.finish(run.workdir, f"evaluate_{name}", needs, metrics)
+
+
+def _make_learner(
+  run: Run,
+  fit_config: ml_collections.ConfigDict,
+  model: model_store.LoadedModel,
+  teacher: structs.LanguageModel | None,
+  token_loss: loss.TokenLoss,
+):
+  """Returns (state, jitted train step with the state donated)."""
+  optimizer = train_step_lib.make_optimizer(
+    train_step_lib.make_schedule(
+      learning_rate=fit_config.learning_rate,
+      num_steps=fit_config.num_steps,
+      warmup_steps=fit_config.warmup_steps,
+      decay=fit_config.decay,
+    ),
+    clip_norm=fit_config.clip_norm,
+    weight_decay=fit_config.weight_decay,
+    beta1=fit_config.beta1,
+    beta2=fit_config.beta2,
+  )
+  loss_fn = functools.partial(
+    train_step_lib.rollout_loss,
+    student=model.model,
+    teacher=teacher,
+    token_loss=token_loss,
+    chunk_size=run.config.loss.chunk_size,
+  )
+  step = functools.partial(
+    train_step_lib.train_step,
+    loss_fn=loss_fn,
+    optimizer=optimizer,
+    num_microbatches=fit_config.num_microbatches,
+  )
+  state = train_step_lib.init_train_state(model.params, optimizer)
+  return state, jax.jit(step, donate_argnums=0)
+
+
+def _distillation_loss(config: ml_collections.ConfigDict) -> loss.TokenLoss:
+  return loss.distillation_token_loss(
+    divergence.get_divergence(
+      config.loss.divergence,
+      beta=config.loss.beta,
+      alpha=config.loss.alpha,
+      k=config.loss.k,
+      vocab_size=config.tokenizer.vocab_size,
+    ),
+    config.loss.weights,
+  )
+
+
+def _validation_visits(
+  run: Run,
+  fit_config: ml_collections.ConfigDict,
+  model: structs.LanguageModel,
+) -> dict[int, fit.Visit]:
+  """Returns the visits that score the validation split, if there are any."""
+  every = fit_config.evaluate_every_steps
+  if not every:
+    return {}
+  decode_fn = evaluate.make_decode_fn(
+    model, run.task.stop_table, run.config.data.max_new_tokens
+  )
+  validation = run.task.validation
+
+  def visit(state, step):
+    del step
+    texts, _ = evaluate.answer(
+      decode_fn, state.params, run.eval_batches(validation), run.task.texts
+    )
+    references = [e["target"] for e in validation.examples]
+    metrics, _ = evaluate.score_translations(
+      [texts[i] for i in range(len(references))], references
+    )
+    return {f"validation_{name}": value for name, value in metrics.items()}
+
+  return dict.fromkeys(range(every, fit_config.num_steps + 1, every), visit)
+
+
+def _train_counts(length: Any, begun: float) -> dict[str, float]:
+  return {
+    "trained_tokens": int(np.sum(jax.device_get(length))),
+    "seconds_train": time.perf_counter() - begun,
+  }

@@ -1,0 +1,133 @@
+"""Who writes the training data: one jitted function for each rollout policy."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from skd_jax import (
+  model_store,
+  rollout,
+  sampling,
+  scoring,
+  structs,
+)
+from skd_jax import train_step as train_step_lib
+from skd_jax.run import Run
+
+# (student params, teacher params, batch, row keys [B], threshold [])
+#   -> Rollout [B, T], with teacher_hidden
+WriteFn = Callable[..., structs.Rollout]
+
+
+def make_write_fn(
+  run: Run, student: model_store.LoadedModel, teacher: model_store.LoadedModel
+):
+  """Returns the jitted rollout of the config's `rollout.policy`.
+
+  `(student params, teacher params, batch, row keys [B], threshold []) ->
+  Rollout [B, T]`, always with `teacher_hidden`.
+  """
+  settings = run.config.rollout
+  max_new_tokens = run.config.data.max_new_tokens
+
+  def policies(student_params, teacher_params):
+    # The float32 masters are cast once here, not at every token.
+    cast = jax.tree.map(lambda x: x.astype(run.dtype), student_params)
+    return tuple(
+      rollout.Policy(
+        params,
+        loaded.model,
+        sampling.Sampling(
+          settings[f"{who}_temperature"], settings[f"{who}_top_p"]
+        ),
+      )
+      for who, loaded, params in (
+        ("student", student, cast),
+        ("teacher", teacher, teacher_params),
+      )
+    )
+
+  def skd(student_params, teacher_params, batch, keys, threshold):
+    return rollout.rollout(
+      *policies(student_params, teacher_params),
+      batch,
+      keys,
+      run.task.stop_table,
+      threshold,
+      rule=rollout.Rule(settings.accept, settings.replace),
+      num_draft_tokens=settings.num_draft_tokens,
+      max_new_tokens=max_new_tokens,
+    )
+
+  def alone(student_params, teacher_params, batch, keys, threshold):
+    del threshold
+    who = ("on_policy", "teacher").index(settings.policy)
+    written = rollout.decode(
+      policies(student_params, teacher_params)[who],
+      batch,
+      keys,
+      run.task.stop_table,
+      max_new_tokens=max_new_tokens,
+      source=(structs.STUDENT, structs.TEACHER)[who],
+    )
+    return with_teacher(written, teacher_params, batch)
+
+  def reference(student_params, teacher_params, batch, keys, threshold):
+    del student_params, keys, threshold
+    written = train_step_lib.reference_rollout(batch)
+    return with_teacher(written, teacher_params, batch)
+
+  def with_teacher(written, teacher_params, batch):
+    return written.replace(
+      teacher_hidden=scoring.response_hidden(
+        teacher.model,
+        teacher_params,
+        batch.prompt,
+        batch.prompt_length,
+        written.tokens,
+      )
+    )
+
+  by_policy = {
+    "skd": skd,
+    "on_policy": alone,
+    "teacher": alone,
+    "reference": reference,
+  }
+  return jax.jit(by_policy[settings.policy])
+
+
+@jax.jit
+def row_keys(seed: int, step: int, index: jax.Array) -> jax.Array:
+  """Returns one PRNG key a row, [B], from the seed, the step and the example.
+
+  Where the example stands in its batch does not matter.
+  """
+  step_key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
+
+
+def trim_and_count(
+  written: structs.Rollout, multiple: int
+) -> tuple[structs.Rollout, dict[str, float]]:
+  """Cuts the response buffer to what was written, and counts it.
+
+  The train step then reads T rounded up to `multiple`, not the whole limit.
+  """
+  small = jax.device_get(written.replace(teacher_hidden=None))
+  width = -(-max(int(small.length.max()), 1) // multiple) * multiple
+  width = min(width, small.tokens.shape[1])
+  emitted = np.arange(small.tokens.shape[1])[None] < small.length[:, None]
+  counts = {
+    "rows": len(small.length),
+    "emitted": int(small.length.sum()),
+    "replaced": int((emitted & (small.source == structs.TEACHER)).sum()),
+    "truncated": int((~small.stopped).sum()),
+    "rounds": int(small.num_rounds.sum()),
+  }
+  cut = {
+    name: getattr(written, name)[:, :width]
+    for name in ("tokens", "source", "draft_tokens", "teacher_hidden")
+  }
+  return written.replace(**cut), counts
