@@ -1,6 +1,8 @@
 """Sentences of one and two clauses about what people do."""
 
+import dataclasses
 import random
+import re
 
 from skd_jax.corpus import activities, adverbials, clauses, phrases
 from skd_jax.corpus.clauses import FINAL, INVERTED, Action, Adverbial, Tense
@@ -34,6 +36,16 @@ def _tail(*parts: Adverbial) -> str:
 
 def _front(adverbial: str) -> str:
   return adverbial + ("," if " " in adverbial else "")
+
+
+def draw_tense(rng: random.Random, *tenses: Tense) -> tuple[Tense, Adverbial]:
+  """Draws one of the tenses, and an adverbial of time that suits it."""
+  tense = rng.choice(tenses)
+  if tense.english in ("past", "could", "had to", "wanted to"):
+    return tense, adverbials.past(rng)
+  if tense == clauses.HABIT:
+    return tense, adverbials.habit(rng)
+  return tense, adverbials.future(rng)
 
 
 def _timed(rng: random.Random, action: Action) -> tuple[Tense, Adverbial]:
@@ -85,10 +97,8 @@ def modal_statement(rng: random.Random) -> Pair:
   """`Sie muss morgen im Büro die Rechnung bezahlen.`"""
   subject = phrases.draw_subject(rng)
   action = draw_action(rng, subject)
-  if rng.random() < 0.7:
-    tense, time = rng.choice(clauses.PRESENT_MODALS), adverbials.future(rng)
-  else:
-    tense, time = rng.choice(clauses.PAST_MODALS), adverbials.past(rng)
+  modals = clauses.PRESENT_MODALS if rng.random() < 0.7 else clauses.PAST_MODALS
+  tense, time = draw_tense(rng, *modals)
   place = _draw_place(rng, action, 0.3)
   german = clauses.german_clause(
     action, subject, tense, time=time.german, place=place.german
@@ -119,13 +129,7 @@ def commented_statement(rng: random.Random) -> Pair:
   subject = phrases.draw_subject(rng, True)
   action = draw_action(rng, subject)
   comment = adverbials.comment(rng)
-  tense, time = rng.choice(
-    (
-      (clauses.PAST, adverbials.past(rng)),
-      (clauses.FUTURE, adverbials.future(rng)),
-      (clauses.MUST, adverbials.future(rng)),
-    )
-  )
+  tense, time = draw_tense(rng, clauses.PAST, clauses.FUTURE, clauses.MUST)
   german = clauses.german_clause(
     action, subject, tense, INVERTED, time=time.german
   )
@@ -157,13 +161,8 @@ def negated_statement(rng: random.Random) -> Pair:
     )
     english = clauses.english_clause(action, subject, clauses.PERFECT, "never")
   else:
-    tense, time = rng.choice(
-      (
-        (clauses.PAST, adverbials.past(rng)),
-        (clauses.CAN, adverbials.future(rng)),
-        (clauses.WANT, adverbials.future(rng)),
-        (clauses.COULD, adverbials.past(rng)),
-      )
+    tense, time = draw_tense(
+      rng, clauses.PAST, clauses.CAN, clauses.WANT, clauses.COULD
     )
     german = clauses.german_clause(
       action, subject, tense, time=time.german, negation="nicht"
@@ -177,13 +176,14 @@ def negated_statement(rng: random.Random) -> Pair:
 def question(rng: random.Random) -> Pair:
   """`Hast du gestern das Buch gelesen?`"""
   subject = phrases.draw_subject(rng, True)
+  while subject.german == "ich":  # Few people ask what they do themselves.
+    subject = phrases.draw_subject(rng, True)
   action = draw_action(rng, subject)
   kind = rng.random()
   if kind < 0.35:
     tense, time = clauses.PAST, adverbials.past(rng)
   elif kind < 0.7:
-    tense = rng.choice((*clauses.PRESENT_MODALS, clauses.SOON))
-    time = adverbials.future(rng)
+    tense, time = draw_tense(rng, *clauses.PRESENT_MODALS, clauses.SOON)
   else:
     tense, time = clauses.HABIT, adverbials.habit(rng)
   place = _draw_place(rng, action, 0.25)
@@ -194,6 +194,8 @@ def question(rng: random.Random) -> Pair:
   if word in ("wo ", "mit wem "):
     place = _NOWHERE
     usable = action.takes_place and "mit " not in action.late
+    if word == "mit wem ":
+      usable = usable and action.topic in ("leisure", "sport", "kitchen")
     word, word_en = (word, word_en) if usable else ("", "")
   german = clauses.german_clause(
     action, subject, tense, INVERTED, time.german, place.german
@@ -210,6 +212,58 @@ def question(rng: random.Random) -> Pair:
     clauses.sentence(word + german, "?"),
     clauses.sentence(word_en + english, "?"),
   )
+
+
+def none_statement(rng: random.Random) -> Pair:
+  """`Sie hat gestern keinen Kuchen gegessen.`: kein negates the indefinite."""
+  subject = phrases.draw_subject(rng)
+  action = draw_action(rng, subject)
+  while not re.match(r"ein(e|en|em|er)? ", action.late):
+    action = draw_action(rng, subject)
+  action = dataclasses.replace(action, late="k" + action.late)
+  tense, time = draw_tense(
+    rng, clauses.PAST, clauses.WANT, clauses.CAN, clauses.COULD, clauses.HABIT
+  )
+  german = clauses.german_clause(action, subject, tense, time=time.german)
+  english = clauses.english_clause(
+    action, subject, tense, tail=time.english, negated=True
+  )
+  return clauses.sentence(german), clauses.sentence(english)
+
+
+def accident(rng: random.Random) -> Pair:
+  """`Leider habe ich den Zug verpasst.`: what happens to people."""
+  subject = phrases.draw_subject(rng)
+  action = draw_action(rng, subject, "accident")
+  time = adverbials.past(rng)
+  if rng.random() < 0.6:
+    german = clauses.german_clause(
+      action, subject, clauses.PAST, time=time.german
+    )
+    english = clauses.english_clause(
+      action, subject, clauses.PAST, tail=time.english
+    )
+    return clauses.sentence(german), clauses.sentence(english)
+  lead, lead_en = rng.choice(_ACCIDENT_LEADS)
+  german = clauses.german_clause(
+    action, subject, clauses.PAST, clauses.FINAL, time=time.german
+  )
+  english = clauses.english_clause(
+    action, subject, clauses.PAST, tail=time.english
+  )
+  return (
+    clauses.sentence(f"{lead}, dass {german}"),
+    clauses.sentence(f"{lead_en} that {english}"),
+  )
+
+
+_ACCIDENT_LEADS = (
+  ("ich kann nicht glauben", "I can't believe"),
+  ("in der Zeitung steht", "the newspaper says"),
+  ("wir haben erst heute erfahren", "we only learned today"),
+  ("niemand hat gemerkt", "nobody noticed"),
+  ("es ist kein Wunder", "it is no wonder"),
+)
 
 
 def request(rng: random.Random) -> Pair:

@@ -38,21 +38,18 @@ die Suppe um=rühren | stir the soup
 {a:appliance} ein=schalten | switch on {a:appliance}
 {a:appliance} aus=schalten | switch off {a:appliance}
 das Fenster zu=machen | close the window
-{a:room} streichen | paint {a:room}
+>{a:the+ room} streichen | paint {a:the+ room}
 die Wäsche auf=hängen | hang up the laundry
 den Müll raus=bringen | take out the trash
 die Blumen gießen | water the flowers
 {a:belonging} suchen | look for {a:belonging}
-{a:portable} verlieren | lose {a:portable}
 das Bett machen | make the bed
 Musik hören | listen to music
 {a:media} sehen | watch {a:media}
->früh ins Bett gehen | go to bed early
 >zu Hause bleiben | stay at home
 sich aus=ruhen | rest
 sich3 die Zähne putzen | brush {my} teeth
 sich3 die Hände waschen | wash {my} hands
-früh auf=stehen | get up early
 {a:plant} pflanzen | plant {a:plant}
 {a:the animal} füttern | feed {a:the animal}
 den Rasen mähen | mow the lawn
@@ -64,7 +61,6 @@ das Haus verlassen | leave the house
 {a:goods} bezahlen | pay for {a:goods}
 {a:clothes} zurück=geben | return {a:clothes}
 sich3 {a:goods} an=sehen | look at {a:goods}
-{d:person} {a:gift} schenken | give {d:person} {a:gift}
 {a:goods} aus=suchen | pick out {a:goods}
 die Preise vergleichen | compare the prices
 Geld aus=geben | spend money
@@ -76,7 +72,6 @@ nach dem Preis fragen | ask about the price
 # travel
 >nach {city} fahren | go to {city}
 >nach {country} fliegen | fly to {country}
-{a:the transport} verpassen | miss {a:the transport}
 auf {a:the transport} warten | wait for {a:the transport}
 eine Fahrkarte kaufen | buy a ticket
 {a:a+ venue} suchen | look for {a:a+ venue}
@@ -133,10 +128,8 @@ die Vokabeln wiederholen | review the vocabulary
 sich auf {a:the event} vor=bereiten | prepare for {a:the event}
 {d:person} {a:reading} vor=lesen | read {a:reading} to {d:person}
 ein Bild malen | paint a picture
-eine Prüfung bestehen | pass an exam
 {a:the homework} verbessern | correct {a:the homework}
 {a:reading} aus=leihen | borrow {a:reading}
-{subject} unterrichten | teach {subject}
 dem Lehrer zu=hören | listen to the teacher
 # sport
 {sport} spielen | play {sport}
@@ -146,8 +139,6 @@ Rad fahren | ride a bike
 im See schwimmen | swim in the lake
 >im Wald joggen | jog in the forest
 für den Marathon trainieren | train for the marathon
-das Spiel gewinnen | win the game
-das Spiel verlieren | lose the game
 >auf den Berg steigen | climb the mountain
 Yoga machen | do yoga
 >in den Bergen wandern | hike in the mountains
@@ -169,26 +160,40 @@ fern=sehen | watch television
 sich mit {d:person} unterhalten | chat with {d:person}
 {d:person} {a:gift} zeigen | show {d:person} {a:gift}
 {d:person} von {d:the event} erzählen | tell {d:person} about {d:the event}
+{d:person} {a:gift} schenken | give {d:person} {a:gift}
 einen Kuchen backen | bake a cake
 ~sich auf {a:the event} freuen | look forward to {a:the event}
 >im Park spazieren=gehen | go for a walk in the park
 ein Foto machen | take a photo
 {a:event} feiern | celebrate {a:event}
-lange schlafen | sleep late
 {a:plant} zeichnen | draw {a:plant}
 # health
 >zum Arzt gehen | go to the doctor
 >zum Zahnarzt gehen | go to the dentist
 die Tabletten nehmen | take the pills
 {a:drink} trinken | drink {a:drink}
-im Bett liegen | lie in bed
 {a:fruit} essen | eat {a:fruit}
-sich3 {a:own body} verletzen | hurt {a:own body}
 einen Termin vereinbaren | make an appointment
-mit dem Rauchen auf=hören | stop smoking
 sich gesund ernähren | eat healthily
 >ins Krankenhaus fahren | drive to the hospital
 {a:person} im Krankenhaus besuchen | visit {a:person} in the hospital
+# accident
+das Spiel gewinnen | win the game
+das Spiel verlieren | lose the game
+{a:my+ portable} verlieren | lose {a:my+ portable}
+{a:the+ portable} finden | find {a:the+ portable}
+{a:the transport} verpassen | miss {a:the transport}
+sich3 {a:own body} verletzen | hurt {a:own body}
+die Prüfung in {subject} bestehen | pass the exam in {subject}
+{a:the+ dish} kaputt machen | break {a:the+ dish}
+>zu spät zu {d:the event} kommen | be late for {d:the event}
+>vom Fahrrad fallen | fall off the bike
+{a:my belonging} vergessen | forget {a:my belonging}
+ein lautes Geräusch hören | hear a loud noise
+{a:a+ wild_animal} sehen | see {a:a+ wild_animal}
+{a:person} treffen | meet {a:person}
+einen Brief aus {country} bekommen | get a letter from {country}
+{large_price} gewinnen | win {large_price}
 # state
 ~müde sein | be tired
 ~krank sein | be sick
@@ -229,7 +234,7 @@ def parse_line(line: str, topic: str) -> Activity:
   """Reads one line of the format above."""
   text, english = (part.strip() for part in line.split("|"))
   is_state, is_placed = text.startswith("~"), text.startswith(">")
-  complements, _, verb = text.lstrip("~>").rpartition(" ")
+  complements, _, verb = text.lstrip("~> ").rpartition(" ")
   takes_place = not (is_state or is_placed)
   return Activity(
     topic, complements, german.Verb.parse(verb), english, is_state, takes_place

@@ -17,18 +17,22 @@ class Adjective:
 # name: the noun classes it suits; then entries `german english` with the German
 # comparative after a slash where it is not regular.
 _ADJECTIVES = """
-# size: clothes animal furniture vehicle dish building plant gift device room
+# size: clothes furniture vehicle dish building gift device room
 groß/größer big; klein small; neu new; alt/älter old; schön beautiful
+# living: animal wild_animal plant
+groß/größer big; klein small; alt/älter old; schön beautiful
 # colour: clothes vehicle furniture dish plant device
 rot red; blau blue; grün green; gelb yellow; schwarz black; weiß white
 braun brown; grau gray
 # dress: clothes furniture
 elegant elegant; bequem comfortable; altmodisch old-fashioned
 modern modern; teuer/teurer expensive; billig cheap
-# taste: fruit snack
-frisch fresh; lecker delicious; groß/größer big; süß sweet
+# taste: fruit
+frisch fresh; reif ripe; groß/größer big
+# baking: snack
+frisch fresh; lecker delicious; groß/größer big
 # dish_taste: snack
-warm/wärmer warm; kalt/kälter cold; gesund/gesünder healthy; salzig salty
+warm/wärmer warm; kalt/kälter cold; gesund/gesünder healthy
 # grocery: grocery
 frisch fresh; gut/besser good; billig cheap; teuer/teurer expensive
 # drink: drink
@@ -46,36 +50,37 @@ praktisch practical; günstig affordable; leise quiet; laut loud
 # transport: transport
 voll full; schnell fast; langsam slow; modern modern
 # beast: animal wild_animal
-jung/jünger young; hungrig hungry; müde tired; gefährlich dangerous
-wild wild; ruhig calm; dick fat; stark/stärker strong; schnell fast
+jung/jünger young; hungrig hungry; müde tired; ruhig calm
+dick fat; stark/stärker strong; schnell fast
+# wild: wild_animal
+gefährlich dangerous
 # belonging: belonging
 neu new; alt/älter old; verloren/~ lost; gültig valid
 # gift: gift
-hübsch pretty; wertvoll valuable; nett nice; persönlich personal
+hübsch pretty; wertvoll valuable; teuer/teurer expensive
 # container: dish
 leer empty; voll full; sauber clean; schmutzig dirty
 # opening: opening
-schwer heavy; klein small; groß/größer big; offen open
-# building: building venue sight room
+schwer heavy; klein small; groß/größer big; alt/älter old
+# building: building venue room
 berühmt famous; modern modern; historisch historic; ruhig quiet
 klein small; groß/größer big; alt/älter old; neu new; hell bright
 gemütlich cozy
 # venue: venue
 italienisch Italian; teuer/teurer expensive; günstig affordable; beliebt popular
 # nature: sight
+klein small; groß/größer big; berühmt famous; ruhig quiet
 bekannt well-known; wunderschön gorgeous; malerisch picturesque; tief deep
 # event: event
 wichtig important; lang/länger long; schön beautiful; groß/größer big
 # thought: problem
 wichtig important; groß/größer big; interessant interesting; neu new
-schwierig difficult; klein small; dumm/dümmer stupid
+klein small; ernst serious
 # person: acquaintance_man acquaintance_woman profession_man profession_woman
 nett nice; freundlich friendly; jung/jünger young; alt/älter old
 höflich polite; fleißig hard-working; berühmt famous; müde tired
 ehrlich honest; streng strict; erfahren experienced; neugierig curious
 geduldig patient; reich rich; schüchtern shy
-# family: man woman
-jung/jünger young; alt/älter old; krank/kränker sick; lieb dear
 # stranger: stranger
 jung/jünger young; alt/älter old; blond blond; groß/größer tall
 fröhlich cheerful; elegant elegant
@@ -91,9 +96,9 @@ _TWO_SYLLABLE_MORE = {"famous", "patient", "honest", "modern", "boring"}
 # Adjectives that stand before a noun only, or that do not compare.
 _ATTRIBUTE_ONLY = {"link", "recht", "lieb", "italienisch"}
 _ABSOLUTE = {
-  "kaputt", "gebraucht", "leer", "voll", "offen", "blond", "verloren", "gültig",
+  "kaputt", "gebraucht", "leer", "voll", "blond", "verloren", "gültig",
   "blühend", "rot", "blau", "grün", "gelb", "schwarz", "weiß", "braun", "grau",
-  "historisch", "wild",
+  "historisch",
 }  # fmt: skip
 
 
@@ -121,7 +126,7 @@ def _parse() -> dict[str, list[Adjective]]:
   classes: list[str] = []
   for line in _ADJECTIVES.splitlines():
     if line.startswith("# "):
-      classes = line.split(":")[1].split()
+      classes = [str(name) for name in line.split(":")[1].split()]
       continue
     for entry in filter(None, (part.strip() for part in line.split(";"))):
       word, english = entry.split(" ", 1)
@@ -142,18 +147,10 @@ def attributes() -> dict[str, list[Adjective]]:
 
 
 @functools.cache
-def predicates() -> dict[str, list[Adjective]]:
-  """Returns, by noun class, the adjectives that can follow `ist`."""
-  return {
-    name: [a for a in group if a.base not in _ATTRIBUTE_ONLY]
-    for name, group in _parse().items()
-  }
-
-
-@functools.cache
 def gradable() -> dict[str, list[Adjective]]:
-  """Returns, by noun class, the adjectives that have a comparative."""
+  """Returns, by noun class, the adjectives that compare and follow `ist`."""
+  left_out = _ATTRIBUTE_ONLY | _ABSOLUTE
   return {
-    name: [a for a in group if a.base not in _ABSOLUTE]
-    for name, group in predicates().items()
+    name: [a for a in group if a.base not in left_out]
+    for name, group in attributes().items()
   }

@@ -8,8 +8,8 @@ from skd_jax.corpus.quantities import FILLERS
 
 
 def _read(text: str) -> list[Adverbial]:
-  pairs = [line.split(" | ") for line in text.strip().splitlines()]
-  return [Adverbial(pair[0], pair[1]) for pair in pairs]
+  pairs = [line.split("|") for line in text.strip().splitlines()]
+  return [Adverbial(pair[0].strip(), pair[1].strip()) for pair in pairs]
 
 
 # {weekday}, {month}, {few}, {time} and {spoken_day} are filled when drawn.
@@ -41,7 +41,8 @@ nächsten {weekday} | next {weekday}
 nächstes Jahr | next year
 bald | soon
 in {few} Tagen | in {few} days
-in {few} Stunden | in {few} hours
+in zwei Stunden | in two hours
+in einer Stunde | in an hour
 am {spoken_day} | on {spoken_day}
 morgen um {time} | tomorrow at {time}
 nach der Arbeit | after work
@@ -50,7 +51,7 @@ _HABIT = _read("""
 jeden Tag | every day
 jeden Morgen | every morning
 jeden {weekday} | every {weekday}
-jeden Abend um {time} | every evening at {time}
+jeden Abend | every evening
 am Wochenende | on weekends
 zweimal pro Woche | twice a week
 einmal im Monat | once a month
@@ -77,7 +78,6 @@ jetzt | now
 )
 _DEGREE = _read("""
 vielleicht | maybe
-wahrscheinlich | probably
 leider | unfortunately
 natürlich | of course
 zum Glück | fortunately
@@ -112,7 +112,7 @@ am Flughafen | at the airport
 """,
   "office": """
 im Büro | at the office
-in der Bank | at the bank
+in der Firma | at the company
 bei der Arbeit | at work
 zu Hause | at home
 """,
@@ -184,12 +184,11 @@ in Eile sein | be in a hurry
 Fieber haben | have a fever
 Rückenschmerzen haben | have a backache
 sehr beschäftigt sein | be very busy
-keine Lust haben | not feel like it
 erkältet sein | have a cold
 zu spät dran sein | be running late
 schlechte Laune haben | be in a bad mood
 Angst haben | be afraid
-""".replace("keine Lust haben | not feel like it\n", "")
+"""
 _MOTIVES = {
   "kitchen": "Hunger haben | be hungry\nGäste erwarten | expect guests\n"
   "gern gut essen | enjoy good food\nGeburtstag haben | have a birthday",
@@ -200,7 +199,7 @@ _MOTIVES = {
   "gerade viel Geld verdienen | be earning a lot of money right now\n"
   "etwas Neues brauchen | need something new",
   "travel": "endlich Urlaub haben | finally have vacation\n"
-  "die Welt kennen=lernen wollen | want to see the world\n"
+  "die Welt kennenlernen wollen | want to see the world\n"
   "dort Freunde haben | have friends there",
   "office": "eine Antwort brauchen | need an answer\n"
   "mehr Geld verdienen möchten | would like to earn more money\n"
@@ -220,6 +219,8 @@ _MOTIVES = {
 
 def _fill(rng: random.Random, chosen: Adverbial) -> Adverbial:
   german, english = chosen.german, chosen.english
+  if "{" not in german:
+    return chosen
   for key, filler in FILLERS.items():
     slot = "{" + key + "}"
     if slot in german:

@@ -90,6 +90,13 @@ _PREPOSITIONS = {
 }  # fmt: skip
 
 
+_ARTICLES = {"der", "die", "das", "den", "dem"}
+_NEGATED_BY_KEIN = {
+  "ein", "eine", "einen", "kein", "keine", "Geld", "Freunde", "Gewichte",
+  "Überstunden", "Yoga", "Musik", "Karten",
+}  # fmt: skip
+
+
 def act(
   rng: random.Random, activity: activities.Activity, subject: Subject
 ) -> Action:
@@ -105,13 +112,20 @@ def act(
       reflexive = subject.reflexive("d" if token == "sich3" else "a")
       continue
     after_preposition = after_preposition or token in _PREPOSITIONS
-    phrase = drawn[slots.keys_of(token)[0]] if token[0] == "{" else None
-    bare = phrase is not None and not after_preposition
-    if bare and phrase is not None and phrase.is_definite:
-      early.append(slots.fill_german(token, drawn))
+    text = slots.fill_german(token, drawn)
+    if token[0] == "{":
+      phrase = drawn[slots.keys_of(token)[0]]
+      is_definite, is_indefinite = phrase.is_definite, phrase.has_ein
     else:
-      has_ein = has_ein or (bare and phrase is not None and phrase.has_ein)
-      late.append(slots.fill_german(token, drawn))
+      # die Vokabeln: the noun goes where its article has gone.
+      previous_is_article = bool(early) and early[-1] in _ARTICLES
+      is_definite = token in _ARTICLES or previous_is_article
+      is_indefinite = token in _NEGATED_BY_KEIN
+    if is_definite and not after_preposition:
+      early.append(text)
+    else:
+      has_ein = has_ein or (is_indefinite and not after_preposition)
+      late.append(text)
   text = activity.english.replace("{self}", subject.english_self)
   text = text.replace("{my}", subject.english_possessive)
   verb, _, rest = slots.fill_english(text, drawn).partition(" ")
@@ -187,6 +201,10 @@ def german_clause(
   )
   if order == MAIN:
     return _join(subject.german, finite, middle, rest)
+  if order == INVERTED and action.reflexive and not subject.is_pronoun:
+    # Gestern hat sich mein Bruder ausgeruht, but: hat er sich ausgeruht.
+    middle = middle.removeprefix(action.reflexive).strip()
+    return _join(finite, action.reflexive, subject.german, middle, rest)
   if order == INVERTED:
     return _join(finite, subject.german, middle, rest)
   last = rest + finite if is_prefix else _join(rest, finite)

@@ -97,8 +97,8 @@ def plural(phrase: str) -> str:
 
 
 def possessive(phrase: str) -> str:
-  """Returns the phrase with 's, or ' after a plural in -s."""
-  return phrase + ("'" if phrase.endswith("s") else "'s")
+  """Returns the phrase of a singular with 's."""
+  return phrase + "'s"
 
 
 def third_person(verb: str) -> str:

@@ -157,7 +157,7 @@ fliegen fliegt flog geflogen sein; fressen frisst fraß gefressen
 gefallen gefällt gefiel gefallen; geben gibt gab gegeben
 gehen geht ging gegangen sein; genießen genießt genoss genossen
 gewinnen gewinnt gewann gewonnen; gießen gießt goss gegossen
-halten hält hielt gehalten; hängen hängt hing gehangen
+halten hält hielt gehalten
 heben hebt hob gehoben; helfen hilft half geholfen
 kennen kennt kannte gekannt; kommen kommt kam gekommen sein
 laden lädt lud geladen; lassen lässt ließ gelassen
@@ -173,7 +173,9 @@ schneiden schneidet schnitt geschnitten; schreiben schreibt schrieb geschrieben
 schwimmen schwimmt schwamm geschwommen sein; sehen sieht sah gesehen
 singen singt sang gesungen; sitzen sitzt saß gesessen
 sprechen spricht sprach gesprochen; springen springt sprang gesprungen sein
-stehen steht stand gestanden; stehlen stiehlt stahl gestohlen
+stehen steht stand gestanden; streichen streicht strich gestrichen
+backen backt backte gebacken; bewerben bewirbt bewarb beworben
+stehlen stiehlt stahl gestohlen
 steigen steigt stieg gestiegen sein; sterben stirbt starb gestorben sein
 tragen trägt trug getragen; treffen trifft traf getroffen
 treiben treibt trieb getrieben; treten tritt trat getreten sein
@@ -245,7 +247,7 @@ _SUBJUNCTIVE = {
 def _parse_strong() -> dict[str, list[str]]:
   entries = _STRONG_VERBS.replace("\n", ";").split(";")
   rows = [entry.split() for entry in entries if entry.strip()]
-  return {row[0]: row[1:] for row in rows}
+  return {str(row[0]): [str(part) for part in row[1:]] for row in rows}
 
 
 _STRONG = _parse_strong()
@@ -338,8 +340,8 @@ def _stem(infinitive: str) -> str:
 
 
 def _needs_e(stem: str) -> bool:
-  # wart-et, öffn-et, atm-et; but lern-t, komm-t, wohn-t
-  if stem.endswith(("t", "d")):
+  # wart-et, öffn-et, zeichn-et, atm-et; but lern-t, komm-t, wohn-t
+  if stem.endswith(("t", "d", "chn")):
     return True
   return stem[-1] in "mn" and stem[-2] not in "aeiouäöürlhmn"
 

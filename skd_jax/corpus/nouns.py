@@ -109,7 +109,7 @@ s Geschenk Geschenke present; r Blumenstrauß Blumensträuße bouquet of flowers
 e Postkarte Postkarten postcard; e Kette Ketten necklace; s Armband Armbänder \
 bracelet
 e Einladung Einladungen invitation; s Foto Fotos photo; e Rose Rosen rose
-s Spielzeug - toys; e Puppe Puppen doll; r Teddybär Teddybären teddy bear
+s Spielzeug - toys; e Puppe Puppen doll; r* Teddybär Teddybären teddy bear
 # dish
 r Teller Teller plate; e Tasse Tassen cup; s Glas Gläser glass
 r Löffel Löffel spoon; e Gabel Gabeln fork; s Messer Messer knife
@@ -170,7 +170,7 @@ e Bibliothek Bibliotheken library; s Rathaus Rathäuser town hall
 e Fabrik Fabriken factory; s Stadion Stadien stadium; r Bahnhof Bahnhöfe train \
 station
 r Flughafen Flughäfen airport; s Einkaufszentrum Einkaufszentren shopping mall
-r Tunnel Tunnel tunnel; e Straße Straßen street; r Spielplatz Spielplätze \
+r Spielplatz Spielplätze \
 playground
 s Schwimmbad Schwimmbäder swimming pool; s Bürogebäude Bürogebäude office \
 building

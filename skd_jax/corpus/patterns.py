@@ -1,12 +1,14 @@
 """All sentence patterns with their weights, and the draw of one pair."""
 
 import functools
+import itertools
 import random
 import re
 
 from skd_jax.corpus import (
   actions,
   compounds,
+  describe,
   slots,
   templates_daily,
   templates_travel,
@@ -21,6 +23,8 @@ _PATTERNS = (
   (actions.commented_statement, 5),
   (actions.negated_statement, 5),
   (actions.question, 8),
+  (actions.none_statement, 3),
+  (actions.accident, 4),
   (actions.request, 3),
   (actions.infinitive_statement, 4),
   (compounds.because, 6),
@@ -31,8 +35,15 @@ _PATTERNS = (
   (compounds.meanwhile, 5),
   (compounds.reported, 7),
   (compounds.purpose, 4),
+  (describe.caption, 9),
+  (describe.comparison, 7),
+  (describe.relative, 6),
+  (describe.relative_person, 4),
+  (describe.passive, 5),
+  (describe.arithmetic, 2),
+  (describe.command, 3),
 )
-_TEMPLATE_WEIGHT = 32
+_TEMPLATE_WEIGHT = 45
 _MAX_WORDS = 26
 _MIN_WORDS = 4
 
@@ -68,6 +79,8 @@ def _is_proper(text: str) -> bool:
     return False
   # `meinem Bruder meines Bruders`, `city to the same city`: no word of some
   # length stands twice.
+  if any(a == b for a, b in itertools.pairwise(words)):
+    return False
   longer = [word.strip(",.") for word in words if len(word) > 6]
   return len(longer) == len(set(longer))
 

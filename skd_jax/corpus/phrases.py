@@ -59,7 +59,7 @@ class Phrase:
     gender: m, f, n, or p for a plural.
     english_pronoun: he, she, it or they.
     is_definite: whether it stands early in the German sentence.
-    has_ein: whether it opens with ein, so that it is negated by kein.
+    has_ein: whether it is indefinite, so that it is negated by kein.
   """
 
   forms: Mapping[str, str]
@@ -197,7 +197,7 @@ def noun_phrase(
     gender,
     _english_pronoun(noun_class, is_plural),
     determiner not in ("a", "no", "bare", "count"),
-    determiner == "a",
+    determiner in ("a", "bare", "count"),
   )
 
 

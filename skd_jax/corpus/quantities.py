@@ -38,7 +38,7 @@ Dublin; Sydney; Toronto; Straßburg Strasbourg; Lyon; Sevilla Seville; Turin
 Nizza Nice; Bukarest Bucharest; Belgrad Belgrade; Kiew Kyiv; Antwerpen Antwerp
 """
 _CURRENCIES = ("EUR", "EUR", "EUR", "USD", "GBP")
-_HOURS_PER_DAY = 12
+_HOURS_ON_DIAL = 12
 
 
 def _clean(text: str) -> str:
@@ -46,6 +46,7 @@ def _clean(text: str) -> str:
   return text.replace("\u00a0", " ").replace("\u202f", " ")
 
 
+@functools.cache
 def spell(number: int, kind: str = "cardinal") -> Pair:
   """Returns a number in words: `einundzwanzig`, `twenty-one`.
 
@@ -97,7 +98,7 @@ def clock(hour: int, minute: int) -> Pair:
     hour: 1 to 12.
     minute: 0 to 55 in steps of five; other minutes raise ValueError.
   """
-  following = hour % _HOURS_PER_DAY + 1
+  following = hour % _HOURS_ON_DIAL + 1
   (now, now_en), (after, after_en) = spell(hour), spell(following)
   if minute == 0:
     return ("ein" if hour == 1 else now) + " Uhr", now_en + " o'clock"
@@ -216,6 +217,11 @@ def _percent(rng: random.Random) -> Pair:
   return f"{german} Prozent", f"{english} percent"
 
 
+def _small_percent(rng: random.Random) -> Pair:
+  german, english = format_number(round(rng.uniform(0.2, 9), 1))
+  return f"{german} Prozent", f"{english} percent"
+
+
 def _year(rng: random.Random) -> Pair:
   year = str(rng.randint(1780, 2024))
   return year, year
@@ -239,11 +245,13 @@ FILLERS: dict[str, Callable[[random.Random], Pair]] = {
   "large_price": lambda rng: _price(rng, 200, 9000),
   "spoken_price": _spoken_price,
   "percent": _percent,
+  "small_percent": _small_percent,
   "year": _year,
   "spelled_year": _spelled(1801, 1999, "year"),
   "spelled": _spelled(3, 99),
   "few": _spelled(2, 12),
   "hundreds": _spelled(101, 999),
+  "recent_year": _plain(1985, 2023),
   "track": _plain(2, 24),
   "room_number": _plain(101, 620),
   "house_number": _plain(2, 199),
@@ -252,13 +260,13 @@ FILLERS: dict[str, Callable[[random.Random], Pair]] = {
   "thousands": _figure(1100, 98_000, 50),
   "kilometers": _measure("length-kilometer", 3, 900),
   "meters": _measure("length-meter", 20, 900),
-  "kilograms": _measure("mass-kilogram", 2, 40, 1),
+  "kilograms": _measure("mass-kilogram", 46, 98, 1),
   "grams": lambda rng: format_measure(rng.randrange(50, 900, 50), "mass-gram"),
   "liters": _measure("volume-liter", 2, 60, 1),
-  "centimeters": _measure("length-centimeter", 15, 220),
+  "centimeters": _measure("length-centimeter", 148, 199),
   "minutes": _measure("duration-minute", 3, 55),
   "hours": _measure("duration-hour", 2, 23),
   "degrees": _measure("temperature-celsius", -12, 36),
   "speed": _measure("speed-kilometer-per-hour", 30, 250),
-  "area": _measure("area-square-meter", 25, 400),
+  "area": _measure("area-square-meter", 38, 190),
 }

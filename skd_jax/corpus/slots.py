@@ -55,9 +55,6 @@ def draw(rng: random.Random, key: str, owner: Subject | None = None) -> Phrase:
     name = "profession_man" if key == "job" else "profession_woman"
     noun = rng.choice(lexicon[name])
     return _invariant((noun.singular, english.article(noun.english)))
-  if key.startswith("pred "):
-    found = rng.choice(adjectives.predicates()[key[5:]])
-    return _invariant((found.base, found.english))
   determiner, _, name = key.rpartition(" ")
   if name not in lexicon and name not in phrases.UNIONS and name != "town":
     raise ValueError(f"slot {key!r} names no filler and no class of nouns")

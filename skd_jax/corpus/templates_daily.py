@@ -46,8 +46,8 @@ If you buy {a:count clothes}, you get a discount of {percent}.
 {n:the+ appliance} ist kaputt, deshalb brauchen wir {a:a+ appliance#2}.
 {n:the+ appliance} is broken, so we need {a:a+ appliance#2}.
 
-Im {month} wird {n:the vehicle} um {percent} teurer.
-In {month}, {n:the vehicle} will become {percent} more expensive.
+Im {month} wird {n:the vehicle} um {small_percent} teurer.
+In {month}, {n:the vehicle} will become {small_percent} more expensive.
 
 Geben Sie {grams} {a:bare grocery} und {liters} {a:bare drink} in {a:the dish}.
 Put {grams} of {a:bare grocery} and {liters} of {a:bare drink} in {a:the dish}.
@@ -85,8 +85,8 @@ Please put {a:the-s dish} on the table and {a:the grocery} in the cupboard.
 Zum Geburtstag hat {n:my woman} mir {a:a+ goods} geschenkt.
 For my birthday, {n:my woman} gave me {a:a+ goods}.
 
-Ich habe {few} Geschwister: {few#2} Brüder und eine Schwester.
-I have {few} siblings: {few#2} brothers and a sister.
+Ich habe {few} Cousins und {few#2} Cousinen, aber nur einen Bruder.
+I have {few} male cousins and {few#2} female cousins, but only one brother.
 
 {g:name} {n:bare woman} arbeitet als {n:job_woman} in {city}.
 {g:name}'s {n:bare woman} works as {n:job_woman} in {city}.
@@ -133,14 +133,15 @@ I found {few} mistakes on page {track} of {g:the document}.
 {n:the+ document} wurde von {d:the profession_man} unterschrieben.
 {n:the+ document} was signed by {d:the profession_man}.
 
-Unsere Firma sucht {a:a+ profession_woman} mit Erfahrung in {subject}.
-Our company is looking for {a:a+ profession_woman} with experience in {subject}.
+Unsere Firma sucht {a:a+ profession_woman} mit {few} Jahren Erfahrung.
+Our company is looking for {a:a+ profession_woman} with {few} years of\
+ experience.
 
 Ich arbeite seit {few} Jahren als {n:job} in {city}.
 I have been working as {n:job} in {city} for {few} years.
 
-Er verdient {large_price} im Monat, das sind {percent} mehr als früher.
-He earns {large_price} a month, which is {percent} more than before.
+Er verdient {large_price} im Monat, das sind {small_percent} mehr als früher.
+He earns {large_price} a month, which is {small_percent} more than before.
 
 Seit {few} Tagen tut mir {n:own body} weh.
 {n:own body} has been hurting for {few} days.
@@ -181,8 +182,8 @@ It is already {time}, and {name} is still not here.
 Es tut mir leid, dass ich erst um {time} gekommen bin.
 I am sorry that I didn't come until {time}.
 
-Herzlichen Glückwunsch zu {d:the+ event}, {name}!
-Congratulations on {d:the+ event}, {name}!
+Viel Glück bei {d:the event} am {weekday}, {name}!
+Good luck with {d:the event} on {weekday}, {name}!
 
 Vielen Dank für {a:the+ gift} aus {city}.
 Thank you very much for {a:the+ gift} from {city}.
@@ -202,14 +203,11 @@ The rent is {large_price} a month, not including electricity and heating.
 In {d:the room} stehen {n:a+ furniture} und {n:count furniture#2}.
 There are {n:a+ furniture} and {n:count furniture#2} in {d:the room}.
 
-An der Wand über {d:the furniture} hängt {n:a+ gift} aus {country}.
-{n:a+ gift} from {country} hangs on the wall above {d:the furniture}.
+An der Wand in {d:the room} hängt ein altes Bild aus {country}.
+An old picture from {country} hangs on the wall in {d:the room}.
 
 Unter {d:the+ furniture} habe ich {a:my+ belonging} gefunden.
 I found {a:my+ belonging} under {d:the+ furniture}.
-
-{hundreds} geteilt durch {few} ist nicht {spelled}.
-{hundreds} divided by {few} is not {spelled}.
 
 {spelled} plus {few} ist weniger als {hundreds}.
 {spelled} plus {few} is less than {hundreds}.

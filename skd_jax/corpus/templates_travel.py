@@ -29,8 +29,8 @@ When does the train from {city} arrive in {city#2}?
 Wie weit ist es von hier bis {d:the venue}?
 How far is it from here to {d:the venue}?
 
-Eine Fahrkarte nach {city} kostet {price}, hin und zurück {large_price}.
-A ticket to {city} costs {price}, or {large_price} round trip.
+Eine Fahrkarte von {city} nach {city#2} kostet am {weekday} nur {price}.
+A ticket from {city} to {city#2} costs only {price} on {weekday}.
 
 Ich habe für den {date} ein Zimmer mit Blick auf {a:the sight} reserviert.
 I have reserved a room with a view of {a:the sight} for {date}.
@@ -92,8 +92,8 @@ My grandparents come from {country} and speak {language}.
 {name} lernt seit {few} Jahren {language}.
 {name} has been learning {language} for {few} years.
 
-{name} wohnt seit {spelled_year} in {country}.
-{name} has lived in {country} since {spelled_year}.
+{name} wohnt seit {recent_year} in {country}.
+{name} has lived in {country} since {recent_year}.
 
 Die Hauptstadt liegt im Süden des Landes und hat {population} Einwohner.
 The capital lies in the south of the country and has {population} inhabitants.
@@ -128,11 +128,12 @@ The government of {country} passed a new law on {weekday}.
 Die Präsidentin von {country} reist im {month} nach {city}.
 The president of {country} is traveling to {city} in {month}.
 
-Die Preise für {a:bare+-s goods} sind um {percent} gestiegen.
-The prices of {a:bare+-s goods} have risen by {percent}.
+Die Preise für {a:bare+-s goods} sind um {small_percent} gestiegen.
+The prices of {a:bare+-s goods} have risen by {small_percent}.
 
-Im {month} ist die Zahl der Arbeitslosen in {country} um {percent} gesunken.
-In {month}, the number of unemployed in {country} fell by {percent}.
+Im {month} ist die Zahl der Arbeitslosen in {country} um {small_percent}\
+ gesunken.
+In {month}, the number of unemployed in {country} fell by {small_percent}.
 
 Die Firma aus {city} hat {thousands} {a:bare-s goods} nach {country} verkauft.
 The company from {city} sold {thousands} {a:bare-s goods} to {country}.
@@ -176,7 +177,7 @@ On the highway you must not drive faster than {speed} here.
 Während der Reise durch {country} haben wir {a:count+ wild_animal} gesehen.
 During the trip through {country} we saw {a:count+ wild_animal}.
 
-Im Zoo von {city} leben {a:count wild_animal} und {a:a+ wild_animal#2}.
+Im Zoo von {city} leben {n:count wild_animal} und {n:a+ wild_animal#2}.
 {a:count wild_animal} and {a:a+ wild_animal#2} live in the zoo of {city}.
 
 Wie komme ich von {d:the building} zu {d:the+ venue}?
