@@ -59,15 +59,21 @@ def tokens_of(config, shape, seed=0):
   return jnp.asarray(rng.integers(0, config.vocab_size, shape), jnp.int32)
 
 
+# Models and programs are made once for the whole file, and compiled with little
+# optimisation: these tests spend their time in the compiler.
+create = functools.lru_cache(models.create)
+FAST_COMPILE = {"xla_backend_optimization_level": 0}
+
+
 @functools.lru_cache
 def jitted(model):
-  """Tokens to logits in one program: compiled once per model and shape."""
+  """Tokens to logits in one program."""
 
   def logits_of(params, tokens, positions, cache):
     hidden, cache = model.apply(params, tokens, positions, cache)
     return model.head(model.head_params(params), hidden), cache
 
-  return jax.jit(logits_of)
+  return jax.jit(logits_of, compiler_options=FAST_COMPILE)
 
 
 def plain_logits(model, params, tokens):
@@ -102,7 +108,7 @@ def cached_logits(model, params, tokens, lengths, steps):
 
 @pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
 def test_cache_gives_the_logits_of_the_whole_sequence(config):
-  model, params = models.create(config), noisy_params(config)
+  model, params = create(config), noisy_params(config)
   tokens = tokens_of(config, (3, 16))
   want = np.asarray(plain_logits(model, params, tokens))
   got = cached_logits(model, params, tokens, [3, 5, 1], [1, 5, 1])
@@ -111,7 +117,7 @@ def test_cache_gives_the_logits_of_the_whole_sequence(config):
 
 
 def test_stale_slots_leave_no_trace():
-  model, params = models.create(GEMMA), noisy_params(GEMMA)
+  model, params = create(GEMMA), noisy_params(GEMMA)
   run = jitted(model)
   tokens = tokens_of(GEMMA, (2, 9))
   at = jnp.broadcast_to(jnp.arange(4), (2, 4))
@@ -124,7 +130,7 @@ def test_stale_slots_leave_no_trace():
 
 
 def test_token_past_the_cache_overwrites_nothing():
-  model, params = models.create(LLAMA), noisy_params(LLAMA)
+  model, params = create(LLAMA), noisy_params(LLAMA)
   tokens = tokens_of(LLAMA, (1, 6))
   positions = jnp.arange(6)[None]
   run = jitted(model)
@@ -135,7 +141,7 @@ def test_token_past_the_cache_overwrites_nothing():
 
 def test_token_outside_every_window_is_not_seen():
   config = dataclasses.replace(LLAMA, num_layers=1, layer_windows=(4,))
-  model, params = models.create(config), noisy_params(config)
+  model, params = create(config), noisy_params(config)
   tokens = tokens_of(config, (1, 9))
   changed = tokens.at[0, 2].set((tokens[0, 2] + 1) % config.vocab_size)
   a, b = (plain_logits(model, params, t)[0] for t in (tokens, changed))
@@ -145,47 +151,51 @@ def test_token_outside_every_window_is_not_seen():
 
 
 def test_rows_do_not_see_each_other():
-  model, params = models.create(GEMMA), noisy_params(GEMMA)
-  tokens = tokens_of(GEMMA, (3, 7))
-  want = plain_logits(model, params, tokens)[1:2]
-  got = plain_logits(model, params, tokens[1:2])
-  np.testing.assert_allclose(got, want, atol=1e-5)
+  model, params = create(GEMMA), noisy_params(GEMMA)
+  tokens = tokens_of(GEMMA, (3, 16))
+  others = tokens_of(GEMMA, (3, 16), seed=1).at[1].set(tokens[1])
+  want = plain_logits(model, params, tokens)[1]
+  got = plain_logits(model, params, others)[1]
+  np.testing.assert_array_equal(got, want)
 
 
 def test_logits_stay_below_the_final_cap():
   params = noisy_params(GEMMA)
-  tokens = tokens_of(GEMMA, (1, 5))
-  capped = plain_logits(models.create(GEMMA), params, tokens)
+  tokens = tokens_of(GEMMA, (3, 16))
+  capped = plain_logits(create(GEMMA), params, tokens)
   free_config = dataclasses.replace(GEMMA, final_soft_cap=None)
-  free = plain_logits(models.create(free_config), params, tokens)
+  free = plain_logits(create(free_config), params, tokens)
   assert np.abs(free).max() > 2.0
   np.testing.assert_allclose(capped, 2 * np.tanh(free / 2), atol=1e-5)
 
 
 def test_bfloat16_compute_keeps_cache_narrow_and_logits_wide():
-  model = models.create(GEMMA, dtype=jnp.bfloat16)
-  params = noisy_params(GEMMA)
-  tokens = tokens_of(GEMMA, (2, 6))
+  config = dataclasses.replace(GEMMA, num_layers=1, layer_windows=(4,))
+  params, tokens = noisy_params(config), tokens_of(config, (2, 6))
   positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
-  hidden, cache = model.apply(params, tokens, positions, model.init_cache(2, 6))
-  logits = model.head(model.head_params(params), hidden)
-  want = plain_logits(models.create(GEMMA), params, tokens)
+  narrow, wide = create(config, dtype=jnp.bfloat16), create(config)
+  logits, cache = jitted(narrow)(
+    params, tokens, positions, narrow.init_cache(2, 6)
+  )
   assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
   assert logits.dtype == jnp.float32
-  np.testing.assert_allclose(logits, want, atol=0.15)
+  want = plain_logits(wide, params, tokens)
+  np.testing.assert_allclose(logits, want, atol=0.1)
 
 
 def test_gradients_reach_every_weight():
   for config in (LLAMA, GEMMA):
-    model, params = models.create(config), noisy_params(config)
+    model, params = create(config), noisy_params(config)
     tokens = tokens_of(config, (2, 6))
 
     def loss(params, model=model, tokens=tokens):
-      return jnp.mean(
-        jax.nn.log_softmax(plain_logits(model, params, tokens))[..., 3]
-      )
+      positions = jnp.broadcast_to(jnp.arange(6), (2, 6))
+      hidden, _ = model.apply(params, tokens, positions, None)
+      logits = model.head(model.head_params(params), hidden)
+      return jnp.mean(jax.nn.log_softmax(logits)[..., 3])
 
-    grads = jax.jit(jax.grad(loss))(params)
+    gradient = jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)
+    grads = gradient(params)
     for path, grad in jax.tree.leaves_with_path(grads):
       # Softmax ignores a constant of all keys, so this one is rightly zero.
       if "key" in str(path) and "bias" in str(path) and not config.qk_norm:
@@ -196,14 +206,16 @@ def test_gradients_reach_every_weight():
 
 def test_initial_weights_have_the_stated_scales():
   config = dataclasses.replace(LLAMA, hidden_size=128, num_layers=2)
-  init = jax.jit(lambda key: models.init_params(config, key))
+  init = jax.jit(
+    lambda key: models.init_params(config, key), compiler_options=FAST_COMPILE
+  )
   params = init(jax.random.key(0))
   block = params["layers"]["1"]
   assert np.std(params["embedding"]) == pytest.approx(0.02, rel=0.1)
   assert np.std(block["mlp"]["up"]["kernel"]) == pytest.approx(0.02, rel=0.1)
-  assert np.std(block["mlp"]["down"]["kernel"]) == pytest.approx(0.005, rel=0.1)
+  assert np.std(block["mlp"]["down"]["kernel"]) == pytest.approx(0.01, rel=0.1)
   tokens = tokens_of(config, (2, 8))
-  logits = plain_logits(models.create(config), params, tokens)
+  logits = plain_logits(create(config), params, tokens)
   loss = -jnp.mean(jax.nn.log_softmax(logits)[..., 0])
   assert loss == pytest.approx(np.log(config.vocab_size), abs=0.3)
   other = init(jax.random.key(1))
@@ -212,9 +224,11 @@ def test_initial_weights_have_the_stated_scales():
 
 def test_param_shapes_are_those_of_the_weights():
   config = dataclasses.replace(GEMMA, num_layers=1, layer_windows=())
-  params = models.init_params(
-    config, jax.random.key(0), param_dtype=jnp.bfloat16
+  init = jax.jit(
+    lambda key: models.init_params(config, key, param_dtype=jnp.bfloat16),
+    compiler_options=FAST_COMPILE,
   )
+  params = init(jax.random.key(0))
   shapes = models.param_shapes(config, param_dtype=jnp.bfloat16)
   for array, shape in zip(
     jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True
@@ -234,7 +248,7 @@ def test_create_allocates_nothing_large():
 
 
 def test_promotion_of_dtypes_is_never_silent():
-  model = models.create(GEMMA, dtype=jnp.bfloat16)
+  model = create(GEMMA, dtype=jnp.bfloat16)
   tokens = tokens_of(GEMMA, (2, 6))
   positions = jnp.broadcast_to(jnp.arange(6, dtype=jnp.int32), (2, 6))
   with jax.numpy_dtype_promotion("strict"):
@@ -248,15 +262,16 @@ def test_rotation_keeps_relative_positions_only():
   x = jax.random.normal(jax.random.key(0), (1, 1, 1, 10))
   y = jax.random.normal(jax.random.key(1), (1, 1, 1, 10))
 
+  @jax.jit
   def product(p, q):
     def rotate(v, at):
       tables = layers.rope_tables(rope, 10, jnp.full((1, 1), at))
       return layers.apply_rope(v, tables)
 
-    return float(jnp.sum(rotate(x, p) * rotate(y, q)))
+    return jnp.sum(rotate(x, p) * rotate(y, q))
 
-  assert product(3, 1) == pytest.approx(product(12, 10), abs=1e-4)
-  assert product(3, 1) != pytest.approx(product(3, 2), abs=1e-2)
+  np.testing.assert_allclose(product(3, 1), product(12, 10), atol=1e-4)
+  assert abs(product(3, 1) - product(3, 2)) > 1e-2
 
 
 @pytest.mark.parametrize(
