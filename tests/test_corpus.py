@@ -222,7 +222,7 @@ def test_phrases_agree_in_case_and_gender():
     "n": "mein Hund",
     "a": "meinen Hund",
     "d": "meinem Hund",
-    "g": "meines Hunds",
+    "g": "meines Hundes",
   }
   owner = phrases.PRONOUNS["ihr"]
   bag = phrases.noun_phrase(

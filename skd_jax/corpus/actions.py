@@ -13,6 +13,8 @@ TOPICS = (
   "kitchen", "home", "shop", "travel", "office", "school", "sport", "leisure",
   "health",
 )  # fmt: skip
+# Topics of what one person asks of another.
+ERRANDS = ("kitchen", "home", "office", "leisure")
 _NOWHERE = Adverbial("", "")
 
 
@@ -183,7 +185,9 @@ def question(rng: random.Random) -> Pair:
   if kind < 0.35:
     tense, time = clauses.PAST, adverbials.past(rng)
   elif kind < 0.7:
-    tense, time = draw_tense(rng, *clauses.PRESENT_MODALS, clauses.SOON)
+    tense, time = draw_tense(
+      rng, clauses.CAN, clauses.MUST, clauses.WANT, clauses.SOON
+    )
   else:
     tense, time = clauses.HABIT, adverbials.habit(rng)
   place = _draw_place(rng, action, 0.25)
@@ -222,7 +226,7 @@ def none_statement(rng: random.Random) -> Pair:
     action = draw_action(rng, subject)
   action = dataclasses.replace(action, late="k" + action.late)
   tense, time = draw_tense(
-    rng, clauses.PAST, clauses.WANT, clauses.CAN, clauses.COULD, clauses.HABIT
+    rng, clauses.PAST, clauses.WANT, clauses.CAN, clauses.COULD
   )
   german = clauses.german_clause(action, subject, tense, time=time.german)
   english = clauses.english_clause(
@@ -269,7 +273,7 @@ _ACCIDENT_LEADS = (
 def request(rng: random.Random) -> Pair:
   """`Können Sie mir bitte ...`, `Vergiss nicht, ... zu ...`, and their like."""
   subject = phrases.PRONOUNS[rng.choice(("du", "Sie"))]
-  action = draw_action(rng, subject)
+  action = draw_action(rng, subject, rng.choice(ERRANDS))
   time = adverbials.future(rng)
   if rng.random() < 0.5:
     german = clauses.german_clause(

@@ -32,6 +32,13 @@ das Geschirr ab=trocknen | dry the dishes
 die Suppe um=rühren | stir the soup
 {a:dish} auf den Tisch stellen | put {a:dish} on the table
 # home
+{a:the furniture} verschieben | move {a:the furniture}
+die Küche putzen | clean the kitchen
+die Fenster putzen | clean the windows
+{a:appliance} installieren | install {a:appliance}
+{a:the+ clothes} bügeln | iron {a:the+ clothes}
+mit {d:my family} kochen | cook with {d:my family}
+die Katze zum Tierarzt bringen | take the cat to the vet
 {a:opening} öffnen | open {a:opening}
 {a:furniture} verkaufen | sell {a:furniture}
 {a:appliance} reparieren | repair {a:appliance}
@@ -53,7 +60,6 @@ sich3 die Hände waschen | wash {my} hands
 {a:plant} pflanzen | plant {a:plant}
 {a:the animal} füttern | feed {a:the animal}
 den Rasen mähen | mow the lawn
-das Haus verlassen | leave the house
 {a:vehicle} waschen | wash {a:vehicle}
 # shop
 {a:goods} kaufen | buy {a:goods}
@@ -93,6 +99,11 @@ in der Sonne liegen | lie in the sun
 den Urlaub genießen | enjoy the vacation
 >durch {a:the+ town} laufen | walk through {a:the+ town}
 # office
+{a:document} kopieren | copy {a:document}
+{d:person} {a:the+ document} zeigen | show {d:person} {a:the+ document}
+über {a:problem} nach=denken | think about {a:problem}
+{d:person} von {d:the problem} berichten | tell {d:person} about {d:the problem}
+auf {a:the document} antworten | reply to {a:the document}
 {a:document} schreiben | write {a:document}
 {a:document} lesen | read {a:document}
 {d:person} {a:document} schicken | send {d:person} {a:document}
@@ -136,7 +147,7 @@ dem Lehrer zu=hören | listen to the teacher
 mit {d:person} {sport} spielen | play {sport} with {d:person}
 Rad fahren | ride a bike
 >ins Schwimmbad gehen | go to the swimming pool
-im See schwimmen | swim in the lake
+>im See schwimmen | swim in the lake
 >im Wald joggen | jog in the forest
 für den Marathon trainieren | train for the marathon
 >auf den Berg steigen | climb the mountain
@@ -144,6 +155,7 @@ Yoga machen | do yoga
 >in den Bergen wandern | hike in the mountains
 Gewichte heben | lift weights
 # leisure
+{d:person} {a:media} empfehlen | recommend {a:media} to {d:person}
 {instrument} spielen | play {instrument}
 mit {d:the animal} spielen | play with {d:the animal}
 mit {d:person} tanzen | dance with {d:person}
@@ -163,7 +175,7 @@ sich mit {d:person} unterhalten | chat with {d:person}
 {d:person} {a:gift} schenken | give {d:person} {a:gift}
 einen Kuchen backen | bake a cake
 ~sich auf {a:the event} freuen | look forward to {a:the event}
->im Park spazieren=gehen | go for a walk in the park
+>im Park spazieren gehen | go for a walk in the park
 ein Foto machen | take a photo
 {a:event} feiern | celebrate {a:event}
 {a:plant} zeichnen | draw {a:plant}

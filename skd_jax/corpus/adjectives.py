@@ -44,9 +44,11 @@ gut/besser good; neu new
 # document: document homework
 wichtig important; lang/länger long; neu new; kurz/kürzer short
 ausführlich detailed; einfach simple; schwierig difficult
+# sound: appliance vehicle
+leise quiet; laut loud
 # machine: appliance device vehicle
-modern modern; teuer/teurer expensive; gebraucht used; kaputt broken
-praktisch practical; günstig affordable; leise quiet; laut loud
+modern modern; teuer/teurer expensive; gebraucht used
+praktisch practical; günstig affordable
 # transport: transport
 voll full; schnell fast; langsam slow; modern modern
 # beast: animal wild_animal
@@ -76,7 +78,8 @@ wichtig important; lang/länger long; schön beautiful; groß/größer big
 # thought: problem
 wichtig important; groß/größer big; interessant interesting; neu new
 klein small; ernst serious
-# person: acquaintance_man acquaintance_woman profession_man profession_woman
+# person: acquaintance_man acquaintance_woman profession_man profession_woman \
+visitor_man visitor_woman
 nett nice; freundlich friendly; jung/jünger young; alt/älter old
 höflich polite; fleißig hard-working; berühmt famous; müde tired
 ehrlich honest; streng strict; erfahren experienced; neugierig curious
@@ -96,7 +99,7 @@ _TWO_SYLLABLE_MORE = {"famous", "patient", "honest", "modern", "boring"}
 # Adjectives that stand before a noun only, or that do not compare.
 _ATTRIBUTE_ONLY = {"link", "recht", "lieb", "italienisch"}
 _ABSOLUTE = {
-  "kaputt", "gebraucht", "leer", "voll", "blond", "verloren", "gültig",
+  "gebraucht", "leer", "voll", "blond", "verloren", "gültig",
   "blühend", "rot", "blau", "grün", "gelb", "schwarz", "weiß", "braun", "grau",
   "historisch",
 }  # fmt: skip

@@ -38,7 +38,6 @@ morgen früh | tomorrow morning
 heute Abend | tonight
 nächste Woche | next week
 nächsten {weekday} | next {weekday}
-nächstes Jahr | next year
 bald | soon
 in {few} Tagen | in {few} days
 in zwei Stunden | in two hours
@@ -57,8 +56,8 @@ zweimal pro Woche | twice a week
 einmal im Monat | once a month
 im Sommer | in the summer
 im Winter | in the winter
-vor dem Frühstück | before breakfast
-nach der Schule | after school
+fast jeden Tag | almost every day
+im Herbst | in the fall
 nachts | at night
 """)
 _FREQUENCY = _read("""
@@ -202,7 +201,7 @@ _MOTIVES = {
   "die Welt kennenlernen wollen | want to see the world\n"
   "dort Freunde haben | have friends there",
   "office": "eine Antwort brauchen | need an answer\n"
-  "mehr Geld verdienen möchten | would like to earn more money\n"
+  "mehr Geld verdienen wollen | want to earn more money\n"
   "für das Projekt verantwortlich sein | be responsible for the project\n"
   "den Chef beeindrucken wollen | want to impress the boss",
   "school": "morgen eine Prüfung haben | have an exam tomorrow\n"

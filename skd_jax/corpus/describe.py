@@ -13,7 +13,7 @@ from skd_jax.corpus import (
   phrases,
   quantities,
 )
-from skd_jax.corpus.actions import TOPICS, Pair, draw_action, final
+from skd_jax.corpus.actions import ERRANDS, TOPICS, Pair, draw_action, final
 from skd_jax.corpus.phrases import Phrase
 
 # What people in a picture are doing, with the indefinite things they hold.
@@ -171,14 +171,8 @@ def comparison(rng: random.Random) -> Pair:
         f"than {right.english}"
       ),
     )
-  share, share_en = rng.choice(
-    (
-      ("genauso", "just as"),
-      ("nicht so", "not as"),
-      ("fast so", "almost as"),
-      ("doppelt so", "twice as"),
-    )
-  )
+  shares = _SHARES if chosen.base in _MEASURABLE else _SHARES[:3]
+  share, share_en = rng.choice(shares)
   return (
     clauses.sentence(
       f"{left.forms['n']} {verb} {share} {chosen.base} wie {right.forms['n']}"
@@ -187,6 +181,15 @@ def comparison(rng: random.Random) -> Pair:
       f"{left.english} {verb_en} {share_en} {chosen.english} as {right.english}"
     ),
   )
+
+
+_SHARES = (
+  ("genauso", "just as"),
+  ("nicht so", "not as"),
+  ("fast so", "almost as"),
+  ("doppelt so", "twice as"),
+)
+_MEASURABLE = {"groß", "alt", "lang", "teuer", "schnell", "hoch", "stark"}
 
 
 def relative(rng: random.Random) -> Pair:
@@ -209,7 +212,9 @@ def relative(rng: random.Random) -> Pair:
   )
   pronoun = german.relative_pronoun(thing.gender, "a")
   is_they = thing.gender == "p"
-  quality = rng.choice(adjectives.gradable()[name])
+  quality = rng.choice(
+    [a for a in adjectives.gradable()[name] if a.english not in thing.english]
+  )
   degree, degree_en = rng.choice(
     (("sehr", "very"), ("nicht", "not"), ("wirklich", "really"), ("zu", "too"))
   )
@@ -375,7 +380,7 @@ def arithmetic(rng: random.Random) -> Pair:
 def command(rng: random.Random) -> Pair:
   """`Öffne bitte die Tür!`, `Bringen Sie mir bitte ...!`"""
   subject = phrases.PRONOUNS[rng.choice(("du", "Sie"))]
-  action = draw_action(rng, subject)
+  action = draw_action(rng, subject, rng.choice(ERRANDS))
   verb = action.verb
   form = (
     verb.imperative()

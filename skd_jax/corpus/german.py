@@ -31,7 +31,13 @@ _PRONOUN = {
   "n": {"n": "es", "a": "es", "d": "ihm"},
   "p": {"n": "sie", "a": "sie", "d": "ihnen"},
 }
-_GENITIVE = {"Bus": "Busses", "Herr": "Herrn", "Name": "Namens"}
+_GENITIVE = {
+  "Bus": "Busses",
+  "Freund": "Freundes",
+  "Mann": "Mannes",
+  "Sohn": "Sohnes",
+  "Hund": "Hundes",
+}
 _CONTRACTION = {
   "in dem": "im",
   "in das": "ins",
@@ -355,7 +361,10 @@ def _second_person(stem: str, third: str) -> str:
 
 def _past_endings(first: str, person: int, plural: bool) -> str:
   slot = person - 1 + 3 * plural
+  if first == "wäre":
+    return ("wäre", "wärst", "wäre", "wären", "wärt", "wären")[slot]
   if first.endswith("e"):
     return first + ("", "st", "", "n", "t", "n")[slot]
-  link = "e" if first[-1] in "tds" else ""
-  return first + ("", link + "st", "", "en", link + "t", "en")[slot]
+  singular = "e" if first[-1] in "sßz" else ""  # lasest, but fandst
+  plural = "e" if first[-1] in "td" else ""  # fandet, but last
+  return first + ("", singular + "st", "", "en", plural + "t", "en")[slot]

@@ -17,6 +17,10 @@ UNIONS = {
   "family": ("man", "woman"),
   "acquaintance": ("acquaintance_man", "acquaintance_woman"),
   "profession": ("profession_man", "profession_woman"),
+  "anyone": (
+    *("profession_man", "profession_woman") * 2,
+    *("visitor_man", "visitor_woman"),
+  ),
   "work": ("document", "homework"),
   "portable": ("device", "belonging", "clothes", "reading"),
   "place": ("building", "sight"),
@@ -45,8 +49,13 @@ _NUMBERS = (
   ("fünf", "five"),
   ("sechs", "six"),
 )
-_FEMININE = {"woman", "acquaintance_woman", "profession_woman"}
-_MASCULINE = {"man", "acquaintance_man", "profession_man"}
+_FEMININE = {
+  "woman",
+  "acquaintance_woman",
+  "profession_woman",
+  "visitor_woman",
+}
+_MASCULINE = {"man", "acquaintance_man", "profession_man", "visitor_man"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +181,7 @@ def noun_phrase(
     determiner, is_plural = "bare", False
   if determiner == "a" and is_plural:
     determiner = "bare"
+  is_plural = is_plural and bool(noun.plural)
   gender = "p" if is_plural else noun.gender
   owner = owner or PRONOUNS["ich"]
   pool = adjectives.attributes().get(noun_class, [])
@@ -274,7 +284,7 @@ def person_phrase(
       rng, noun, noun_class, "my", rng.random() < 0.12, False, owner
     )
   if kind < 0.9 or not with_genitive:
-    noun, noun_class = choose_noun(rng, "profession")
+    noun, noun_class = choose_noun(rng, "anyone")
     return noun_phrase(rng, noun, noun_class, "the", rng.random() < 0.25)
   noun, noun_class = choose_noun(rng, "family")
   whose, whose_class = choose_noun(rng, "acquaintance")

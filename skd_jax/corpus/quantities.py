@@ -165,6 +165,18 @@ def _day(rng: random.Random) -> datetime.date:
   return datetime.date.fromordinal(first + rng.randrange(29_000))
 
 
+def _coming_day(rng: random.Random) -> datetime.date:
+  first = datetime.date(2026, 1, 1).toordinal()
+  return datetime.date.fromordinal(first + rng.randrange(1_400))
+
+
+def _full_date(rng: random.Random) -> Pair:
+  # am Freitag, dem 14. März 2025: on Friday, March 14, 2025
+  day = _coming_day(rng)
+  german = dates.format_date(day, "EEEE, 'dem' d. MMMM y", "de")
+  return german, dates.format_date(day, "EEEE, MMMM d, y", "en")
+
+
 def _spoken_day(rng: random.Random) -> Pair:
   # am ersten Mai: the ordinal takes -en after `am`.
   number, number_en = spell(rng.randint(1, 28), "ordinal")
@@ -239,9 +251,12 @@ FILLERS: dict[str, Callable[[random.Random], Pair]] = {
   "weekday": lambda rng: rng.choice(_names("weekday")),
   "month": lambda rng: rng.choice(_names("month")),
   "date": lambda rng: format_date(_day(rng)),
+  "coming_date": lambda rng: format_date(_coming_day(rng)),
+  "full_date": _full_date,
   "spoken_day": _spoken_day,
   "time": _time,
   "price": lambda rng: _price(rng, 2, 90),
+  "small_price": lambda rng: format_price(round(rng.uniform(1, 9), 2), "EUR"),
   "large_price": lambda rng: _price(rng, 200, 9000),
   "spoken_price": _spoken_price,
   "percent": _percent,
@@ -258,6 +273,7 @@ FILLERS: dict[str, Callable[[random.Random], Pair]] = {
   "age": _plain(18, 95),
   "population": _figure(12_000, 3_900_000, 1000),
   "thousands": _figure(1100, 98_000, 50),
+  "run": _measure("length-kilometer", 3, 25),
   "kilometers": _measure("length-kilometer", 3, 900),
   "meters": _measure("length-meter", 20, 900),
   "kilograms": _measure("mass-kilogram", 46, 98, 1),
@@ -267,6 +283,8 @@ FILLERS: dict[str, Callable[[random.Random], Pair]] = {
   "minutes": _measure("duration-minute", 3, 55),
   "hours": _measure("duration-hour", 2, 23),
   "degrees": _measure("temperature-celsius", -12, 36),
-  "speed": _measure("speed-kilometer-per-hour", 30, 250),
+  "speed": lambda rng: format_measure(
+    rng.randrange(30, 140, 10), "speed-kilometer-per-hour"
+  ),
   "area": _measure("area-square-meter", 38, 190),
 }

@@ -12,7 +12,6 @@ import random
 import re
 
 from skd_jax.corpus import (
-  adjectives,
   english,
   german,
   nouns,

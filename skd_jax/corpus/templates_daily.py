@@ -34,8 +34,8 @@ Do you also have {n:this clothes} in a different size?
 Zusammen macht das {price}.
 That comes to {price} altogether.
 
-Das Kilo {n:bare-s fruit} kostet heute {price}.
-A kilo of {n:bare-s fruit} costs {price} today.
+Das Kilo {n:bare-s fruit} kostet heute {small_price}.
+A kilo of {n:bare-s fruit} costs {small_price} today.
 
 Für {a:the fruit} und {a:the grocery} habe ich {spoken_price} bezahlt.
 I paid {spoken_price} for {a:the fruit} and {a:the grocery}.
@@ -64,8 +64,8 @@ Would you rather have {a:bare drink} or {a:bare drink#2}?
 Diese Suppe schmeckt besser als {n:the snack} von gestern.
 This soup tastes better than {n:the snack} from yesterday.
 
-Für den Kuchen brauchst du {grams} {a:bare grocery} und {few} Eier.
-For the cake you need {grams} of {a:bare grocery} and {few} eggs.
+Für den Kuchen brauchst du {grams} Mehl und {few} Eier.
+For the cake you need {grams} of flour and {few} eggs.
 
 Stell bitte {a:the-s dish} auf den Tisch und {a:the grocery} in den Schrank.
 Please put {a:the-s dish} on the table and {a:the grocery} in the cupboard.
@@ -106,8 +106,8 @@ There are {spelled} pupils in {d:name}'s class.
 Der Unterricht beginnt um {time} und endet um {time#2}.
 Class begins at {time} and ends at {time#2}.
 
-Die Prüfung in {subject} findet am {weekday}, dem {date}, statt.
-The exam in {subject} will take place on {weekday}, {date}.
+Die Prüfung in {subject} findet am {full_date}, statt.
+The exam in {subject} will take place on {full_date}.
 
 {name} ist gut in {subject}, aber schlecht in {subject#2}.
 {name} is good at {subject} but bad at {subject#2}.
@@ -133,8 +133,8 @@ I found {few} mistakes on page {track} of {g:the document}.
 {n:the+ document} wurde von {d:the profession_man} unterschrieben.
 {n:the+ document} was signed by {d:the profession_man}.
 
-Unsere Firma sucht {a:a+ profession_woman} mit {few} Jahren Erfahrung.
-Our company is looking for {a:a+ profession_woman} with {few} years of\
+Unsere Firma sucht {a:a profession_woman} mit {few} Jahren Erfahrung.
+Our company is looking for {a:a profession_woman} with {few} years of\
  experience.
 
 Ich arbeite seit {few} Jahren als {n:job} in {city}.
@@ -158,8 +158,8 @@ My doctor says that I should drink less {a:bare drink}.
 Der Patient wiegt {kilograms} und ist {centimeters} groß.
 The patient weighs {kilograms} and is {centimeters} tall.
 
-{name} läuft jeden {weekday} {kilometers} am Fluss entlang.
-{name} runs {kilometers} along the river every {weekday}.
+{name} läuft jeden {weekday} {run} am Fluss entlang.
+{name} runs {run} along the river every {weekday}.
 
 Am {weekday} spielen wir um {time} gegen die Mannschaft aus {city}.
 On {weekday} at {time} we are playing against the team from {city}.

@@ -14,8 +14,8 @@ The next bus to {city} is coming in {minutes}.
 Unser Flug nach {city} hat {minutes} Verspätung.
 Our flight to {city} is delayed by {minutes}.
 
-Die Fahrt von {city} nach {city#2} dauert {hours} und kostet {price}.
-The trip from {city} to {city#2} takes {hours} and costs {price}.
+Die Fahrt von {city} nach {city#2} dauert {hours} und kostet {large_price}.
+The trip from {city} to {city#2} takes {hours} and costs {large_price}.
 
 Von {city} bis {city#2} sind es {kilometers}.
 It is {kilometers} from {city} to {city#2}.
@@ -32,8 +32,9 @@ How far is it from here to {d:the venue}?
 Eine Fahrkarte von {city} nach {city#2} kostet am {weekday} nur {price}.
 A ticket from {city} to {city#2} costs only {price} on {weekday}.
 
-Ich habe für den {date} ein Zimmer mit Blick auf {a:the sight} reserviert.
-I have reserved a room with a view of {a:the sight} for {date}.
+Ich habe für den {coming_date} ein Zimmer mit Blick auf {a:the sight}\
+ reserviert.
+I have reserved a room with a view of {a:the sight} for {coming_date}.
 
 Entschuldigung, wo finde ich {a:the+ venue}?
 Excuse me, where can I find {a:the+ venue}?
@@ -156,8 +157,8 @@ The team from {city} won {few} to one against {country}.
 Der Dieb wurde am {date} in {city} von der Polizei verhaftet.
 The thief was arrested by the police in {city} on {date}.
 
-Die Brücke wird wegen Bauarbeiten bis zum {date} gesperrt.
-The bridge will be closed until {date} because of construction work.
+Die Brücke wird wegen Bauarbeiten bis zum {coming_date} gesperrt.
+The bridge will be closed until {coming_date} because of construction work.
 
 Zwischen {city} und {city#2} fahren heute keine Züge.
 There are no trains between {city} and {city#2} today.
