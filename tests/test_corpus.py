@@ -201,6 +201,8 @@ def test_verbs_form_other_moods():
   assert german.Verb.parse("fahren").imperative() == "fahr"
   assert german.Verb.parse("lesen").imperative() == "lies"
   assert german.Verb.parse("öffnen").imperative() == "öffne"
+  assert german.Verb.parse("spielen").imperative() == "spiel"
+  assert german.Verb.parse("bügeln").imperative() == "bügle"
   assert german.Verb.parse("haben").subjunctive(1, True) == "hätten"
   assert german.Verb.parse("bringen").preterite(3, True) == "brachten"
   assert german.Verb.parse("finden").preterite(2, True) == "fandet"

@@ -177,7 +177,7 @@ einen Kuchen backen | bake a cake
 ~sich auf {a:the event} freuen | look forward to {a:the event}
 >im Park spazieren gehen | go for a walk in the park
 ein Foto machen | take a photo
-{a:event} feiern | celebrate {a:event}
+mit {d:person} Geburtstag feiern | celebrate a birthday with {d:person}
 {a:plant} zeichnen | draw {a:plant}
 # health
 >zum Arzt gehen | go to the doctor

@@ -72,7 +72,7 @@ gemütlich cozy
 italienisch Italian; teuer/teurer expensive; günstig affordable; beliebt popular
 # nature: sight
 klein small; groß/größer big; berühmt famous; ruhig quiet
-bekannt well-known; wunderschön gorgeous; malerisch picturesque; tief deep
+bekannt well-known; wunderschön gorgeous; malerisch picturesque
 # event: event
 wichtig important; lang/länger long; schön beautiful; groß/größer big
 # thought: problem

@@ -13,6 +13,7 @@ _PLURALS = {
   "goose": "geese",
   "fish": "fish",
   "sheep": "sheep",
+  "deer": "deer",
   "knife": "knives",
   "wife": "wives",
   "shelf": "shelves",
@@ -52,8 +53,8 @@ understand understood; wake woke woken; wear wore worn; win won
 write wrote written; hit hit; shut shut; bake baked; hurt hurt; fix fixed
 """
 _DOUBLING = {
-  "stop", "plan", "jog", "chat", "shop", "swim", "run", "get", "put", "cut",
-  "sit", "begin", "win", "set", "let", "plug", "hug", "rob", "hit", "shut",
+  "stop", "stir", "plan", "jog", "chat", "shop", "swim", "run", "get", "put",
+  "cut", "sit", "begin", "win", "set", "let", "plug", "hug", "rob", "hit", "shut",
   "forget", "unplug", "scrub", "wrap", "mop", "slip", "ban", "admit", "pet",
 }  # fmt: skip
 _CONTRACTED = {"will": "won't", "can": "can't", "am": "am not"}

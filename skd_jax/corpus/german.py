@@ -338,7 +338,10 @@ class Verb:
     # Only the change from e to i reaches the imperative: gib, but fahr.
     if third and "i" in third and "i" not in stem and "e" in stem:
       return third[:-1]
-    return stem + "e" if _needs_e(stem) or stem.endswith(("el", "ig")) else stem
+    if stem.endswith("el") and not stem.endswith("iel"):
+      return stem[:-2] + "le"  # bügle, but spiel
+    takes_e = stem.endswith("ig") and not stem.endswith("eig")
+    return stem + "e" if takes_e or _needs_e(stem) else stem
 
 
 def _stem(infinitive: str) -> str:
@@ -365,6 +368,6 @@ def _past_endings(first: str, person: int, plural: bool) -> str:
     return ("wäre", "wärst", "wäre", "wären", "wärt", "wären")[slot]
   if first.endswith("e"):
     return first + ("", "st", "", "n", "t", "n")[slot]
-  singular = "e" if first[-1] in "sßz" else ""  # lasest, but fandst
-  plural = "e" if first[-1] in "td" else ""  # fandet, but last
-  return first + ("", singular + "st", "", "en", plural + "t", "en")[slot]
+  link = "e" if first[-1] in "sßz" else ""  # lasest, but fandst
+  plural_link = "e" if first[-1] in "td" else ""  # fandet, but last
+  return first + ("", link + "st", "", "en", plural_link + "t", "en")[slot]

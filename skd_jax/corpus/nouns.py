@@ -64,7 +64,7 @@ r Krimi Krimis crime novel; s Märchen Märchen fairy tale
 r Bericht Berichte report; r Reiseführer Reiseführer travel guide
 # document
 r Lebenslauf Lebensläufe résumé; e Quittung Quittungen receipt
-e Vollmacht Vollmachten power of attorney; r Zeitplan Zeitpläne schedule
+r Zeitplan Zeitpläne schedule
 r Vertrag Verträge contract; s Formular Formulare form; e Rechnung Rechnungen \
 invoice
 e Präsentation Präsentationen presentation; e Anzeige Anzeigen advertisement
@@ -135,7 +135,7 @@ r Führerschein Führerscheine driver's license
 # gift
 s Parfüm Parfüms perfume; e Kerze Kerzen candle; s Gemälde Gemälde painting
 e Vase Vasen vase; e Schallplatte Schallplatten record
-s Geschenk Geschenke present; r Blumenstrauß Blumensträuße bouquet of flowers
+s Geschenk Geschenke present; r Blumenstrauß Blumensträuße bouquet
 e Postkarte Postkarten postcard; e Kette Ketten necklace; s Armband Armbänder \
 bracelet
 e Einladung Einladungen invitation; s Foto Fotos photo; e Rose Rosen rose
@@ -173,7 +173,7 @@ s Fest Feste celebration; e Reise Reisen journey; e Feier Feiern ceremony
 s Vorstellungsgespräch Vorstellungsgespräche job interview
 r Termin Termine appointment; e Konferenz Konferenzen conference
 # subject
-e Geschichte - history; e Architektur - architecture; e Psychologie - psychology
+e Architektur - architecture; e Psychologie - psychology
 e Astronomie - astronomy; e Literatur - literature
 e Mathematik - mathematics; e Physik - physics; e Chemie - chemistry
 e Biologie - biology; e Kunst - art; e Musik - music; e Informatik - computer \

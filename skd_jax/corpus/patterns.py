@@ -7,6 +7,7 @@ import re
 
 from skd_jax.corpus import (
   actions,
+  captions,
   compounds,
   describe,
   slots,
@@ -35,7 +36,7 @@ _PATTERNS = (
   (compounds.meanwhile, 5),
   (compounds.reported, 7),
   (compounds.purpose, 4),
-  (describe.caption, 9),
+  (captions.caption, 9),
   (describe.comparison, 7),
   (describe.relative, 6),
   (describe.relative_person, 4),

@@ -115,8 +115,8 @@ The exam in {subject} will take place on {full_date}.
 Bitte lesen Sie {a:the+ reading} bis zum {weekday}.
 Please read {a:the+ reading} by {weekday}.
 
-{n:the+ reading}, {a:the+ reading#2} und {n:the+ media} haben mir gut gefallen.
-I really liked {n:the+ reading}, {a:the+ reading#2} and {n:the+ media}.
+{n:the+ reading}, {n:the+ reading#2} und {n:the+ media} haben mir gut gefallen.
+I really liked {n:the+ reading}, {n:the+ reading#2} and {n:the+ media}.
 
 Auf {language} kann ich nur bis {spelled} zählen.
 In {language} I can only count to {spelled}.

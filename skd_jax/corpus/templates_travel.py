@@ -42,7 +42,7 @@ Excuse me, where can I find {a:the+ venue}?
 Gehen Sie geradeaus und biegen Sie hinter {d:the building} links ab.
 Go straight ahead and turn left behind {d:the building}.
 
-Biegen Sie nach {meters} rechts ab, dann sehen Sie {a:the+ building}.
+Biegen Sie nach {meters}n rechts ab, dann sehen Sie {a:the+ building}.
 Turn right after {meters}, then you will see {a:the+ building}.
 
 {n:the venue} liegt direkt gegenüber von {d:the building}.
@@ -63,8 +63,8 @@ Is there {a:a+ venue} near {g:this building}?
 {n:the+ building} in {city} wurde im Jahr {year} gebaut.
 {n:the+ building} in {city} was built in {year}.
 
-{n:the+ building} von {city} ist {meters} hoch.
-{n:the+ building} of {city} is {meters} high.
+Der Turm {g:the building} in {city} ist {meters} hoch.
+The tower of {g:the building} in {city} is {meters} high.
 
 {n:the venue} ist jeden {weekday} bis {time} geöffnet.
 {n:the venue} is open until {time} every {weekday}.
