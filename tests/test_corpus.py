@@ -226,6 +226,13 @@ def test_phrases_agree_in_case_and_gender():
     "d": "meinem Hund",
     "g": "meines Hundes",
   }
+  for determiner, opening in (("my", "mein"), ("the", "der"), ("count", "")):
+    text = phrases.noun_phrase(
+      random.Random(1), noun("Hund"), "animal", determiner, True
+    ).forms["n"]
+    ending = {"mein": "er", "der": "e", "": "e"}[opening]
+    assert text.split()[0].startswith(opening)
+    assert text.split()[1].endswith(ending)
   owner = phrases.PRONOUNS["ihr"]
   bag = phrases.noun_phrase(
     rng, noun("Tasche"), "device", "my", is_plural=True, owner=owner

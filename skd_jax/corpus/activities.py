@@ -3,8 +3,8 @@
 A line is `German infinitive phrase | English base phrase`. Slots are shared by
 both sides: {a:food} is a noun phrase of class food in the accusative (d for the
 dative), {a:the drink} one with a definite article; see slots.py.
-sich (accusative) and sich3 (dative) agree with the subject, as do {self} and
-{my} in English. `=` marks a separable prefix. A leading ~ marks a state (no
+sich (accusative) and sich3 (dative) agree with the subject, as does {my}
+in English. `=` marks a separable prefix. A leading ~ marks a state (no
 progressive form), a leading > an activity that takes no further place.
 """
 
@@ -188,7 +188,7 @@ die Tabletten nehmen | take the pills
 einen Termin vereinbaren | make an appointment
 sich gesund ernähren | eat healthily
 >ins Krankenhaus fahren | drive to the hospital
-{a:person} im Krankenhaus besuchen | visit {a:person} in the hospital
+>{a:person} im Krankenhaus besuchen | visit {a:person} in the hospital
 # accident
 das Spiel gewinnen | win the game
 das Spiel verlieren | lose the game

@@ -1,10 +1,14 @@
 """Adverbials of time and place, conditions, hindrances and motives."""
 
 import random
+import re
 
-from skd_jax.corpus import activities, quantities
+from skd_jax.corpus import activities
 from skd_jax.corpus.clauses import Adverbial
 from skd_jax.corpus.quantities import FILLERS
+
+
+_SLOT = re.compile(r"\{\w+\}")
 
 
 def _read(text: str) -> list[Adverbial]:
@@ -220,12 +224,10 @@ def _fill(rng: random.Random, chosen: Adverbial) -> Adverbial:
   german, english = chosen.german, chosen.english
   if "{" not in german:
     return chosen
-  for key, filler in FILLERS.items():
-    slot = "{" + key + "}"
-    if slot in german:
-      pair: quantities.Pair = filler(rng)
-      german = german.replace(slot, pair[0])
-      english = english.replace(slot, pair[1])
+  for slot in _SLOT.findall(german):
+    pair = FILLERS[slot[1:-1]](rng)
+    german = german.replace(slot, pair[0])
+    english = english.replace(slot, pair[1])
   return Adverbial(german, english)
 
 

@@ -126,8 +126,7 @@ def act(
     else:
       has_ein = has_ein or (is_indefinite and not after_preposition)
       late.append(text)
-  text = activity.english.replace("{self}", subject.english_self)
-  text = text.replace("{my}", subject.english_possessive)
+  text = activity.english.replace("{my}", subject.english_possessive)
   verb, _, rest = slots.fill_english(text, drawn).partition(" ")
   return Action(
     reflexive,

@@ -54,8 +54,9 @@ write wrote written; hit hit; shut shut; bake baked; hurt hurt; fix fixed
 """
 _DOUBLING = {
   "stop", "stir", "plan", "jog", "chat", "shop", "swim", "run", "get", "put",
-  "cut", "sit", "begin", "win", "set", "let", "plug", "hug", "rob", "hit", "shut",
-  "forget", "unplug", "scrub", "wrap", "mop", "slip", "ban", "admit", "pet",
+  "cut", "sit", "begin", "win", "set", "let", "plug", "hug", "rob", "hit",
+  "shut", "forget", "unplug", "scrub", "wrap", "mop", "slip", "ban", "admit",
+  "pet",
 }  # fmt: skip
 _CONTRACTED = {"will": "won't", "can": "can't", "am": "am not"}
 _SILENT_H = ("hour", "honest", "honor", "heir")

@@ -12,7 +12,6 @@ CASES = "nadg"
 UNIONS = {
   "food": ("fruit", "fruit", "snack", "grocery"),
   "meal": ("snack",),
-  "shopping": ("fruit", "grocery"),
   "goods": ("clothes", "furniture", "appliance", "device", "gift", "vehicle"),
   "family": ("man", "woman"),
   "acquaintance": ("acquaintance_man", "acquaintance_woman"),
@@ -23,7 +22,6 @@ UNIONS = {
   ),
   "work": ("document", "homework"),
   "portable": ("device", "belonging", "clothes", "reading"),
-  "place": ("building", "sight"),
 }
 
 _WOMEN = (
@@ -90,7 +88,6 @@ class Subject:
   gender: str = "m"
   german_possessive: str = "sein"
   english_possessive: str = "his"
-  english_self: str = "himself"
   is_pronoun: bool = False
 
   @property
@@ -113,7 +110,7 @@ class Subject:
 
 
 def _pronoun(german_text: str, english_text: str, rest: str) -> Subject:
-  possessive, english_possessive, self_, person, number, gender = rest.split()
+  possessive, english_possessive, person, number, gender = rest.split()
   return Subject(
     german_text,
     english_text,
@@ -122,21 +119,20 @@ def _pronoun(german_text: str, english_text: str, rest: str) -> Subject:
     gender,
     possessive,
     english_possessive,
-    self_,
     True,
   )
 
 
 # The formal Sie conjugates as a third person plural and is `you` in English.
 PRONOUNS = {
-  "ich": _pronoun("ich", "I", "mein my myself 1 s m"),
-  "du": _pronoun("du", "you", "dein your yourself 2 s m"),
-  "m": _pronoun("er", "he", "sein his himself 3 s m"),
-  "f": _pronoun("sie", "she", "ihr her herself 3 s f"),
-  "wir": _pronoun("wir", "we", "unser our ourselves 1 p m"),
-  "ihr": _pronoun("ihr", "you", "euer your yourselves 2 p m"),
-  "they": _pronoun("sie", "they", "ihr their themselves 3 p m"),
-  "Sie": _pronoun("Sie", "you", "Ihr your yourself 3 p m"),
+  "ich": _pronoun("ich", "I", "mein my 1 s m"),
+  "du": _pronoun("du", "you", "dein your 2 s m"),
+  "m": _pronoun("er", "he", "sein his 3 s m"),
+  "f": _pronoun("sie", "she", "ihr her 3 s f"),
+  "wir": _pronoun("wir", "we", "unser our 1 p m"),
+  "ihr": _pronoun("ihr", "you", "euer your 2 p m"),
+  "they": _pronoun("sie", "they", "ihr their 3 p m"),
+  "Sie": _pronoun("Sie", "you", "Ihr your 3 p m"),
 }
 
 

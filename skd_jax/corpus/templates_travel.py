@@ -160,6 +160,9 @@ The thief was arrested by the police in {city} on {date}.
 Die Brücke wird wegen Bauarbeiten bis zum {coming_date} gesperrt.
 The bridge will be closed until {coming_date} because of construction work.
 
+Das Foto {g:the sight} bei {city} stammt aus dem Jahr {spelled_year}.
+The photo of {g:the sight} near {city} dates from the year {spelled_year}.
+
 Zwischen {city} und {city#2} fahren heute keine Züge.
 There are no trains between {city} and {city#2} today.
 
