@@ -2,7 +2,7 @@
 
 Letters beyond those of structs.py: n tokens of one call, R query heads per
 key/value head, F width of the MLP. Attention never repeats keys or values: the
-queries are viewed as [B, N, R, n, H] beside keys and values [B, N, S, H].
+queries are viewed as [B, N, R*n, H] beside keys and values [B, N, S, H].
 """
 
 import math
@@ -244,16 +244,25 @@ class Attention(nnx.Module):
   ) -> jax.Array:
     """query [B, n, N*R, H], key and value [B, N, S, H] -> [B, n, N*R*H]."""
     batch, n, num_heads, size = query.shape
-    grouped = query.reshape(batch, n, self.config.num_kv_heads, -1, size)
-    scores = jnp.einsum(
-      "bqnrh,bnsh->bnrqs", grouped, key, preferred_element_type=jnp.float32
+    groups = self.config.num_kv_heads
+    # [B, N, R*n, H]: only the small queries and results are moved, the cache is
+    # read as it lies.
+    query = query.reshape(batch, n, groups, -1, size)
+    query = query.transpose(0, 2, 3, 1, 4).reshape(batch, groups, -1, size)
+    scores = jax.lax.dot_general(
+      query,
+      key,
+      (((3,), (3,)), ((0, 1), (0, 1))),
+      preferred_element_type=jnp.float32,
     )
     scores = soft_cap(scores, self.config.attention_soft_cap)
+    scores = scores.reshape(batch, groups, -1, n, key.shape[2])
     lowest = jnp.finfo(jnp.float32).min
     scores = jnp.where(mask[:, None, None], scores, lowest)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    mixed = jnp.einsum("bnrqs,bnsh->bqnrh", weights, value)
-    return mixed.reshape(batch, n, num_heads * size)
+    weights = weights.reshape(batch, groups, -1, key.shape[2])
+    mixed = (weights @ value).reshape(batch, groups, -1, n, size)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, n, num_heads * size)
 
 
 class MLP(nnx.Module):
