@@ -7,7 +7,6 @@ from skd_jax.corpus import activities
 from skd_jax.corpus.clauses import Adverbial
 from skd_jax.corpus.quantities import FILLERS
 
-
 _SLOT = re.compile(r"\{\w+\}")
 
 
