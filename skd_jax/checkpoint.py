@@ -87,4 +87,4 @@ def restore(
       state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
     ),
   )
-  return restored.state, restored.data
+  return restored["state"], restored["data"]

@@ -5,6 +5,7 @@ lines. A misspelt name is an error: the config is locked.
 """
 
 import json
+from typing import Any
 
 import ml_collections
 
@@ -218,10 +219,11 @@ def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     )
 
 
-def _get(config: ml_collections.ConfigDict, field: str):
+def _get(config: ml_collections.ConfigDict, field: str) -> Any:
+  value: Any = config
   for name in field.split("."):
-    config = config[name]
-  return config
+    value = value[name]
+  return value
 
 
 def _one_of(config, field: str, allowed: tuple[str, ...]) -> None:

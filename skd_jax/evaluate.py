@@ -4,6 +4,7 @@ Answers are scored as text by sacrebleu. The held-out divergence is a mean over
 the tokens of the references, at temperature 1.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -100,14 +101,15 @@ def make_agreement_fn(
   @jax.jit
   def sums(student_params, teacher_params, batch):
     written = train_step_lib.reference_rollout(batch)
-    written = written.replace(
+    written = dataclasses.replace(
+      written,
       teacher_hidden=scoring.response_hidden(
         teacher,
         teacher_params,
         batch.prompt,
         batch.prompt_length,
         written.tokens,
-      )
+      ),
     )
     return train_step_lib.rollout_loss(
       student_params,

@@ -9,6 +9,7 @@ float32. A chunk leaves behind `[chunk, D]` and the gradient of the head.
   chunks of 4  [0 1 2 6] [7 12 13 14] [15 16 - -]          3 steps, not 5
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,9 @@ class Sums:
 
   def __add__(self, other: "Sums") -> "Sums":
     total = jax.tree.map(jnp.add, self, other)
-    return total.replace(least=jnp.minimum(self.least, other.least))
+    return dataclasses.replace(
+      total, least=jnp.minimum(self.least, other.least)
+    )
 
   def means(self) -> dict[str, jax.Array]:
     """Returns the metrics of a step: sums divided by their counts."""
@@ -174,7 +177,7 @@ def chunked_loss(
     sums = token_loss(logits, teacher_logits, inputs)
     least = jnp.min(jnp.where(valid, sums.least, jnp.inf))
     sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), sums)
-    return sums.loss, sums.replace(least=least)
+    return sums.loss, dataclasses.replace(sums, least=least)
 
   return _chunked(
     chunk_sums, chunk_size, student_head, hidden, inputs, teacher_head, mask

@@ -1,5 +1,7 @@
 """Runs an experiment: python -m skd_jax.main --config=configs/wmt.py."""
 
+import logging as stdlib_logging
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_is_worth_showing)
   # Imported late, so that a misspelt flag is reported at once.
   from skd_jax import fit, train
 
@@ -40,6 +43,12 @@ def main(argv: Sequence[str]) -> None:
     logging.debug("Where it was raised:", exc_info=True)
     print(f"\nError: {error}", file=sys.stderr)
     sys.exit(1)
+
+
+def _is_worth_showing(record: stdlib_logging.LogRecord) -> bool:
+  """Our own messages; of other libraries, warnings alone."""
+  ours = pathlib.Path(record.pathname).parent.name == "skd_jax"
+  return ours or record.levelno >= stdlib_logging.WARNING
 
 
 def run() -> None:

@@ -233,7 +233,7 @@ def propose(
   )
   tokens, log_prob, hidden = (jnp.swapaxes(x, 0, 1) for x in drafted)
   proposal = structs.Proposal(tokens=tokens, log_prob=log_prob, hidden=hidden)
-  return proposal, state.replace(caches=(cache, *state.caches[1:]))
+  return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
 
 
 def verify_proposal(
@@ -309,7 +309,7 @@ def verify_proposal(
     draft_tokens=proposal.tokens,
     teacher_hidden=hidden,
   )
-  return verdict, state.replace(caches=(state.caches[0], cache))
+  return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))
 
 
 def commit(
@@ -349,7 +349,8 @@ def commit(
   teacher_hidden = state.teacher_hidden
   if teacher_hidden is not None:
     teacher_hidden = write(teacher_hidden, verdict.teacher_hidden)
-  return state.replace(
+  return dataclasses.replace(
+    state,
     last_token=last_token,
     length=length,
     stop_state=stop_state,

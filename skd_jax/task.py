@@ -145,7 +145,7 @@ def _train_tokenizer(
   needs = depends_on(config)
   if stages.begin(workdir, "tokenizer", needs) is None:
     logging.info("Training a tokenizer of %d", config.tokenizer.vocab_size)
-    texts = [text for pair in train for text in pair.values()]
+    texts = [text for e in train for text in (e["source"], e["target"])]
     tokenizer_lib.train_bpe(texts, config.tokenizer.vocab_size, folder)
     stages.finish(workdir, "tokenizer", needs, {"folder": folder.name})
   return tokenizer_lib.load(folder)

@@ -193,6 +193,8 @@ def draw_replacement(
     return jnp.argmax(teacher_logits, axis=-1).astype(jnp.int32)
   log_probs = sampling.warp(teacher_logits, teacher_sampling)
   if replace == "residual":
+    if student_log_probs is None:
+      raise ValueError("replace = 'residual' needs student_log_probs")
     residual = jnp.exp(log_probs) - jnp.exp(student_log_probs)
     # Where p >= q everywhere up to rounding, nothing can be rejected but by
     # rounding; the teacher's own law is then the right limit.

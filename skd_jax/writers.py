@@ -1,5 +1,6 @@
 """Who writes the training data: one jitted function for each rollout policy."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -34,23 +35,21 @@ def make_write_fn(
   def policies(student_params, teacher_params):
     # The float32 masters are cast once here, not at every token.
     cast = jax.tree.map(lambda x: x.astype(run.dtype), student_params)
-    return tuple(
-      rollout.Policy(
-        params,
-        loaded.model,
-        sampling.Sampling(
-          settings[f"{who}_temperature"], settings[f"{who}_top_p"]
-        ),
-      )
-      for who, loaded, params in (
-        ("student", student, cast),
-        ("teacher", teacher, teacher_params),
-      )
+    return (
+      rollout.Policy(cast, student.model, how("student")),
+      rollout.Policy(teacher_params, teacher.model, how("teacher")),
+    )
+
+  def how(who):
+    return sampling.Sampling(
+      settings[f"{who}_temperature"], settings[f"{who}_top_p"]
     )
 
   def skd(student_params, teacher_params, batch, keys, threshold):
+    of_student, of_teacher = policies(student_params, teacher_params)
     return rollout.rollout(
-      *policies(student_params, teacher_params),
+      of_student,
+      of_teacher,
       batch,
       keys,
       run.task.stop_table,
@@ -79,14 +78,15 @@ def make_write_fn(
     return with_teacher(written, teacher_params, batch)
 
   def with_teacher(written, teacher_params, batch):
-    return written.replace(
+    return dataclasses.replace(
+      written,
       teacher_hidden=scoring.response_hidden(
         teacher.model,
         teacher_params,
         batch.prompt,
         batch.prompt_length,
         written.tokens,
-      )
+      ),
     )
 
   by_policy = {
@@ -115,11 +115,11 @@ def trim_and_count(
 
   The train step then reads T rounded up to `multiple`, not the whole limit.
   """
-  small = jax.device_get(written.replace(teacher_hidden=None))
+  small = jax.device_get(dataclasses.replace(written, teacher_hidden=None))
   width = -(-max(int(small.length.max()), 1) // multiple) * multiple
   width = min(width, small.tokens.shape[1])
   emitted = np.arange(small.tokens.shape[1])[None] < small.length[:, None]
-  counts = {
+  counts: dict[str, float] = {
     "rows": len(small.length),
     "emitted": int(small.length.sum()),
     "replaced": int((emitted & (small.source == structs.TEACHER)).sum()),
@@ -130,4 +130,4 @@ def trim_and_count(
     name: getattr(written, name)[:, :width]
     for name in ("tokens", "source", "draft_tokens", "teacher_hidden")
   }
-  return written.replace(**cut), counts
+  return dataclasses.replace(written, **cut), counts

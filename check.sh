@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The whole of CI: style, types, tests. Run it in an environment that has
+# `pip install -e .[test]`; arguments go to pytest (`./check.sh -m ''` runs the
+# slow tests as well).
+set -euo pipefail
+cd "$(dirname "$0")"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
+python -m ruff check .
+python -m ruff format --check .
+pyrefly check --python-interpreter-path "$(command -v python)"
+python -m pytest "$@"

