@@ -1,0 +1,168 @@
+"""Settings: bad ones are one clear line, shipped ones load."""
+
+import ast
+import importlib
+import pathlib
+
+import pytest
+
+from skd_jax import config as config_lib
+
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def _shipped() -> list[tuple[str, str]]:
+  """(file, variant) of all that configs/ holds.
+
+  The variants are the keys of the dict in get_config that maps names to
+  functions of the file.
+  """
+  found = []
+  for path in sorted(_CONFIGS.glob("[!_]*.py")):
+    tree = ast.parse(path.read_text("utf-8"))
+    functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Dict) and node.keys:
+        names = [k.value for k in node.keys if isinstance(k, ast.Constant)]
+        values = [v.id for v in node.values if isinstance(v, ast.Name)]
+        if values and functions.issuperset(values):
+          found += [(path.stem, name) for name in names]
+  return found
+
+
+@pytest.mark.parametrize(("name", "variant"), _shipped())
+def test_shipped_config_is_valid(name, variant):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(variant)
+  config_lib.validate(config)
+  assert config.is_locked
+
+
+def test_variants_are_discovered():
+  assert {("wmt", "demo"), ("wmt", "multi30k")} <= set(_shipped())
+
+
+def test_unknown_variant_names_the_allowed_ones():
+  from configs import wmt
+
+  with pytest.raises(ValueError, match=r"wmt.py:nope: .*'demo', 'multi30k'"):
+    wmt.get_config("nope")
+
+
+def _set(config, field, value):
+  *sections, name = field.split(".")
+  for section in sections:
+    config = config[section]
+  config[name] = value
+
+
+_BAD = [
+  ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
+  ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
+  ({"rollout.policy": "SKD"}, "rollout.policy = 'SKD'", "on_policy"),
+  ({"data.max_new_tokens": 0}, "data.max_new_tokens = 0", "1 or above"),
+  ({"data.max_prompt_length": -1}, "data.max_prompt_length = -1", "1 or"),
+  ({"data.length_multiple": 0}, "data.length_multiple = 0", "1 or above"),
+  ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
+  ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
+  (
+    {"rollout.num_draft_tokens": 0},
+    "rollout.num_draft_tokens = 0",
+    "1 or above",
+  ),
+  (
+    {"rollout.num_draft_tokens": 65},
+    "rollout.num_draft_tokens = 65",
+    "data.max_new_tokens = 64",
+  ),
+  ({"rollout.accept": "topk"}, "rollout.accept = 'topk'", "'top_k'"),
+  ({"rollout.replace": "best"}, "rollout.replace = 'best'", "'argmax'"),
+  (
+    {"rollout.replace": "residual"},
+    "rollout.replace = 'residual' with rollout.accept = 'top_k'",
+    "lossless",
+  ),
+  (
+    {"rollout.accept": "lossless"},
+    "rollout.replace = 'sample' with rollout.accept = 'lossless'",
+    "residual",
+  ),
+  ({"rollout.threshold": 0.0}, "rollout.threshold = 0.0", "[1, 4000]"),
+  ({"rollout.threshold": 4001.0}, "rollout.threshold = 4001.0", "[1, 4000]"),
+  ({"rollout.threshold": 2.5}, "rollout.threshold = 2.5", "whole number"),
+  (
+    {"rollout.accept": "top_p", "rollout.threshold": 1.5},
+    "rollout.threshold = 1.5",
+    "[0, 1]",
+  ),
+  (
+    {"rollout.student_temperature": -0.1},
+    "rollout.student_temperature = -0.1",
+    "0 (greedy) or above",
+  ),
+  (
+    {"rollout.teacher_temperature": -1.0},
+    "rollout.teacher_temperature = -1.0",
+    "0 (greedy) or above",
+  ),
+  ({"rollout.teacher_top_p": 0.0}, "rollout.teacher_top_p = 0.0", "(0, 1]"),
+  ({"rollout.student_top_p": 1.1}, "rollout.student_top_p = 1.1", "(0, 1]"),
+  ({"loss.divergence": "kl"}, "loss.divergence = 'kl'", "'forward_kl'"),
+  (
+    {"loss.divergence": "jsd", "loss.beta": 1.0},
+    "loss.beta = 1.0",
+    "inside (0, 1)",
+  ),
+  (
+    {"loss.divergence": "top_k_forward_kl", "loss.k": 4000},
+    "loss.k = 4000",
+    "[1, 3999]",
+  ),
+  ({"loss.weights": "none"}, "loss.weights = 'none'", "'uniform'"),
+  ({"loss.chunk_size": 0}, "loss.chunk_size = 0", "1 or above"),
+  ({"evaluate.batch_size": 0}, "evaluate.batch_size = 0", "1 or above"),
+  ({"distill.batch_size": 0}, "distill.batch_size = 0", "1 or above"),
+  (
+    {"distill.num_microbatches": 3},
+    "distill.num_microbatches = 3",
+    "divide distill.batch_size = 64",
+  ),
+  ({"teacher.fit.num_steps": -1}, "teacher.fit.num_steps = -1", "0 or above"),
+  ({"student.fit.decay": "step"}, "student.fit.decay = 'step'", "'cosine'"),
+  ({"seeds": (3, 3)}, "seeds = (3, 3)", "distinct"),
+  ({"seeds": ()}, "seeds = ()", "at least one"),
+]
+
+
+@pytest.mark.parametrize(
+  ("changes", "named", "allowed"), _BAD, ids=[bad[1] for bad in _BAD]
+)
+def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
+  changes, named, allowed
+):
+  config = config_lib.default_config()
+  for field, value in changes.items():
+    _set(config, field, value)
+  with pytest.raises(ValueError) as caught:
+    config_lib.validate(config)
+  message = str(caught.value)
+  assert message.startswith(named)
+  assert allowed in message.removeprefix(named)
+  assert "\n" not in message
+
+
+def test_misspelt_field_is_an_error_that_names_the_near_one():
+  config = config_lib.default_config()
+  with pytest.raises(AttributeError, match='mean "num_draft_tokens"'):
+    config.rollout.num_draft_token = 3
+  with pytest.raises(KeyError, match='mean "learning_rate"'):
+    config.distill.update(learning_rat=1e-3)
+
+
+def test_plain_config_is_what_json_reads_back():
+  config = config_lib.default_config()
+  config.data.stop_strings = ("Q:", "\n")
+  plain = config_lib.to_plain(config)
+  assert plain["seeds"] == [0]
+  assert plain["data"]["stop_strings"] == ["Q:", "\n"]
+  assert plain["rollout"]["threshold"] == 25.0
