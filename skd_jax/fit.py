@@ -56,7 +56,7 @@ def fit(
     workdir: checkpoints go to its checkpoints/STAGE_seed_SEED.
     stage: of the log.
     seed: of the log.
-    visits: what to call before the given steps (num_steps: after the last).
+    visits: what to call once so many steps are done; 0: before the first.
 
   Returns:
     (the last state, the counts summed over the whole run).
@@ -78,8 +78,10 @@ def fit(
       totals.update(saved["totals"])
       logging.info("%s: continues from step %d", stage, int(state.step))
     first = int(state.step)
+    # Without a checkpoint, the line of step 0 is written anew as well.
+    last_step = -1 if restored is None else first
     log = stack.enter_context(
-      metrics.open_metrics(workdir, stage=stage, seed=seed, last_step=first)
+      metrics.open_metrics(workdir, stage=stage, seed=seed, last_step=last_step)
     )
     bar = stack.enter_context(
       tqdm.tqdm(total=config.num_steps, initial=first, desc=stage, unit="step")
@@ -95,9 +97,14 @@ def fit(
         {"batches": batches.get_state(), "totals": dict(totals)},
       )
 
+    def visit(step: int):
+      scalars = visits[step](state, step) if step in visits else {}
+      if scalars:
+        log(step, scalars)
+
+    if restored is None:
+      visit(first)
     for step in range(first, config.num_steps):
-      if step in visits and (step > first or first == 0):
-        _log_visit(log, visits[step](state, step), step)
       state, means, more = step_fn(state, next(batches), step)
       window.append(means)
       counts.update(more)
@@ -114,19 +121,13 @@ def fit(
         for warning in watch.warnings(line):
           tqdm.tqdm.write(f"Warning: {warning}")
         window, counts = [], collections.Counter()
+      # Before the save: what a checkpoint has behind it has been visited.
+      visit(done)
       if due:
         save()
       if stop.is_set() and done < config.num_steps:
         raise Interrupted(f"stopped after step {done} of {stage!r}")
-    if config.num_steps in visits:
-      end = config.num_steps
-      _log_visit(log, visits[end](state, end), end)
   return state, dict(totals)
-
-
-def _log_visit(log: metrics.LogMetrics, scalars: Metrics, step: int) -> None:
-  if scalars:
-    log(step, scalars)
 
 
 def _due(step: int, every: int) -> bool:
