@@ -74,6 +74,8 @@ def test_settings_are_flat_and_as_json_reads_them_back(tmp_path):
   assert flat["data.stop_strings"] == ["Q:"]
   assert flat["teacher.fit.num_steps"] == 1000
   assert flat["seed"] == 0
-  assert not [name for name in flat if not name.startswith(("data", "teac", "s"))]
+  assert not [
+    name for name in flat if not name.startswith(("data", "teac", "s"))
+  ]
   stages.begin(tmp_path, "tokenizer", flat)
   assert stages.begin(tmp_path, "tokenizer", flat) is None
