@@ -23,9 +23,8 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: Sequence[str]) -> None:
-  """Parses the flags and hands over to train_and_evaluate."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  """Hands the parsed flags over to train_and_evaluate."""
+  del argv
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_is_worth_showing)
   # Imported late, so that a misspelt flag is reported at once.
@@ -51,15 +50,46 @@ def _is_worth_showing(record: stdlib_logging.LogRecord) -> bool:
   return ours or record.levelno >= stdlib_logging.WARNING
 
 
-def run() -> None:
-  """Runs main with absl's flags; a bad flag is one line and exit code 1."""
-  flags.mark_flag_as_required("config")
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line, the config file included.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Returns:
+    The program's name.
+
+  Raises:
+    SystemExit: with one line for people, where a flag, the config file, its
+      variant or a setting is not as it must be.
+  """
   try:
-    app.run(main)
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    # A setting that the config does not have, or of the wrong type.
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(1)
+    rest = flags.FLAGS(list(argv))
+    _CONFIG.value.task  # noqa: B018 - a missing file is an error when read.
+  except (AttributeError, KeyError) as error:
+    # A name alone, or 'name' and on a second line the nearest one, quoted.
+    reason = (
+      str(error.args[0]).replace("\\n", "\n").split("\n")[-1].strip("'\"")
+    )
+    sys.exit(f"Error: no such field in the config: {reason}")
+  except (flags.Error, OSError, TypeError, ValueError) as error:
+    sys.exit(f"Error: {_reason(str(error))}")
+  if len(rest) > 1:
+    sys.exit(f"Error: unknown arguments: {' '.join(rest[1:])}")
+  return rest
+
+
+def _reason(message: str) -> str:
+  """The last line, which holds the cause: of a ValueError in the config file
+  config_flags quotes the traceback, of a missing file the places it tried.
+  """
+  return message.strip().split("\n")[-1].strip().removeprefix("ValueError: ")
+
+
+def run() -> None:
+  """Runs main; bad flags are one line and exit code 1."""
+  flags.mark_flag_as_required("config")
+  app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":
