@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -41,34 +41,34 @@ _PROMPT_MULTIPLE = 32  # Prompt buffers are rounded up to this.
 
 
 def make_prompt_batch(
-  prompts: Sequence[np.ndarray], batch_size: int, limit: int, first: int
+  prompts: Mapping[int, np.ndarray], batch_size: int, limit: int
 ) -> structs.Batch:
   """Right-pads prompts to a Batch of `batch_size` rows without references.
 
   Args:
-    prompts: int32 ids of each, at most batch_size of them.
+    prompts: int32 ids by the number of their line, which becomes the index of
+      their row; at most batch_size of them. Lines count from 0.
     batch_size: B; rows without a prompt have index -1.
     limit: the most tokens of a prompt.
-    first: the index of the first prompt.
 
   Raises:
     ValueError: a prompt is longer than the limit.
   """
-  for offset, ids in enumerate(prompts):
+  for line, ids in prompts.items():
     if len(ids) > limit:
       raise ValueError(
-        f"line {first + offset + 1}: the prompt has {len(ids)} tokens; at most "
+        f"line {line + 1}: the prompt has {len(ids)} tokens; at most "
         f"{limit} leave room for --max_new_tokens = {_MAX_NEW_TOKENS.value}"
       )
-  longest = max(len(ids) for ids in prompts)
+  longest = max(len(ids) for ids in prompts.values())
   width = min(-(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE, limit)
   prompt = np.zeros((batch_size, width), np.int32)
   length = np.ones(batch_size, np.int32)
   index = np.full(batch_size, -1, np.int32)
-  for row, ids in enumerate(prompts):
+  for row, (line, ids) in enumerate(prompts.items()):
     prompt[row, : len(ids)] = ids
     length[row] = len(ids)
-    index[row] = first + row
+    index[row] = line
   return structs.Batch(
     prompt=jnp.asarray(prompt),
     prompt_length=jnp.asarray(length),
@@ -124,7 +124,10 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
       prompts = tokenizer_lib.encode_prompts(
         tokenizer, [chunk[row] for row in filled], _PROMPT.value
       )
-      batch = make_prompt_batch(prompts, size, limit, first)
+      lines_of_prompts = [first + row for row in filled]
+      batch = make_prompt_batch(
+        dict(zip(lines_of_prompts, prompts, strict=True)), size, limit
+      )
       written = jax.device_get(decode(loaded.params, batch, _SEED.value))
       ids = [written.tokens[i, : written.length[i]] for i in range(len(filled))]
       for row, text in zip(
