@@ -5,6 +5,7 @@ the tokens of the references, at temperature 1.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,19 +24,28 @@ DecodeFn = Callable[[structs.Params, structs.Batch], structs.Rollout]
 def make_decode_fn(
   model: structs.LanguageModel, stop_table: Any, max_new_tokens: int
 ) -> DecodeFn:
-  """Returns a jitted greedy decoder; one compilation per prompt width."""
+  """Returns a jitted greedy decoder.
 
-  @jax.jit
-  def decode(params, batch):
-    return rollout.decode(
-      rollout.Policy(params, model, sampling.GREEDY),
-      batch,
-      jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
-      stop_table,
-      max_new_tokens=max_new_tokens,
-    )
+  One compilation for each model and width of the prompts: the decoders of
+  several weights of the same model share it.
+  """
+  return functools.partial(
+    _decode_greedily,
+    stop_table=stop_table,
+    model=model,
+    max_new_tokens=max_new_tokens,
+  )
 
-  return decode
+
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
+def _decode_greedily(params, batch, *, stop_table, model, max_new_tokens):
+  return rollout.decode(
+    rollout.Policy(params, model, sampling.GREEDY),
+    batch,
+    jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
+    stop_table,
+    max_new_tokens=max_new_tokens,
+  )
 
 
 def answer(
@@ -98,31 +108,38 @@ def make_agreement_fn(
   how often both have the same most probable token.
   """
 
-  @jax.jit
-  def sums(student_params, teacher_params, batch):
-    written = train_step_lib.reference_rollout(batch)
-    written = dataclasses.replace(
-      written,
-      teacher_hidden=scoring.response_hidden(
-        teacher,
-        teacher_params,
-        batch.prompt,
-        batch.prompt_length,
-        written.tokens,
-      ),
-    )
-    return train_step_lib.rollout_loss(
-      student_params,
-      teacher.head_params(teacher_params),
-      batch,
-      written,
-      student=student,
-      teacher=teacher,
-      token_loss=loss.distillation_token_loss(divergence.forward_kl, "uniform"),
-      chunk_size=chunk_size,
-    )[1]
+  return functools.partial(
+    _agreement_sums, student=student, teacher=teacher, chunk_size=chunk_size
+  )
 
-  return sums
+
+@functools.partial(
+  jax.jit, static_argnames=("student", "teacher", "chunk_size")
+)
+def _agreement_sums(
+  student_params, teacher_params, batch, *, student, teacher, chunk_size
+):
+  written = train_step_lib.reference_rollout(batch)
+  written = dataclasses.replace(
+    written,
+    teacher_hidden=scoring.response_hidden(
+      teacher,
+      teacher_params,
+      batch.prompt,
+      batch.prompt_length,
+      written.tokens,
+    ),
+  )
+  return train_step_lib.rollout_loss(
+    student_params,
+    teacher.head_params(teacher_params),
+    batch,
+    written,
+    student=student,
+    teacher=teacher,
+    token_loss=loss.distillation_token_loss(divergence.forward_kl, "uniform"),
+    chunk_size=chunk_size,
+  )[1]
 
 
 def agreement(

@@ -13,12 +13,14 @@ import functools
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 from absl import logging
 
 from skd_jax import config as config_lib
@@ -36,6 +38,9 @@ from skd_jax import (
 from skd_jax import task as task_lib
 from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
+
+# (state, teacher head, batch, rollout) -> (state, metrics)
+Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
 
 
 def train_and_evaluate(
@@ -70,8 +75,9 @@ def train_and_evaluate(
     "student_init": score(run, "student_init", start, teacher),
   }
   per_seed = []
+  shared = prepare_distillation(run, start, teacher)
   for seed in config.seeds:
-    student, counts = distill(run, seed, start, teacher)
+    student, counts = distill(run, shared, seed)
     name = f"distill_seed_{seed}"
     scores_of_seed = scores | {"student": score(run, name, student, teacher)}
     per_seed.append({"seed": seed, "metrics": scores_of_seed, "counts": counts})
@@ -141,7 +147,7 @@ def fine_tune(
   model: model_store.LoadedModel,
 ) -> tuple[model_store.LoadedModel, dict[str, float]]:
   """Trains a model on the references by cross-entropy (SFT)."""
-  state, learn = _make_learner(
+  optimizer, learn = _make_learner(
     run, fit_config, model, None, loss.supervised_token_loss
   )
 
@@ -151,11 +157,13 @@ def fine_tune(
     written = train_step_lib.reference_rollout(batch)
     state, means = learn(state, None, batch, written)
     jax.block_until_ready(means)
+    # Without a teacher there is no divergence from it.
+    means = {name: value for name, value in means.items() if name != "kl"}
     return state, means, _train_counts(batch.reference_length, begun)
 
   state, counts = fit.fit(
     step_fn,
-    state,
+    train_step_lib.init_train_state(model.params, optimizer),
     run.train_batches(fit_config, run.config.seed),
     fit_config,
     workdir=run.workdir,
@@ -166,79 +174,89 @@ def fine_tune(
   return dataclasses.replace(model, params=state.params), counts
 
 
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+  """What the seeds of a run share: the models and the compiled functions."""
+
+  start: model_store.LoadedModel
+  teacher: model_store.LoadedModel
+  teacher_head: structs.Params
+  optimizer: optax.GradientTransformation
+  write: writers.WriteFn  # Who writes the training data.
+  learn: Learn  # The train step.
+
+
+def prepare_distillation(
+  run: Run, start: model_store.LoadedModel, teacher: model_store.LoadedModel
+) -> Distillation:
+  """Builds the rollout and the train step, once for all seeds."""
+  optimizer, learn = _make_learner(
+    run, run.config.distill, start, teacher.model, _distillation_loss(run)
+  )
+  return Distillation(
+    start=start,
+    teacher=teacher,
+    teacher_head=teacher.model.head_params(teacher.params),
+    optimizer=optimizer,
+    write=writers.make_write_fn(run, start, teacher),
+    learn=learn,
+  )
+
+
 def distill(
-  run: Run,
-  seed: int,
-  start: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  run: Run, shared: Distillation, seed: int
 ) -> tuple[model_store.LoadedModel, dict[str, float]]:
   """Trains the student on what it writes and the teacher corrects.
 
   Args:
     run: the run.
+    shared: from prepare_distillation.
     seed: of the data order and of every draw.
-    start: the student to begin with.
-    teacher: frozen.
 
   Returns:
     (the student, counts over the whole stage: tokens, rounds, seconds).
   """
   config, stage = run.config, f"distill_seed_{seed}"
-  needs = task_lib.depends_on(config) | stages.settings(
-    config, "teacher", "student", "rollout", "loss", "distill", "seed", "dtype"
-  )
+  start, teacher = shared.start, shared.teacher
+  folder = run.workdir / "students" / f"seed_{seed}"
+  needs = _depends_on_all(run)
   result = stages.begin(run.workdir, stage, needs)
   if result is not None:
-    params = model_store.load(
-      run.workdir / "students" / f"seed_{seed}",
-      run.task.vocab_size,
-      dtype=run.dtype,
-      param_dtype=jnp.float32,
-    ).params
-    return dataclasses.replace(start, params=params), result
+    student = model_store.load(
+      folder, run.task.vocab_size, dtype=run.dtype, param_dtype=jnp.float32
+    )
+    return dataclasses.replace(start, params=student.params), result
 
-  # The start is used again by the next seed, and the state is donated.
-  own = dataclasses.replace(start, params=jax.tree.map(jnp.copy, start.params))
-  state, learn = _make_learner(
-    run, config.distill, own, teacher.model, _distillation_loss(config)
-  )
-  write = writers.make_write_fn(run, start, teacher)
-  teacher_head = teacher.model.head_params(teacher.params)
   threshold = jnp.float32(config.rollout.threshold)
 
   def step_fn(state, batch, step):
     begun = time.perf_counter()
-    written = write(
-      state.params,
-      teacher.params,
-      batch,
-      writers.row_keys(seed, step, batch.index),
-      threshold,
-    )
+    keys = writers.row_keys(seed, step, batch.index)
+    written = shared.write(state.params, teacher.params, batch, keys, threshold)
     written, counts = writers.trim_and_count(
       written, config.data.length_multiple
     )
     counts["seconds_generate"] = time.perf_counter() - begun
     begun = time.perf_counter()
-    state, means = learn(state, teacher_head, batch, written)
+    state, means = shared.learn(state, shared.teacher_head, batch, written)
     jax.block_until_ready(means)
     return state, means, counts | _train_counts(written.length, begun)
 
+  # The start is used again by the next seed, and the state is donated.
+  params = jax.tree.map(jnp.copy, start.params)
+  visits = results.sample_visits(run, seed, start, teacher, shared.write)
   state, counts = fit.fit(
     step_fn,
-    state,
+    train_step_lib.init_train_state(params, shared.optimizer),
     run.train_batches(config.distill, seed),
     config.distill,
     workdir=run.workdir,
     stage="distill",
     seed=seed,
-    visits=_validation_visits(run, config.distill, start.model)
-    | results.sample_visits(run, seed, start, teacher, write),
+    visits=_validation_visits(run, config.distill, start.model) | visits,
   )
   student = dataclasses.replace(start, params=state.params)
-  model_store.export(
-    run.workdir / "students" / f"seed_{seed}", student, run.task
-  )
+  model_store.export(folder, student, run.task)
   return student, stages.finish(run.workdir, stage, needs, counts)
 
 
@@ -255,9 +273,7 @@ def score(
     `answers/NAME.txt`, one a line.
   """
   config, task = run.config, run.task
-  needs = task_lib.depends_on(config) | stages.settings(
-    config, "teacher", "student", "rollout", "loss", "distill", "seed", "dtype"
-  )
+  needs = _depends_on_all(run)
   result = stages.begin(run.workdir, f"evaluate_{name}", needs)
   if result is not None:
     return result
@@ -293,8 +309,8 @@ def _make_learner(
   model: model_store.LoadedModel,
   teacher: structs.LanguageModel | None,
   token_loss: loss.TokenLoss,
-):
-  """Returns (state, jitted train step with the state donated)."""
+) -> tuple[optax.GradientTransformation, Learn]:
+  """Returns the optimizer and the jitted train step; it donates the state."""
   optimizer = train_step_lib.make_optimizer(
     train_step_lib.make_schedule(
       learning_rate=fit_config.learning_rate,
@@ -320,18 +336,26 @@ def _make_learner(
     optimizer=optimizer,
     num_microbatches=fit_config.num_microbatches,
   )
-  state = train_step_lib.init_train_state(model.params, optimizer)
-  return state, jax.jit(step, donate_argnums=0)
+  return optimizer, jax.jit(step, donate_argnums=0)
 
 
-def _distillation_loss(config: ml_collections.ConfigDict) -> loss.TokenLoss:
+def _depends_on_all(run: Run) -> dict[str, Any]:
+  """Returns every setting that a distilled student depends on."""
+  sections = ("teacher", "student", "rollout", "loss", "distill")
+  return task_lib.depends_on(run.config) | stages.settings(
+    run.config, *sections, "seed", "dtype"
+  )
+
+
+def _distillation_loss(run: Run) -> loss.TokenLoss:
+  config = run.config
   return loss.distillation_token_loss(
     divergence.get_divergence(
       config.loss.divergence,
       beta=config.loss.beta,
       alpha=config.loss.alpha,
       k=config.loss.k,
-      vocab_size=config.tokenizer.vocab_size,
+      vocab_size=run.task.vocab_size,
     ),
     config.loss.weights,
   )

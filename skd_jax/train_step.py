@@ -186,5 +186,5 @@ def train_step(
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
   )
-  metrics = sums.means() | {"grad_norm": optax.global_norm(gradient)}
+  metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
   return state, metrics
