@@ -82,7 +82,7 @@ def test_too_long_a_prompt_names_its_line(workdir, answer):
   lines = [_test_sources(workdir)[0], "", "Hund " * 50]
   with pytest.raises(ValueError, match=r"^line 3: the prompt has \d+ tokens"):
     answer(lines)
-  with pytest.raises(ValueError, match="max_new_tokens = 48: .* 48 tokens"):
+  with pytest.raises(ValueError, match=r"max_new_tokens = 48: .* 48 tokens"):
     answer(lines[:1], max_new_tokens=48)
 
 

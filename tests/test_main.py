@@ -160,12 +160,13 @@ def test_same_command_again_takes_the_finished_stages(workdir, tmp_path):
   before = _read(workdir / "report.json")
   log = (workdir / "metrics.jsonl").read_bytes()
   weights = (workdir / "export" / "model.safetensors").read_bytes()
+  data = str(workdir.parent / "data")
   experiment = tmp_path / "tiny.py"
   experiment.write_text(
     "import pathlib\n"
     "from tests import tiny_run\n"
     "def get_config():\n"
-    f"  return tiny_run.config(pathlib.Path({str(workdir.parent / 'data')!r}))\n"
+    f"  return tiny_run.config(pathlib.Path({data!r}))\n"
   )
   done = _main(f"--config={experiment}", f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
