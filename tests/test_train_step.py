@@ -100,22 +100,28 @@ def test_microbatches_give_the_update_of_the_whole_batch():
 
 def test_loss_is_the_mean_over_all_response_tokens():
   student, teacher = params(0), params(1)
-  total, sums = loss_fn()(
+  total, sums = jax.jit(loss_fn())(
     student, MODEL.head_params(teacher), BATCH, written(teacher)
   )
-  values = []
-  for row, length in enumerate(np.asarray(BATCH.reference_length)):
-    prompt = BATCH.prompt[row, : int(BATCH.prompt_length[row])]
-    sequence = jnp.concatenate([prompt, BATCH.reference[row, :length]])[None]
+
+  @jax.jit
+  def divergences(sequence):
     positions = jnp.arange(sequence.shape[1])[None]
-    start = len(prompt) - 1
-    logits = [
+    teacher_logits, student_logits = (
       MODEL.head(
         MODEL.head_params(p), MODEL.apply(p, sequence, positions, None)[0]
-      )[0, start : start + length]
+      )[0]
       for p in (teacher, student)
-    ]
-    values.extend(np.asarray(divergence.forward_kl(*logits)))
+    )
+    return divergence.forward_kl(teacher_logits, student_logits)
+
+  values = []
+  for row, length in enumerate(np.asarray(BATCH.reference_length)):
+    size = int(BATCH.prompt_length[row])
+    # The prompt, then the response at once; causal, so the end is free.
+    sequence = [*BATCH.prompt[row, :size], *BATCH.reference[row, :length]]
+    value = divergences(jnp.asarray(sequence + [0] * (8 - len(sequence)))[None])
+    values.extend(np.asarray(value[size - 1 : size - 1 + length]))
   assert len(values) == int(sums.tokens) == 10
   np.testing.assert_allclose(total, sum(values), rtol=1e-5)
   np.testing.assert_allclose(sums.means()["loss"], np.mean(values), rtol=1e-5)
@@ -222,3 +228,34 @@ def test_schedule_warms_up_and_decays(decay, expected):
   assert float(schedule(60)) == pytest.approx(expected)
   if decay != "constant":
     assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_bfloat16_compute_keeps_float32_masters_and_stays_close():
+  student, teacher = params(0), params(1)
+  half = models.create(CONFIG, dtype=jnp.bfloat16)
+  hidden = scoring.response_hidden(
+    half, teacher, BATCH.prompt, BATCH.prompt_length, BATCH.reference
+  )
+  assert hidden.dtype == jnp.bfloat16
+  rollout = train_step.reference_rollout(BATCH).replace(teacher_hidden=hidden)
+  fn = functools.partial(
+    train_step.rollout_loss,
+    student=half,
+    teacher=half,
+    token_loss=KL,
+    chunk_size=4,
+  )
+  state, metrics = train_step.train_step(
+    train_step.init_train_state(student, optimizer()),
+    half.head_params(teacher),
+    BATCH,
+    rollout,
+    loss_fn=fn,
+    optimizer=optimizer(),
+    num_microbatches=1,
+  )
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {
+    jnp.dtype("float32")
+  }
+  whole = step(train_step.init_train_state(student, optimizer()), teacher)[1]
+  assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=0.05)

