@@ -276,6 +276,20 @@ def test_killed_run_logs_no_visit_twice(tmp_path, killed_at):
   assert [line["step"] for line in log] == [0, 3, 4, 7]
 
 
+@pytest.mark.parametrize("step", [0, 3, 4, 7])
+def test_visit_that_is_cut_short_is_called_again(tmp_path, step):
+  # No checkpoint lies between a step and its visit: that of step 4 is due.
+  cut_short = _visits([], 0, 3, 4, 7)
+  cut_short[step] = lambda *_: _kill()
+  with pytest.raises(_Killed):
+    _fit(tmp_path, _step_fn(), cut_short)
+  seen = []
+  _fit(tmp_path, _step_fn(), _visits(seen, 0, 3, 4, 7))
+  assert step in seen
+  log = [line for line in _logged(tmp_path) if "validation_bleu" in line]
+  assert [line["step"] for line in log] == [0, 3, 4, 7]
+
+
 def test_no_steps_leave_the_state_as_it_is(tmp_path):
   seen = []
   state, counts = _fit(tmp_path, _step_fn(), _visits(seen, 0), num_steps=0)
