@@ -80,6 +80,7 @@ def restore(
   step = manager.latest_step()
   if step is None:
     return None
+  _check_fits(manager.directory / str(step) / "state", like)
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   restored = manager.restore(
     step,
@@ -88,3 +89,23 @@ def restore(
     ),
   )
   return restored["state"], restored["data"]
+
+
+def _check_fits(folder: Any, like: structs.TrainState) -> None:
+  saved = ocp.StandardCheckpointHandler().metadata(folder)
+  before = {_name(path): x.shape for path, x in _leaves(saved.tree)}
+  now = {_name(path): x.shape for path, x in _leaves(like)}
+  for name in sorted(before.keys() | now.keys()):
+    if before.get(name) != now.get(name):
+      raise ValueError(
+        f"{folder}: {name} has shape {before.get(name)}, must be "
+        f"{now.get(name)}"
+      )
+
+
+def _leaves(tree: Any) -> list[tuple[Any, Any]]:
+  return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,7 +1,5 @@
 """What is saved comes back as it was."""
 
-import gc
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,14 +50,11 @@ def test_the_newest_two_are_kept_and_the_newest_is_read(tmp_path):
   assert data == {"at": 3}
 
 
-# Orbax leaves the reads of the other arrays behind; they are collected here.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_shape_is_an_error(tmp_path):
   with checkpoint.open_manager(tmp_path / "c") as manager:
     checkpoint.save(manager, _state(step=1), {})
   with (
     checkpoint.open_manager(tmp_path / "c") as manager,
-    pytest.raises(ValueError),
+    pytest.raises(ValueError, match=r"shape \(3,\), must be \(4,\)$"),
   ):
     checkpoint.restore(manager, _state(width=4))
-  gc.collect()

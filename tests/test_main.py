@@ -136,8 +136,7 @@ def test_checkpoint_holds_student_and_optimizer_and_nothing_of_the_teacher(
   student = safetensors.load_file(workdir / "export" / "model.safetensors")
   size = sum(array.size for array in student.values())
   folder = workdir / "checkpoints" / "distill_seed_0"
-  with ocp.StandardCheckpointer() as checkpointer:
-    saved = checkpointer.metadata(folder / "6" / "state").item_metadata
+  saved = ocp.StandardCheckpointHandler().metadata(folder / "6" / "state")
   leaves = jax.tree.leaves(saved.tree)
   held = sum(int(np.prod(leaf.shape)) for leaf in leaves)
   # Weights and both moments of Adam; besides them only the counters of steps.
