@@ -166,8 +166,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f"rollout.num_draft_tokens = {config.rollout.num_draft_tokens}: must be "
       f"in [1, data.max_new_tokens = {config.data.max_new_tokens}]"
     )
-  if not config.seeds or len(set(config.seeds)) != len(config.seeds):
-    raise ValueError(f"seeds = {config.seeds}: must be distinct, at least one")
+  seeds = config.seeds
+  if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+    raise ValueError(
+      f"seeds = {seeds}: must be distinct and not negative, at least one"
+    )
+  _at_least(config, "seed", 0)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _validate_fit(config, stage)
   if "{source}" not in config.data.prompt:
@@ -212,6 +216,15 @@ def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     _at_least(config, f"{stage}.{field}", 0)
   _one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
   fit = _get(config, stage)
+  for field, allowed, valid in (
+    ("learning_rate", "above 0", fit.learning_rate > 0),
+    ("clip_norm", "above 0", fit.clip_norm > 0),
+    ("weight_decay", "0 or above", fit.weight_decay >= 0),
+    ("beta1", "in [0, 1)", 0 <= fit.beta1 < 1),
+    ("beta2", "in [0, 1)", 0 <= fit.beta2 < 1),
+  ):
+    if not valid:
+      raise ValueError(f"{stage}.{field} = {fit[field]}: must be {allowed}")
   if fit.batch_size % fit.num_microbatches:
     raise ValueError(
       f"{stage}.num_microbatches = {fit.num_microbatches}: must divide "

@@ -70,12 +70,12 @@ def fit(
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(checkpoint.open_manager(folder))
     stop = stack.enter_context(_stop_signals())
-    totals: collections.Counter = collections.Counter()
+    meter = _Meter()
     restored = checkpoint.restore(manager, state)
     if restored is not None:
       state, saved = restored
       batches.set_state(saved["batches"])
-      totals.update(saved["totals"])
+      meter.totals.update(saved["totals"])
       logging.info("%s: continues from step %d", stage, int(state.step))
     first = int(state.step)
     # Without a checkpoint, the line of step 0 is written anew as well.
@@ -87,62 +87,95 @@ def fit(
       tqdm.tqdm(total=config.num_steps, initial=first, desc=stage, unit="step")
     )
     watch = health.Watch(stage)
-    window: list[Metrics] = []
-    counts: collections.Counter = collections.Counter()
-
-    def save():
-      checkpoint.save(
-        manager,
-        state,
-        {"batches": batches.get_state(), "totals": dict(totals)},
-      )
-
-    def visit(step: int):
-      scalars = visits[step](state, step) if step in visits else {}
-      if scalars:
-        log(step, scalars)
-
     if restored is None:
-      visit(first)
+      _visit(visits, state, first, log)
     for step in range(first, config.num_steps):
-      state, means, more = step_fn(state, next(batches), step)
-      window.append(means)
-      counts.update(more)
-      totals.update(more)
+      state, means, counts = step_fn(state, next(batches), step)
+      meter.add(means, counts)
       bar.update()
       done = step + 1
       last = done == config.num_steps or stop.is_set()
       due = _due(done, config.checkpoint_every_steps) or last
       if _due(done, config.log_every_steps) or due:
-        line = _summary(window, counts)
+        line = meter.line()
         health.check_finite(line, stage, done, manager.latest_step())
         log(done, line)
         bar.set_postfix_str(_short(line))
         for warning in watch.warnings(line):
           tqdm.tqdm.write(f"Warning: {warning}")
-        window, counts = [], collections.Counter()
       # Before the save: what a checkpoint has behind it has been visited.
-      visit(done)
+      _visit(visits, state, done, log)
       if due:
-        save()
+        totals = dict(meter.totals)  # A copy: it is written in the background.
+        checkpoint.save(
+          manager, state, {"batches": batches.get_state(), "totals": totals}
+        )
       if stop.is_set() and done < config.num_steps:
         raise Interrupted(f"stopped after step {done} of {stage!r}")
-  return state, dict(totals)
+  return state, dict(meter.totals)
+
+
+def merge_visits(*sources: Mapping[int, Visit]) -> dict[int, Visit]:
+  """Joins visits by step; those of one step are made one after the other."""
+  merged: dict[int, list[Visit]] = collections.defaultdict(list)
+  for visits in sources:
+    for step, visit in visits.items():
+      merged[step].append(visit)
+
+  def all_of(several: list[Visit]) -> Visit:
+    def visit(state, step):
+      scalars: dict[str, Any] = {}
+      for one in several:
+        scalars |= one(state, step)
+      return scalars
+
+    return visit
+
+  return {step: all_of(several) for step, several in merged.items()}
+
+
+def _visit(
+  visits: Mapping[int, Visit],
+  state: structs.TrainState,
+  step: int,
+  log: metrics.LogMetrics,
+) -> None:
+  scalars = visits[step](state, step) if step in visits else {}
+  if scalars:
+    log(step, scalars)
 
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-def _summary(window: list[Metrics], counts: Metrics) -> dict[str, float]:
-  """Averages the means of some steps and turns their counts into rates."""
-  fetched = jax.device_get(window)
-  line = {
-    name: sum(float(means[name]) for means in fetched) / len(fetched)
-    for name in fetched[0]
-  }
-  line["least_token_loss"] = min(float(m["least_token_loss"]) for m in fetched)
-  return line | rates(counts)
+class _Meter:
+  """Gathers what the steps return, for the log and over the whole run."""
+
+  def __init__(self):
+    self.totals: collections.Counter = collections.Counter()
+    self._counts: collections.Counter = collections.Counter()
+    self._means: list[Metrics] = []
+
+  def add(self, means: Metrics, counts: Metrics) -> None:
+    """Adds one step."""
+    self._means.append(means)
+    self._counts.update(counts)
+    self.totals.update(counts)
+
+  def line(self) -> dict[str, float]:
+    """Sums up the steps since the last line: mean values and rates."""
+    fetched = jax.device_get(self._means)
+    line = {
+      name: sum(float(means[name]) for means in fetched) / len(fetched)
+      for name in fetched[0]
+    }
+    line["least_token_loss"] = min(
+      float(means["least_token_loss"]) for means in fetched
+    )
+    line |= rates(self._counts)
+    self._means, self._counts = [], collections.Counter()
+    return line
 
 
 def rates(counts: Metrics) -> dict[str, float]:

@@ -82,6 +82,34 @@ def describe(scores: Mapping[str, Any]) -> str:
   return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
 
 
+def validation_visits(
+  run: Run,
+  fit_config: ml_collections.ConfigDict,
+  model: structs.LanguageModel,
+) -> dict[int, fit.Visit]:
+  """Returns the visits that score the validation split, if there are any."""
+  every = fit_config.evaluate_every_steps
+  if not every:
+    return {}
+  decode_fn = evaluate.make_decode_fn(
+    model, run.task.stop_table, run.config.data.max_new_tokens
+  )
+  validation = run.task.validation
+
+  def visit(state, step):
+    del step
+    texts, _ = evaluate.answer(
+      decode_fn, state.params, run.eval_batches(validation), run.task.texts
+    )
+    references = [e["target"] for e in validation.examples]
+    metrics, _ = evaluate.score_translations(
+      [texts[i] for i in range(len(references))], references
+    )
+    return {f"validation_{name}": value for name, value in metrics.items()}
+
+  return dict.fromkeys(range(every, fit_config.num_steps + 1, every), visit)
+
+
 def sample_visits(
   run: Run,
   seed: int,

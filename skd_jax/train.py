@@ -39,6 +39,9 @@ from skd_jax import task as task_lib
 from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
 
+# The sections of the config that a distilled student depends on.
+_DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
+
 # (state, teacher head, batch, rollout) -> (state, metrics)
 Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
 
@@ -71,15 +74,19 @@ def train_and_evaluate(
   teacher, seconds_teacher = prepare_model(run, "teacher")
   start, seconds_start = prepare_model(run, "student_init")
   scores = {
-    "teacher": score(run, "teacher", teacher, teacher),
-    "student_init": score(run, "student_init", start, teacher),
+    "teacher": score(run, "teacher", teacher, teacher, ("teacher",)),
+    "student_init": score(
+      run, "student_init", start, teacher, ("teacher", "student")
+    ),
   }
   per_seed = []
   shared = prepare_distillation(run, start, teacher)
   for seed in config.seeds:
     student, counts = distill(run, shared, seed)
     name = f"distill_seed_{seed}"
-    scores_of_seed = scores | {"student": score(run, name, student, teacher)}
+    scores_of_seed = scores | {
+      "student": score(run, name, student, teacher, _DISTILLED)
+    }
     per_seed.append({"seed": seed, "metrics": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
       model_store.export(workdir / "export", student, task)
@@ -118,9 +125,7 @@ def prepare_model(
   if shape.path:
     logging.info("%s: taken from %s", stage, shape.path)
     return load(shape.path), 0.0
-  needs = task_lib.depends_on(run.config) | stages.settings(
-    run.config, role, "seed", "dtype"
-  )
+  needs = _depends_on(run, (role,))
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     if shape.init_path:
@@ -169,7 +174,7 @@ def fine_tune(
     workdir=run.workdir,
     stage=stage,
     seed=run.config.seed,
-    visits=_validation_visits(run, fit_config, model.model),
+    visits=results.validation_visits(run, fit_config, model.model),
   )
   return dataclasses.replace(model, params=state.params), counts
 
@@ -219,7 +224,7 @@ def distill(
   config, stage = run.config, f"distill_seed_{seed}"
   start, teacher = shared.start, shared.teacher
   folder = run.workdir / "students" / f"seed_{seed}"
-  needs = _depends_on_all(run)
+  needs = _depends_on(run, _DISTILLED)
   result = stages.begin(run.workdir, stage, needs)
   if result is not None:
     student = model_store.load(
@@ -244,7 +249,10 @@ def distill(
 
   # The start is used again by the next seed, and the state is donated.
   params = jax.tree.map(jnp.copy, start.params)
-  visits = results.sample_visits(run, seed, start, teacher, shared.write)
+  visits = fit.merge_visits(
+    results.validation_visits(run, config.distill, start.model),
+    results.sample_visits(run, seed, start, teacher, shared.write),
+  )
   state, counts = fit.fit(
     step_fn,
     train_step_lib.init_train_state(params, shared.optimizer),
@@ -253,7 +261,7 @@ def distill(
     workdir=run.workdir,
     stage="distill",
     seed=seed,
-    visits=_validation_visits(run, config.distill, start.model) | visits,
+    visits=visits,
   )
   student = dataclasses.replace(start, params=state.params)
   model_store.export(folder, student, run.task)
@@ -265,15 +273,23 @@ def score(
   name: str,
   model: model_store.LoadedModel,
   teacher: model_store.LoadedModel,
+  sections: tuple[str, ...],
 ) -> dict[str, Any]:
   """Scores a model on the test split; cached like a stage.
+
+  Args:
+    run: the run.
+    name: of the model, for the stage and its answers.
+    model: the model.
+    teacher: what its next-token distributions are compared with.
+    sections: of the config, what the model and the teacher depend on.
 
   Returns:
     Metrics by name, and `signature` and `seconds`; the greedy answers are in
     `answers/NAME.txt`, one a line.
   """
   config, task = run.config, run.task
-  needs = _depends_on_all(run)
+  needs = _depends_on(run, sections)
   result = stages.begin(run.workdir, f"evaluate_{name}", needs)
   if result is not None:
     return result
@@ -339,9 +355,8 @@ def _make_learner(
   return optimizer, jax.jit(step, donate_argnums=0)
 
 
-def _depends_on_all(run: Run) -> dict[str, Any]:
-  """Returns every setting that a distilled student depends on."""
-  sections = ("teacher", "student", "rollout", "loss", "distill")
+def _depends_on(run: Run, sections: tuple[str, ...]) -> dict[str, Any]:
+  """Returns the settings of some sections, and those of the task."""
   return task_lib.depends_on(run.config) | stages.settings(
     run.config, *sections, "seed", "dtype"
   )
@@ -359,34 +374,6 @@ def _distillation_loss(run: Run) -> loss.TokenLoss:
     ),
     config.loss.weights,
   )
-
-
-def _validation_visits(
-  run: Run,
-  fit_config: ml_collections.ConfigDict,
-  model: structs.LanguageModel,
-) -> dict[int, fit.Visit]:
-  """Returns the visits that score the validation split, if there are any."""
-  every = fit_config.evaluate_every_steps
-  if not every:
-    return {}
-  decode_fn = evaluate.make_decode_fn(
-    model, run.task.stop_table, run.config.data.max_new_tokens
-  )
-  validation = run.task.validation
-
-  def visit(state, step):
-    del step
-    texts, _ = evaluate.answer(
-      decode_fn, state.params, run.eval_batches(validation), run.task.texts
-    )
-    references = [e["target"] for e in validation.examples]
-    metrics, _ = evaluate.score_translations(
-      [texts[i] for i in range(len(references))], references
-    )
-    return {f"validation_{name}": value for name, value in metrics.items()}
-
-  return dict.fromkeys(range(every, fit_config.num_steps + 1, every), visit)
 
 
 def _train_counts(length: Any, begun: float) -> dict[str, float]:

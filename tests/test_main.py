@@ -117,10 +117,6 @@ def test_every_step_is_logged_once(workdir):
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="sample_visits replaces the validation of the same step in train.py",
-)
 def test_every_seed_is_validated_also_where_samples_are_kept(workdir):
   validated = [
     (line["seed"], line["step"])
