@@ -57,6 +57,10 @@ def _set(config, field, value):
 
 
 _BAD = [
+  ({"distill.learning_rate": 0.0}, "distill.learning_rate = 0.0", "above 0"),
+  ({"distill.clip_norm": -1.0}, "distill.clip_norm = -1.0", "above 0"),
+  ({"distill.beta2": 1.0}, "distill.beta2 = 1.0", "in [0, 1)"),
+  ({"seeds": (0, -1)}, "seeds = (0, -1)", "not negative"),
   ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
   ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
   ({"rollout.policy": "SKD"}, "rollout.policy = 'SKD'", "on_policy"),
