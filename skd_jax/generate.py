@@ -26,7 +26,11 @@ _STOP = flags.DEFINE_multi_string(
   "stop", [], "Text that ends an answer, besides EOS. May be repeated."
 )
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
-  "max_new_tokens", 128, "The most tokens of an answer.", lower_bound=1
+  "max_new_tokens",
+  None,
+  "The most tokens of an answer; by default half of what the model reads, at "
+  "most 256.",
+  lower_bound=1,
 )
 _TEMPERATURE = flags.DEFINE_float(
   "temperature", 0.0, "0 is greedy.", lower_bound=0.0
@@ -58,7 +62,7 @@ def make_prompt_batch(
     if len(ids) > limit:
       raise ValueError(
         f"line {line + 1}: the prompt has {len(ids)} tokens; at most "
-        f"{limit} leave room for --max_new_tokens = {_MAX_NEW_TOKENS.value}"
+        f"{limit} leave room for --max_new_tokens"
       )
   longest = max(len(ids) for ids in prompts.values())
   width = min(-(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE, limit)
@@ -95,10 +99,13 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
     _STOP.value,
   )
   how = sampling.Sampling(_TEMPERATURE.value, _TOP_P.value)
-  limit = config.max_position_embeddings - _MAX_NEW_TOKENS.value
+  max_new_tokens = _MAX_NEW_TOKENS.value or min(
+    config.max_position_embeddings // 2, 256
+  )
+  limit = config.max_position_embeddings - max_new_tokens
   if limit < 1:
     raise ValueError(
-      f"--max_new_tokens = {_MAX_NEW_TOKENS.value}: the model reads at most "
+      f"--max_new_tokens = {max_new_tokens}: the model reads at most "
       f"{config.max_position_embeddings} tokens, the prompt included"
     )
 
@@ -112,7 +119,7 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
       batch,
       keys,
       stop_table,
-      max_new_tokens=_MAX_NEW_TOKENS.value,
+      max_new_tokens=max_new_tokens,
     )
 
   size, first = _BATCH_SIZE.value, 0
