@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from skd_jax import model_store, models, rollout, sampling, stopping, structs
 from skd_jax import tokenizer as tokenizer_lib
@@ -151,6 +151,7 @@ def main(argv: Sequence[str]) -> None:
   """Reads the flags, answers every line."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  logging.set_verbosity(logging.WARNING)
   try:
     with contextlib.ExitStack() as stack:
       file = sys.stdin
