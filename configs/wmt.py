@@ -44,9 +44,9 @@ def demo() -> ml_collections.ConfigDict:
     num_kv_heads=2,
   )
   config.teacher.fit = fit_config(
-    num_steps=850,
-    batch_size=32,
-    learning_rate=4e-3,
+    num_steps=1600,
+    batch_size=16,
+    learning_rate=3e-3,
     warmup_steps=100,
     decay="cosine",
   )
@@ -58,9 +58,9 @@ def demo() -> ml_collections.ConfigDict:
     num_kv_heads=2,
   )
   config.student.fit = fit_config(
-    num_steps=600,
-    batch_size=32,
-    learning_rate=5e-3,
+    num_steps=1500,
+    batch_size=16,
+    learning_rate=4e-3,
     warmup_steps=100,
     decay="cosine",
   )
