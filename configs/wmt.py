@@ -73,7 +73,20 @@ def demo() -> ml_collections.ConfigDict:
 
 
 def multi30k() -> ml_collections.ConfigDict:
-  """WMT16 multimodal task 1; --config.data.dir is its folder."""
+  """WMT16 multimodal task 1; --config.data.dir is its folder.
+
+  python -m skd_jax.main --config=configs/wmt.py:multi30k \\
+    --config.data.dir=FOLDER --workdir=workdir/multi30k
+
+  2 CPU cores, shared with other work: 63 min in all (teacher 38, student start
+  6, rollouts 10, distillation steps 8, scores 1). test_2016_flickr, greedy,
+  sacrebleu 2.6.0, one seed; 4.3 % of the tokens were replaced:
+
+                         bleu   chrf
+    teacher             34.75  54.08
+    student, start      32.28  51.16
+    student, distilled  34.86  53.40
+  """
   config = default_config()
   config.task = "Multi30k German to English"
   config.data.kind = "parallel"
