@@ -44,9 +44,9 @@ def demo() -> ml_collections.ConfigDict:
     num_kv_heads=2,
   )
   config.teacher.fit = fit_config(
-    num_steps=1600,
+    num_steps=1700,
     batch_size=16,
-    learning_rate=3e-3,
+    learning_rate=4e-3,
     warmup_steps=100,
     decay="cosine",
   )
@@ -58,7 +58,7 @@ def demo() -> ml_collections.ConfigDict:
     num_kv_heads=2,
   )
   config.student.fit = fit_config(
-    num_steps=1500,
+    num_steps=700,
     batch_size=16,
     learning_rate=4e-3,
     warmup_steps=100,
@@ -68,7 +68,7 @@ def demo() -> ml_collections.ConfigDict:
   # temperature it changes little.
   config.rollout.student_top_p = 1.0
   config.loss.chunk_size = 128
-  config.distill = fit_config(num_steps=160, batch_size=32, learning_rate=2e-3)
+  config.distill = fit_config(num_steps=220, batch_size=32, learning_rate=2e-3)
   return config
 
 
