@@ -16,4 +16,9 @@ if sys.version_info < (3, 11):
            "with PYTHON=..." % sys.version_info[:2])
 PY
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --editable ".${extra:+[$extra]}"
+# Once, and again when the requirements have changed.
+stamp="$venv/installed${extra:+-$extra}"
+if [ ! "$stamp" -nt setup.py ]; then
+  "$venv/bin/python" -m pip install --quiet --editable ".${extra:+[$extra]}"
+  touch "$stamp"
+fi
