@@ -14,7 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from skd_jax import divergence, loss, rollout, sampling, scoring, structs
+from skd_jax import (
+  divergence,
+  loss,
+  rollout,
+  sampling,
+  scoring,
+  structs,
+  verify,
+)
 from skd_jax import train_step as train_step_lib
 
 # (params, batch) -> Rollout of greedy answers.
@@ -107,7 +115,6 @@ def make_agreement_fn(
   The sums over the reference tokens: `kl` KL(teacher || student), `agreement`
   how often both have the same most probable token.
   """
-
   return functools.partial(
     _agreement_sums, student=student, teacher=teacher, chunk_size=chunk_size
   )
@@ -188,10 +195,9 @@ def make_annotate_fn(
     of_student = logits(student, student_params)
     of_teacher = logits(teacher, teacher_params)
     draft = written.draft_tokens
-    own = jnp.take_along_axis(of_teacher, draft[..., None], axis=-1)
     return {
       "teacher_token": jnp.argmax(of_teacher, axis=-1),
-      "rank": jnp.sum(of_teacher > own, axis=-1),
+      "rank": verify.token_rank(of_teacher, draft),
       "student_prob": prob(of_student, draft),
       "teacher_prob": prob(of_teacher, draft),
       "emitted_teacher_prob": prob(of_teacher, written.tokens),
