@@ -35,23 +35,20 @@ if [ "${SLURM_NTASKS_PER_NODE:-}" != "${SLURM_GPUS_ON_NODE:-}" ]; then
 fi
 
 export EXTRA="${EXTRA:-cuda}"
-launch/setup.sh "$EXTRA"  # Here, so that the processes find it done.
+launch/setup.sh "$EXTRA" # Here, so that the processes find it done.
 
-near_the_limit=""
-on_limit() {
-  near_the_limit=yes
-  kill -TERM "$processes"  # srun hands it on; the run saves and ends with 130.
-}
-# On a preemption SLURM signals the processes by itself; this script waits.
-trap : TERM
 # A process that ends must not kill one that still saves.
 srun --kill-on-bad-exit=0 launch/run.sh "$@" &
 processes=$!
-trap on_limit USR1
-while true; do  # A signal ends the wait, not the processes.
-  wait "$processes" && status=0 || status=$?
-  kill -0 "$processes" 2>/dev/null || break
+near_the_limit=""
+# srun hands the signal on; the run saves and ends with 130.
+trap 'near_the_limit=yes; kill -TERM "$processes"' USR1
+# On a preemption SLURM signals the processes by itself; this script waits.
+trap : TERM
+while kill -0 "$processes" 2>/dev/null; do
+  wait "$processes" || true  # A signal ends the wait, not the processes.
 done
+wait "$processes" && status=0 || status=$?
 if [ -n "$near_the_limit" ]; then
   case "$status" in
     130 | 143)

@@ -28,7 +28,7 @@
 # key in the ssh agent: ssh-add ~/.ssh/google_compute_engine
 set -euo pipefail
 
-readonly ROOT="$(cd "$(dirname "$0")/.." && pwd)"
+ROOT="$(cd "$(dirname "$0")/.." && pwd)"
 name="" zone="" project="" type="" version="" bucket="" spot="" dry_run=""
 output="" timeout=6h poll=30 max_attempts=20
 step="" created="" archive=""
@@ -78,10 +78,15 @@ check_flags() {
   done
 }
 
+quote() {  # The words as a shell reads them.
+  local line
+  printf -v line '%q ' "$@"
+  printf '%s\n' "${line% }"
+}
+
 call() {  # Runs a command, or prints it so that it can be pasted.
   if [ -n "$dry_run" ]; then
-    printf '%q ' "$@"
-    echo
+    quote "$@"
   else
     "$@"
   fi
@@ -96,8 +101,7 @@ pack() {
   local list=(git -C "$ROOT" ls-files -z --cached --others --exclude-standard)
   local tar=(tar -C "$ROOT" --null -T - -czf "$archive")
   if [ -n "$dry_run" ]; then
-    printf '%q ' "${list[@]}" '|' "${tar[@]}" | sed 's/ \\| / | /'
-    echo
+    echo "$(quote "${list[@]}") | $(quote "${tar[@]}")"
   else
     "${list[@]}" | "${tar[@]}"
   fi
@@ -111,11 +115,9 @@ resources() {  # resources VERB ARGS: of the queued resource.
 }
 
 on_workers() {  # on_workers COMMAND ARGS: each word arrives as it is.
-  local command
-  printf -v command '%q ' "$@"
   call gcloud compute tpus tpu-vm ssh "$name" --worker=all --zone="$zone" \
     --project="$project" --ssh-flag="-o ServerAliveInterval=30" \
-    --command="${command% }"
+    --command="$(quote "$@")"
 }
 
 create() {

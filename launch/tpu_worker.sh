@@ -51,13 +51,18 @@ run() {
   # the run must not be started twice.
   if ! in_progress; then
     rm -f run.exit
+    : >run.log
     # shellcheck disable=SC2016
     EXTRA=tpu setsid bash -c '
       launch/run.sh "$@" && status=0 || status=$?
-      echo "$status" >run.exit' _ "$@" >run.log 2>&1 </dev/null &
+      echo "$status" >run.exit' _ "$@" >>run.log 2>&1 </dev/null &
     echo $! >run.pid
   fi
   tail -n +1 -f --pid="$(cat run.pid)" run.log
+  if [ ! -e run.exit ]; then
+    echo "The run was killed." >&2
+    exit 137
+  fi
   exit "$(cat run.exit)"
 }
 
