@@ -229,8 +229,11 @@ stop() {  # stop STATUS: says what to do about what is left.
 }
 
 main() {
-  archive="$(mktemp -d)/skd_jax.tar.gz"
-  trap 'rm -rf "$(dirname "$archive")"' EXIT
+  archive="${TMPDIR:-/tmp}/skd_jax.tar.gz"
+  if [ -z "$dry_run" ]; then
+    archive="$(mktemp -d)/skd_jax.tar.gz"
+    trap 'rm -rf "$(dirname "$archive")"' EXIT
+  fi
   trap 'stop 130' INT TERM
   begin "pack the checkout"
   pack || stop $?

@@ -58,7 +58,7 @@ run() {
       echo "$status" >run.exit' _ "$@" >>run.log 2>&1 </dev/null &
     echo $! >run.pid
   fi
-  tail -n +1 -f --pid="$(cat run.pid)" run.log
+  tail -n +1 -f -s 0.2 --pid="$(cat run.pid)" run.log
   if [ ! -e run.exit ]; then
     echo "The run was killed." >&2
     exit 137
