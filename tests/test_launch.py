@@ -1,5 +1,6 @@
 """The launch scripts, with a stand-in for the tools of the cluster."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -396,6 +397,7 @@ class Slurm:
     _script(self.bin / "srun", 'shift; exec "$@"')
     _script(self.bin / "scontrol", f'echo "$@" >>{folder}/scontrol')
     self.log = folder / "scontrol"
+    self.started: list[subprocess.Popen] = []
     # SLURM runs a copy of the script.
     self.script = folder / "slurm_script"
     shutil.copy(_ROOT / "launch" / "slurm.sh", self.script)
@@ -408,18 +410,29 @@ class Slurm:
       "SLURM_GPUS_ON_NODE": "8",
       "PATH": f"{self.bin}:{os.environ['PATH']}",
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
       [self.script, *arguments],
       env=os.environ | job | environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      start_new_session=True,
     )
+    self.started.append(process)
+    return process
+
+  def end(self):
+    """Ends what a failed test may have left behind."""
+    for process in self.started:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
 def slurm(checkout, tmp_path):
-  return Slurm(checkout, tmp_path)
+  slurm = Slurm(checkout, tmp_path)
+  yield slurm
+  slurm.end()
 
 
 def test_slurm_hands_arguments_on_and_ends_as_the_run_ends(slurm, checkout):
