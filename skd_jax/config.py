@@ -72,6 +72,9 @@ def default_config() -> ml_collections.ConfigDict:
   # Of activations and caches: float32, bfloat16; auto is bfloat16 where the
   # device has matrix units for it. The student's weights stay float32.
   config.dtype = "auto"
+  # Steps of distillation to trace with jax.profiler, into WORKDIR/profile; the
+  # first two, which compile, are left out. 0 is none.
+  config.profile = 0
 
   config.data = ml_collections.ConfigDict()
   config.data.kind = "embedded"  # embedded, parallel, jsonl, tfds
@@ -180,6 +183,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f"seeds = {seeds}: must be distinct and not negative, at least one"
     )
   _at_least(config, "seed", 0)
+  _at_least(config, "profile", 0)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _validate_fit(config, stage)
   if "{source}" not in config.data.prompt:

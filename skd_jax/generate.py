@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from skd_jax import model_store, models, rollout, sampling, stopping, structs
+from skd_jax import (
+  compilation,
+  model_store,
+  models,
+  rollout,
+  sampling,
+  stopping,
+  structs,
+)
 from skd_jax import tokenizer as tokenizer_lib
 
 _MODEL = flags.DEFINE_string(
@@ -152,6 +160,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.WARNING)
+  compilation.keep_compiled()
   try:
     with contextlib.ExitStack() as stack:
       file = sys.stdin

@@ -139,6 +139,7 @@ def distillation_token_loss(
   return token_loss
 
 
+@jax.named_scope("loss")
 def chunked_loss(
   token_loss: TokenLoss,
   student: structs.LanguageModel,

@@ -28,8 +28,9 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(_is_worth_showing)
   # Imported late, so that a misspelt flag is reported at once.
-  from skd_jax import fit, train
+  from skd_jax import compilation, fit, train
 
+  compilation.keep_compiled()
   try:
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except fit.Interrupted as stop:

@@ -161,6 +161,7 @@ def decode(
   )
 
 
+@jax.named_scope("propose")
 def propose(
   policy: Policy,
   state: structs.DecodeState,
@@ -197,6 +198,7 @@ def propose(
   return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
 
 
+@jax.named_scope("verify")
 def verify_proposal(
   student: Policy,
   teacher: Policy,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from skd_jax import structs
 
 
+@jax.named_scope("hidden")
 def response_hidden(
   model: structs.LanguageModel,
   params: structs.Params,

@@ -75,6 +75,7 @@ def init_state(
   )
 
 
+@jax.named_scope("refill")
 def refill(
   models: Models,
   state: structs.DecodeState,
@@ -138,6 +139,7 @@ def refill(
   )
 
 
+@jax.named_scope("commit")
 def commit(
   state: structs.DecodeState,
   verdict: structs.Verdict,

@@ -30,6 +30,7 @@ from skd_jax import (
   fit,
   loss,
   model_store,
+  profiling,
   results,
   stages,
   structs,
@@ -247,6 +248,10 @@ def distill(
     jax.block_until_ready(means)
     return state, means, counts | _train_counts(written.length, begun)
 
+  if config.profile and seed == config.seeds[0]:
+    step_fn = profiling.trace_steps(
+      step_fn, run.workdir / "profile", config.profile
+    )
   # The start is used again by the next seed, and the state is donated.
   params = jax.tree.map(jnp.copy, start.params)
   visits = fit.merge_visits(

@@ -180,11 +180,13 @@ def train_step(
   )
   scale = 1.0 / jnp.maximum(sums.weight, 1e-6)
   gradient = jax.tree.map(lambda x: x * scale, gradient)
-  updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+  with jax.named_scope("update"):
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
   state = structs.TrainState(
-    step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
-    opt_state=opt_state,
+    step=state.step + 1, params=params, opt_state=opt_state
   )
   metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
   return state, metrics
