@@ -77,14 +77,15 @@ def rollout(
     threshold: float32 [], the parameter of the acceptance rule.
     rule: names of the acceptance rule and of the replacement.
     num_draft_tokens: G, tokens drafted before one teacher pass.
-    max_new_tokens: T, the length of the response buffer.
+    max_new_tokens: T, the length of the response buffer. A row whose own limit
+      in the batch is smaller ends there.
 
   Returns:
     Rollout with `teacher_hidden`: the states that the verification computed
     at every emitted position, so that training needs no second teacher pass.
   """
   state = init_state(
-    (student, teacher), batch, max_new_tokens, num_draft_tokens
+    (student, teacher), batch, stop_table, max_new_tokens, num_draft_tokens
   )
 
   def one_round(state):
@@ -116,14 +117,14 @@ def decode(
     batch: the prompts [B, P].
     row_keys: typed PRNG keys [B].
     stop_table: EOS and stop sequences.
-    max_new_tokens: T.
+    max_new_tokens: T; see rollout.
     source: what to record as the source of every token; also the role of the
       draws: STUDENT as the student's proposals, TEACHER as its replacements.
 
   Returns:
     Rollout without `teacher_hidden`.
   """
-  state = init_state((policy,), batch, max_new_tokens, num_draft_tokens=1)
+  state = init_state((policy,), batch, stop_table, max_new_tokens, 1)
   role = {
     structs.STUDENT: sampling_lib.STUDENT_DRAW,
     structs.TEACHER: sampling_lib.TEACHER_DRAW,
@@ -146,6 +147,7 @@ def decode(
 def init_state(
   policies: tuple[Policy, ...],
   batch: structs.Batch,
+  stop_table: stopping.StopTable,
   max_new_tokens: int,
   num_draft_tokens: int,
 ) -> structs.DecodeState:
@@ -154,6 +156,7 @@ def init_state(
   Args:
     policies: the student, or the student and the teacher.
     batch: the prompts [B, P].
+    stop_table: where the search of each row's task starts.
     max_new_tokens: T.
     num_draft_tokens: G; a draft may run past T by up to G slots.
 
@@ -189,7 +192,8 @@ def init_state(
       batch.prompt, batch.prompt_length[:, None] - 1, axis=1
     )[:, 0],
     length=zeros,
-    stop_state=zeros,
+    max_new_tokens=jnp.minimum(batch.max_new_tokens, max_new_tokens),
+    stop_state=stop_table.start[batch.task],
     done=batch.index < 0,
     num_rounds=zeros,
     tokens=response,
@@ -317,17 +321,16 @@ def commit(
   verdict: structs.Verdict,
   stop_table: stopping.StopTable,
 ) -> structs.DecodeState:
-  """Appends a verdict's tokens, up to EOS, a stop sequence, or T.
+  """Appends a verdict's tokens, up to EOS, a stop sequence, or the limit.
 
   Rows that are done stay as they are.
   """
-  max_new_tokens = state.tokens.shape[1]
   live, stop_state = ~state.done, state.stop_state
   length, last_token = state.length, state.last_token
   emitted = []
   for g in range(verdict.tokens.shape[1]):
     token = verdict.tokens[:, g]
-    emit = live & (g < verdict.num_tokens) & (length < max_new_tokens)
+    emit = live & (g < verdict.num_tokens) & (length < state.max_new_tokens)
     stop_state = jnp.where(
       emit, stopping.advance(stop_table, stop_state, token), stop_state
     )
@@ -340,7 +343,7 @@ def commit(
   # Emitted token g goes to response slot length + g; the others are sent out
   # of bounds and dropped.
   slots = state.length[:, None] + jnp.arange(emitted.shape[1])[None, :]
-  slots = jnp.where(emitted, slots, max_new_tokens)
+  slots = jnp.where(emitted, slots, state.tokens.shape[1])
   rows = jnp.arange(emitted.shape[0])[:, None]
 
   def write(buffer, values):
@@ -355,7 +358,7 @@ def commit(
     length=length,
     stop_state=stop_state,
     done=(stop_state == stopping.DONE)
-    | (length >= max_new_tokens)
+    | (length >= state.max_new_tokens)
     | state.done,
     num_rounds=state.num_rounds + (~state.done).astype(jnp.int32),
     tokens=write(state.tokens, verdict.tokens),
