@@ -74,8 +74,8 @@ First there are [x - a] children left. Then there are [r + b] children.
 {name} plants {a} rows of {b} trees, and {friend} plants {c} trees. How many trees do they plant together?
 {name} plants [a * b] trees. Together they plant [r + c] trees.
 
-A farmer has {a} cows. He has {b} times as many chickens as cows. How many cows and chickens does he have in all?
-The farmer has [a * b] chickens. In all he has [a + r] animals.
+{name} has a farm with {a} cows and {b} times as many chickens. How many cows and chickens does {he} have in all?
+{name} has [a * b] chickens. In all {he} has [a + r] animals.
 
 {name} is {a} years old. {friend} is {b} years older than {name}. How old will {friend} be in {c} years?
 {friend} is [a + b] years old now. In {c} years {friend} will be [r + c] years old.

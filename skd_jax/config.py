@@ -238,7 +238,7 @@ def task_sections(
       except TypeError:
         kind = type(section[field]).__name__
         raise ValueError(
-          f"tasks.{name}.{field} = {value!r}: must be a {kind}"
+          f"tasks.{name}.{field} = {value!r}: must be of type {kind}"
         ) from None
     sections[f"tasks.{name}"] = section
   return sections
