@@ -28,6 +28,7 @@ setuptools.setup(
     "numpy>=2,<3",
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.11.25,<0.13",
+    "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.6,<1",
     "tensorboardX>=2.6.2,<3",

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from skd_jax import divergence, loss, sampling, verify
+from skd_jax import divergence, loss, sampling, scores, verify
 
 
 def fit_config(**changes) -> ml_collections.ConfigDict:
@@ -31,7 +31,7 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   config.weight_decay = 0.01
   config.beta1 = 0.9
   config.beta2 = 0.98
-  config.max_examples = 0  # Train on the first so many; 0 is all.
+  config.max_examples = 0  # Train on the first so many a task; 0 is all.
   config.log_every_steps = 20
   config.checkpoint_every_steps = 200
   config.evaluate_every_steps = 0  # On validation; 0 is never.
@@ -65,7 +65,7 @@ def model_config(**changes) -> ml_collections.ConfigDict:
 def default_config() -> ml_collections.ConfigDict:
   """Returns every setting with its default; the defaults need no download."""
   config = ml_collections.ConfigDict()
-  config.task = "translation"
+  config.task = "translation"  # The title of the report.
   config.seed = 0  # Of the weights and the data order of teacher and student.
   # Distillation is run once for each of these, from the same start.
   config.seeds = (0,)
@@ -77,7 +77,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.profile = 0
 
   config.data = ml_collections.ConfigDict()
-  config.data.kind = "embedded"  # embedded, parallel, jsonl, tfds
+  # embedded (translation), arithmetic (word problems), parallel, jsonl, tfds
+  config.data.kind = "embedded"
   config.data.dir = ""  # The folder of parallel, jsonl and tfds data.
   config.data.name = ""  # tfds: such as wmt16_translate/de-en
   config.data.source_language = "de"
@@ -97,6 +98,16 @@ def default_config() -> ml_collections.ConfigDict:
   # multiple of this: the fewer widths, the fewer compilations.
   config.data.length_multiple = 16
   config.data.stop_strings = ()  # Besides EOS; texts, of any tokenisation.
+  # Of answers, the main one first: bleu, chrf, rougeL, accuracy, comet.
+  config.data.metrics = ("bleu", "chrf")
+  config.data.weight = 1.0  # Of the task in a mixture of tasks.
+
+  # Several tasks learnt at once, by name: what each changes in config.data, as
+  # in {"arithmetic": {"kind": "arithmetic", "metrics": ("accuracy",)}, ...}.
+  # Empty: config.data is the only task.
+  config.tasks = ml_collections.ConfigDict()
+  # A task of n examples is read in proportion to (n * weight)^(1/temperature).
+  config.mixing_temperature = 1.0
 
   config.tokenizer = ml_collections.ConfigDict()
   # A Hugging Face folder. Empty: the teacher's, or where that is made from
@@ -142,6 +153,10 @@ def default_config() -> ml_collections.ConfigDict:
   config.evaluate = ml_collections.ConfigDict()
   config.evaluate.batch_size = 64
   config.evaluate.num_samples = 8  # Rollouts shown in samples.html, per visit.
+  # For the metric comet: the file model.ckpt of a COMET checkpoint, and the
+  # Python of an environment that has unbabel-comet. Nothing is downloaded.
+  config.evaluate.comet_checkpoint = ""
+  config.evaluate.comet_python = ""
   return config.lock()
 
 
@@ -153,13 +168,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
   """
   vocab_size = config.tokenizer.vocab_size
   _one_of(config, "dtype", ("auto", "float32", "bfloat16"))
-  _one_of(config, "data.kind", ("embedded", "parallel", "jsonl", "tfds"))
   _one_of(
     config, "rollout.policy", ("skd", "on_policy", "teacher", "reference")
   )
   for field in (
-    "data.max_prompt_length",
-    "data.max_new_tokens",
     "data.length_multiple",
     "tokenizer.vocab_size",
     "rollout.num_draft_tokens",
@@ -167,16 +179,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     "evaluate.batch_size",
   ):
     _at_least(config, field, 1)
-  if config.rollout.num_draft_tokens > config.data.max_new_tokens:
-    raise ValueError(
-      f"rollout.num_draft_tokens = {config.rollout.num_draft_tokens}: must be "
-      f"in [1, data.max_new_tokens = {config.data.max_new_tokens}]"
-    )
   if not 0 <= config.rollout.batch_size <= config.distill.batch_size:
     raise ValueError(
       f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "
       f"distill.batch_size = {config.distill.batch_size}]"
     )
+  _validate_tasks(config)
   seeds = config.seeds
   if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
     raise ValueError(
@@ -186,10 +194,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _at_least(config, "profile", 0)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _validate_fit(config, stage)
-  if "{source}" not in config.data.prompt:
-    raise ValueError(
-      f"data.prompt = {config.data.prompt!r}: must contain {{source}}"
-    )
   verify.check_rule(
     config.rollout.accept,
     config.rollout.replace,
@@ -213,6 +217,89 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ),
     config.loss.weights,
   )
+
+
+def task_sections(
+  config: ml_collections.ConfigDict,
+) -> dict[str, ml_collections.ConfigDict]:
+  """Returns the whole data section of each task, by the name of the section.
+
+  Of a single task that is {"data": config.data}; of several, {"tasks.NAME":
+  config.data with the task's changes, ...}.
+
+  Raises:
+    ValueError: a task has an unusable name or an unknown setting.
+  """
+  if not config.tasks:
+    return {"data": config.data}
+  sections = {}
+  for name in config.tasks:
+    if not name.isidentifier() or name == "mean":
+      raise ValueError(
+        f"tasks.{name}: the name must be letters, digits and _, and not 'mean'"
+      )
+    section = config.data.copy_and_resolve_references().lock()
+    for field, value in config.tasks[name].items():
+      allowed = sorted(set(section) - {"length_multiple"})
+      if field not in allowed:
+        raise ValueError(
+          f"tasks.{name}.{field} = {value!r}: must be one of {allowed}"
+        )
+      try:
+        section[field] = value
+      except TypeError:
+        kind = type(section[field]).__name__
+        raise ValueError(
+          f"tasks.{name}.{field} = {value!r}: must be of type {kind}"
+        ) from None
+    sections[f"tasks.{name}"] = section
+  return sections
+
+
+def comet(config: ml_collections.ConfigDict) -> scores.Comet:
+  """Returns where the metric `comet` finds its model and its library."""
+  return scores.Comet(
+    config.evaluate.comet_checkpoint, config.evaluate.comet_python
+  )
+
+
+def _validate_tasks(config: ml_collections.ConfigDict) -> None:
+  sections = task_sections(config)
+  kinds = ("embedded", "arithmetic", "parallel", "jsonl", "tfds")
+  for name, section in sections.items():
+    if section.kind not in kinds:
+      raise ValueError(
+        f"{name}.kind = {section.kind!r}: must be one of {list(kinds)}"
+      )
+    for field in ("max_prompt_length", "max_new_tokens"):
+      if section[field] < 1:
+        raise ValueError(
+          f"{name}.{field} = {section[field]}: must be 1 or above"
+        )
+    if section.weight <= 0:
+      raise ValueError(f"{name}.weight = {section.weight}: must be above 0")
+    if "{source}" not in section.prompt:
+      raise ValueError(
+        f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
+      )
+    try:
+      scores.check_metrics(section.metrics, comet(config))
+    except ValueError as error:
+      raise ValueError(f"{name}.{error}") from None
+  if config.mixing_temperature <= 0:
+    raise ValueError(
+      f"mixing_temperature = {config.mixing_temperature}: must be above 0"
+    )
+  num_draft_tokens = config.rollout.num_draft_tokens
+  name, longest = max(
+    ((name, section.max_new_tokens) for name, section in sections.items()),
+    key=lambda entry: entry[1],
+  )
+  if num_draft_tokens > longest:
+    raise ValueError(
+      f"rollout.num_draft_tokens = {num_draft_tokens}: must be in [1, "
+      f"{name}.max_new_tokens = {longest}]"
+    )
 
 
 def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:

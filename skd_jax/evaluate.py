@@ -1,18 +1,17 @@
-"""Held-out scores: greedy answers against references, and student vs teacher.
+"""What a model does on held-out data: greedy answers, and how it agrees.
 
-Answers are scored as text by sacrebleu. The held-out divergence is a mean over
-the tokens of the references, at temperature 1.
+Answers are scored as text, see scores.py. The held-out divergence of student
+and teacher is a mean over the tokens of the references, at temperature 1.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sacrebleu.metrics import BLEU, CHRF
 
 from skd_jax import (
   divergence,
@@ -84,25 +83,6 @@ def answer(
     tokens += int(result.length[rows].sum())
     truncated += int((~result.stopped[rows]).sum())
   return texts, {"tokens": tokens, "truncated": truncated}
-
-
-def score_translations(
-  hypotheses: Sequence[str], references: Sequence[str]
-) -> tuple[dict[str, float], dict[str, str]]:
-  """Scores translations by sacrebleu.
-
-  Returns:
-    ({"bleu", "chrf"}, both 0 to 100; their sacrebleu signatures).
-  """
-  scorers = {"bleu": BLEU(), "chrf": CHRF()}
-  scores = {
-    name: scorer.corpus_score(list(hypotheses), [list(references)]).score
-    for name, scorer in scorers.items()
-  }
-  signatures = {
-    name: str(scorer.get_signature()) for name, scorer in scorers.items()
-  }
-  return scores, signatures
 
 
 def make_agreement_fn(

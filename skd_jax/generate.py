@@ -53,7 +53,10 @@ _PROMPT_MULTIPLE = 32  # Prompt buffers are rounded up to this.
 
 
 def make_prompt_batch(
-  prompts: Mapping[int, np.ndarray], batch_size: int, limit: int
+  prompts: Mapping[int, np.ndarray],
+  batch_size: int,
+  limit: int,
+  max_new_tokens: int,
 ) -> structs.Batch:
   """Right-pads prompts to a Batch of `batch_size` rows without references.
 
@@ -62,6 +65,7 @@ def make_prompt_batch(
       their row; at most batch_size of them. Lines count from 0.
     batch_size: B; rows without a prompt have index -1.
     limit: the most tokens of a prompt.
+    max_new_tokens: the most tokens of an answer.
 
   Raises:
     ValueError: a prompt is longer than the limit.
@@ -87,6 +91,8 @@ def make_prompt_batch(
     reference=jnp.zeros((batch_size, 1), jnp.int32),
     reference_length=jnp.zeros(batch_size, jnp.int32),
     index=jnp.asarray(index),
+    task=jnp.zeros(batch_size, jnp.int32),
+    max_new_tokens=jnp.full(batch_size, max_new_tokens, jnp.int32),
   )
 
 
@@ -141,7 +147,10 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
       )
       lines_of_prompts = [first + row for row in filled]
       batch = make_prompt_batch(
-        dict(zip(lines_of_prompts, prompts, strict=True)), size, limit
+        dict(zip(lines_of_prompts, prompts, strict=True)),
+        size,
+        limit,
+        max_new_tokens,
       )
       written = jax.device_get(decode(loaded.params, batch, _SEED.value))
       ids = [written.tokens[i, : written.length[i]] for i in range(len(filled))]

@@ -1,6 +1,6 @@
-"""Examples as token ids, in a deterministic order, batch by batch.
+"""Batches of examples, in a deterministic order.
 
-  load_examples -> tokenize_examples -> train_batches or eval_batches -> Batch
+  TokenizedSet -> train_batches or eval_batches -> Batch
 
 Batches are numpy arrays. Their buffers P and T are as wide as the longest row
 of the batch, rounded up so that few shapes are compiled, and examples of
@@ -11,6 +11,9 @@ similar length stand together:
   sort            2 4 5 9 | 3 7 ...    by length, inside each window
   cut             2 4 | 5 9 | 3 7 ...
   shuffle         5 9 | 3 7 | 2 4 ...  whole batches
+
+Where several tasks are learnt at once, the set holds the examples of all;
+mixture.py says how often an epoch reads each, and a batch may hold rows of any.
 """
 
 import dataclasses
@@ -21,92 +24,12 @@ from typing import Any
 import grain
 import numpy as np
 
-from skd_jax import tokenizer as tokenizer_lib
-from skd_jax.structs import Batch, Example
+from skd_jax import mixture
+from skd_jax.structs import Batch
+from skd_jax.tokenized import TokenizedSet
 
 _WINDOW = 32  # Batches per window; more save little padding and shuffle less.
 _ENDLESS = 2**40  # Batches; an iterator of grain wants some length.
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizedSet:
-  """One split as token ids; len() counts the examples that are kept."""
-
-  examples: Sequence[Example]  # The whole split.
-  indices: np.ndarray  # int32 [kept]: the places of the kept ones in it.
-  prompts: Sequence[np.ndarray]  # int32 [<= max_prompt_length] each.
-  responses: Sequence[np.ndarray]  # int32 [<= max_new_tokens] each.
-  num_too_long: int  # How many were left out, or cut; see tokenize_examples.
-  max_prompt_length: int
-  max_new_tokens: int
-
-  def __len__(self) -> int:
-    return len(self.prompts)
-
-
-def tokenize_examples(
-  tokenizer: tokenizer_lib.Tokenizer,
-  examples: Sequence[Example],
-  *,
-  prompt: str,
-  max_prompt_length: int,
-  max_new_tokens: int,
-  keep_long_references: bool = False,
-) -> TokenizedSet:
-  """Turns a split into token ids.
-
-  Args:
-    tokenizer: As `skd_jax.tokenizer.load` gives it.
-    examples: The split.
-    prompt: The user's turn, with {source} in it.
-    max_prompt_length: The most tokens of a prompt.
-    max_new_tokens: The most tokens of a response, EOS included.
-    keep_long_references: False, for training, leaves out an example of which
-      either side is too long. True, for evaluation, keeps every example: a long
-      reference is cut to its first max_new_tokens ids, without EOS, which
-      matter to the held-out divergence only, a mean over positions; its text,
-      by which answers are scored, stays whole.
-
-  Returns:
-    The kept examples in their order, and in `num_too_long` how many were left
-    out (training) or have a cut reference (evaluation).
-
-  Raises:
-    ValueError: No example is kept; or, in evaluation, a prompt is too long.
-  """
-  for field, limit in (
-    ("max_prompt_length", max_prompt_length),
-    ("max_new_tokens", max_new_tokens),
-  ):
-    if limit < 1:
-      raise ValueError(f"{field}={limit}: must be at least 1")
-  pairs = tokenizer_lib.encode_examples(tokenizer, examples, prompt)
-  indices, num_too_long = [], 0
-  for number, (ids, response) in enumerate(pairs):
-    long_prompt = len(ids) > max_prompt_length
-    if long_prompt and keep_long_references:
-      raise ValueError(
-        f"example {number}: its prompt has {len(ids)} tokens; at most "
-        f"max_prompt_length={max_prompt_length} are allowed"
-      )
-    too_long = long_prompt or len(response) > max_new_tokens
-    num_too_long += too_long
-    if keep_long_references or not too_long:
-      indices.append(number)
-  if not indices:
-    raise ValueError(
-      f"none of {len(pairs)} examples fits max_prompt_length="
-      f"{max_prompt_length} and max_new_tokens={max_new_tokens}"
-    )
-  return TokenizedSet(
-    examples=examples,
-    indices=np.asarray(indices, np.int32),
-    prompts=[pairs[i][0] for i in indices],
-    responses=[pairs[i][1][:max_new_tokens] for i in indices],
-    num_too_long=num_too_long,
-    max_prompt_length=max_prompt_length,
-    max_new_tokens=max_new_tokens,
-  )
 
 
 def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -153,7 +76,8 @@ class _Collator:
     prompts = [data.prompts[i] for i in chosen]
     responses = [data.responses[i] for i in chosen]
     width = _round_up(prompts, self.prompt_multiple, data.max_prompt_length)
-    depth = _round_up(responses, self.response_multiple, data.max_new_tokens)
+    longest = int(data.max_new_tokens.max())
+    depth = _round_up(responses, self.response_multiple, longest)
     local = self.batch_size // self.process_count
     rows = slice(self.process_index * local, (self.process_index + 1) * local)
     prompt = np.zeros((local, width), np.int32)
@@ -161,12 +85,16 @@ class _Collator:
     reference = np.zeros((local, depth), np.int32)
     reference_length = np.zeros(local, np.int32)
     index = np.full(local, -1, np.int32)
+    task = np.zeros(local, np.int32)
+    max_new_tokens = np.ones(local, np.int32)
     for row, i in enumerate(chosen[rows]):
       prompt_length[row] = len(data.prompts[i])
       prompt[row, : prompt_length[row]] = data.prompts[i]
       reference_length[row] = len(data.responses[i])
       reference[row, : reference_length[row]] = data.responses[i]
       index[row] = data.indices[i]
+      task[row] = data.task[i]
+      max_new_tokens[row] = data.max_new_tokens[i]
     # jit takes numpy arrays where Batch says jax.Array.
     arrays: dict[str, Any] = {
       "prompt": prompt,
@@ -174,6 +102,8 @@ class _Collator:
       "reference": reference,
       "reference_length": reference_length,
       "index": index,
+      "task": task,
+      "max_new_tokens": max_new_tokens,
     }
     return Batch(**arrays)
 
@@ -208,7 +138,13 @@ def epoch_order(lengths: np.ndarray, batch_size: int, seed: int) -> np.ndarray:
 class _TrainBatches:
   """Batch number n of the whole run, for any n, as grain wants it."""
 
-  def __init__(self, collate: _Collator, seed: int, num_epochs: int | None):
+  def __init__(
+    self,
+    collate: _Collator,
+    shares: Sequence[float],
+    seed: int,
+    num_epochs: int | None,
+  ):
     data = collate.tokenized
     self._collate = collate
     self._per_epoch = len(data) // collate.batch_size
@@ -217,8 +153,10 @@ class _TrainBatches:
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
+      chosen = mixture.epoch_examples(data.task, shares, epoch, seed)
       epoch_seed = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
-      return epoch_order(lengths, collate.batch_size, int(epoch_seed))
+      places = epoch_order(lengths[chosen], collate.batch_size, int(epoch_seed))
+      return chosen[places]
 
     self._order = order
 
@@ -237,6 +175,7 @@ def train_batches(
   *,
   batch_size: int,
   seed: int,
+  shares: Sequence[float] = (1.0,),
   prompt_multiple: int = 16,
   response_multiple: int = 16,
   num_epochs: int | None = None,
@@ -253,11 +192,13 @@ def train_batches(
     tokenized: The split.
     batch_size: B over all processes.
     seed: Of the order, not negative.
+    shares: Of each task in what is read, as mixture.shares gives them.
     prompt_multiple: P is the longest prompt rounded up to a multiple of this,
       at most max_prompt_length. Every pair of P and T is compiled once, so a
       quarter of the limit is a good choice, and the limit itself gives one P.
     response_multiple: The same for T and max_new_tokens.
-    num_epochs: How often the split is read; None never ends.
+    num_epochs: An epoch reads as many examples as the split has; None never
+      ends.
     process_index: Which rows to make: those of this process.
     process_count: All processes get rows of the same P and T.
 
@@ -286,7 +227,9 @@ def train_batches(
     raise ValueError(f"num_epochs={num_epochs}: must be at least 1, or None")
   # One thread a few batches ahead hides the little work that a batch takes.
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  batches = grain.MapDataset.source(_TrainBatches(collate, seed, num_epochs))
+  batches = grain.MapDataset.source(
+    _TrainBatches(collate, shares, seed, num_epochs)
+  )
   return iter(batches.to_iter_dataset(ahead))
 
 
@@ -304,9 +247,9 @@ def eval_batches(
   The rows that fill it have index -1, reference_length 0 and prompt_length 1.
 
   Args:
-    tokenized: The split; so are the others as for `train_batches`.
+    tokenized: The split.
     batch_size: B over all processes; it may exceed the examples.
-    prompt_multiple: See `train_batches`.
+    prompt_multiple: See `train_batches`; so are the following.
     response_multiple: See `train_batches`.
     process_index: See `train_batches`.
     process_count: See `train_batches`.
@@ -329,24 +272,3 @@ def eval_batches(
   order = np.argsort(-lengths, kind="stable")
   starts = range(0, len(order), batch_size)
   return (collate(order[start : start + batch_size]) for start in starts)
-
-
-def first_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
-  """The first `count` kept examples, or all where there are fewer."""
-  return dataclasses.replace(
-    tokenized,
-    indices=tokenized.indices[:count],
-    prompts=tokenized.prompts[:count],
-    responses=tokenized.responses[:count],
-  )
-
-
-def spread_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
-  """`count` kept examples, evenly spread over the split; to be looked at."""
-  chosen = np.linspace(0, len(tokenized) - 1, count).astype(int)
-  return dataclasses.replace(
-    tokenized,
-    indices=tokenized.indices[chosen],
-    prompts=[tokenized.prompts[i] for i in chosen],
-    responses=[tokenized.responses[i] for i in chosen],
-  )

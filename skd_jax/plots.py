@@ -76,7 +76,7 @@ def draw_learning_curve(curves: Curves) -> Figure | None:
     for axes, (stage, name) in zip(grid, panels, strict=False):
       colour = _COLOURS.get(stage, _COLOUR)
       _draw_seeds(axes, curves[stage, name], colour)
-      what = name.removeprefix("validation_")
+      what = name.removeprefix("validation_").replace("_", " ")
       where = "" if name == "loss" else "validation "
       axes.set_title(f"{_STAGES.get(stage, stage)}: {where}{what}")
     for axes in grid[len(panels) :]:

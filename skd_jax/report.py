@@ -18,6 +18,7 @@ from skd_jax.plots import (
   draw_replacement_rate,
   read_curves,
 )
+from skd_jax.scores import METRICS
 
 Report = Mapping[str, Any]
 
@@ -27,8 +28,9 @@ _MODELS = {
   "student_init": "student, start",
   "student": "student, distilled",
 }
-# In the order in which they are preferred as the score of a task.
-_SCORES = ("bleu", "rougeL", "accuracy", "comet", "chrf")
+# Those by which a student is judged: the first of them in the report, which is
+# the main metric of the task, or the mean over several tasks.
+_SCORES = {"mean", *METRICS}
 _FILES = {
   "samples.html": "rollouts, every token coloured by who wrote it",
   "metrics.jsonl": "every logged step",
@@ -45,7 +47,8 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   Args:
     workdir: folder of the run.
     report: `task`, `config`, `seeds`, `metrics` {teacher, student_init,
-      student: {name: value}}, `rollout` {replacement_rate, accepted_per_round,
+      student: {name: value}}, where several tasks have {"mean": value, TASK:
+      {name: value}}, `rollout` {replacement_rate, accepted_per_round,
       tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
       `signature` (a string, or one per metric), `per_seed` (a list of {seed,
       metrics}, metrics as above), `command` (a string) and `versions` {name:
@@ -64,7 +67,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   sections = [
     f"# {report['task']}",
     margin_sentence(report),
-    _score_table(report),
+    *_score_tables(report),
     _rollout_section(report["rollout"]),
     _time_section(report["seconds"]),
     _origin_section(report),
@@ -79,15 +82,16 @@ def margin_sentence(report: Report) -> str:
 
   The gain is the student's score less its start's, each a mean over the seeds.
   The spread is max - min over the seeds, of the student or of its start,
-  whichever is larger. The score is bleu where the task has it, else the task's
-  own (rougeL, accuracy, ...).
+  whichever is larger. The score is the main metric of the task, the first of
+  the report, or the mean of those of several tasks.
 
   Returns:
     One line for report.md and for the console.
   """
   measured = _values(report)
   shared = measured["student"].keys() & measured["student_init"].keys()
-  name = next((score for score in _SCORES if score in shared), None)
+  named = (n for n in measured["student"] if n in shared & _SCORES)
+  name = next(named, None)
   if name is None:
     return "The student and its start have no score in common to compare."
   student, start = measured["student"][name], measured["student_init"][name]
@@ -142,23 +146,40 @@ def plot_history(
   return drawn
 
 
-def _values(report: Report) -> dict[str, dict[str, list[float]]]:
-  """Returns model -> metric name -> one value per seed; numbers only."""
+def _values(
+  report: Report, task: str | None = None
+) -> dict[str, dict[str, list[float]]]:
+  """Returns model -> metric name -> one value per seed; numbers only.
+
+  Of one of several tasks, or without a name: of the only task, or their mean.
+  """
   runs = [run["metrics"] for run in report.get("per_seed") or ()]
   runs = runs or [report["metrics"]]
   models: dict[str, dict[str, list[float]]] = {}
   for model in _MODELS:
     values = defaultdict(list)
     for run in runs:
-      for name, value in (run.get(model) or {}).items():
+      scores = run.get(model) or {}
+      for name, value in (scores.get(task, {}) if task else scores).items():
         if isinstance(value, (int, float)):
           values[name].append(float(value))
     models[model] = dict(values)
   return models
 
 
-def _score_table(report: Report) -> str:
-  models = {m: values for m, values in _values(report).items() if values}
+def _score_tables(report: Report) -> list[str]:
+  tables = [_score_table(_values(report))]
+  scores = report["metrics"].get("student") or {}
+  for task in (name for name in scores if isinstance(scores[name], Mapping)):
+    tables.append(f"## {task}\n\n{_score_table(_values(report, task))}")
+  seeds = len(report.get("per_seed") or ())
+  if seeds > 1 and any(tables):
+    tables.append(f"Mean ± standard deviation over {seeds} seeds.")
+  return tables
+
+
+def _score_table(values_of: Mapping[str, dict[str, list[float]]]) -> str:
+  models = {m: values for m, values in values_of.items() if values}
   names = list(dict.fromkeys(n for values in models.values() for n in values))
   if not names:
     return ""
@@ -173,11 +194,7 @@ def _score_table(report: Report) -> str:
     ]
     for model, values in models.items()
   ]
-  seeds = len(report.get("per_seed") or ())
-  note = (
-    f"\n\nMean ± standard deviation over {seeds} seeds." if seeds > 1 else ""
-  )
-  return _table(["", *names], rows) + note
+  return _table(["", *names], rows)
 
 
 def _mean_and_deviation(values: Sequence[float], decimals: int) -> str:

@@ -26,8 +26,10 @@ from skd_jax import (
   report,
   samples,
   structs,
+  tokenized,
   writers,
 )
+from skd_jax import tokenizer as tokenizer_lib
 from skd_jax.run import Run
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
@@ -76,38 +78,18 @@ def write_answers(
   metrics.write_atomically(folder / f"{name}.txt", "\n".join(lines) + "\n")
 
 
-def describe(scores: Mapping[str, Any]) -> str:
-  """Returns the numbers among some scores in one line."""
-  numbers = {k: v for k, v in scores.items() if isinstance(v, float)}
-  return ", ".join(f"{name} {value:.3g}" for name, value in numbers.items())
+def describe(scores: Mapping[str, float]) -> str:
+  """Returns some scores in one line."""
+  return ", ".join(f"{name} {value:.3g}" for name, value in scores.items())
 
 
-def validation_visits(
-  run: Run,
-  fit_config: ml_collections.ConfigDict,
-  model: structs.LanguageModel,
-) -> dict[int, fit.Visit]:
-  """Returns the visits that score the validation split, if there are any."""
-  every = fit_config.evaluate_every_steps
-  if not every:
-    return {}
-  decode_fn = evaluate.make_decode_fn(
-    model, run.task.stop_table, run.config.data.max_new_tokens
-  )
-  validation = run.task.validation
-
-  def visit(state, step):
-    del step
-    texts, _ = evaluate.answer(
-      decode_fn, state.params, run.eval_batches(validation), run.task.texts
-    )
-    references = [e["target"] for e in validation.examples]
-    metrics, _ = evaluate.score_translations(
-      [texts[i] for i in range(len(references))], references
-    )
-    return {f"validation_{name}": value for name, value in metrics.items()}
-
-  return dict.fromkeys(range(every, fit_config.num_steps + 1, every), visit)
+def flatten(scores: Mapping[str, Any]) -> dict[str, float]:
+  """Joins names: {"mean": .., "sums": {"accuracy": ..}} has "sums_accuracy"."""
+  flat: dict[str, float] = {}
+  for name, value in scores.items():
+    inner = flatten(value) if isinstance(value, Mapping) else {"": value}
+    flat |= {f"{name}_{k}" if k else name: v for k, v in inner.items()}
+  return flat
 
 
 def sample_visits(
@@ -125,12 +107,13 @@ def sample_visits(
   of a run is looked at.
   """
   config = run.config
-  count = min(config.evaluate.num_samples, len(run.task.test))
+  test = tokenized.join([part.test for part in run.task.parts])
+  count = min(config.evaluate.num_samples, len(test))
   if seed != config.seeds[0] or not count or config.rollout.policy != "skd":
     return {}
   num_steps = config.distill.num_steps
   folder = run.workdir / "samples"
-  shown = input_pipeline.spread_examples(run.task.test, count)
+  shown = tokenized.spread_examples(test, count)
   (batch,) = input_pipeline.eval_batches(shown, count)
   annotate = evaluate.make_annotate_fn(student.model, teacher.model)
   threshold = jnp.float32(config.rollout.threshold)
@@ -141,7 +124,10 @@ def sample_visits(
     written = write_fn(*arguments, keys, threshold)
     marks = annotate(*arguments, written)
     views = sample_views(
-      run, batch, *jax.device_get((written, marks)), step=step
+      run.task.tokenizer,
+      [test.examples[index] for index in batch.index],
+      *jax.device_get((written, marks)),
+      step=step,
     )
     folder.mkdir(exist_ok=True)
     text = json.dumps([dataclasses.asdict(view) for view in views])
@@ -153,8 +139,8 @@ def sample_visits(
 
 
 def sample_views(
-  run: Run,
-  batch: structs.Batch,
+  tokenizer: tokenizer_lib.Tokenizer,
+  examples: Sequence[structs.Example],
   written: structs.Rollout,
   marks: Mapping[str, np.ndarray],
   step: int,
@@ -162,13 +148,12 @@ def sample_views(
   """Turns rollouts on the host into what samples.html shows.
 
   Args:
-    run: the run.
-    batch: held-out prompts.
+    tokenizer: of both models.
+    examples: held out, one for each row.
     written: the rollouts.
     marks: from evaluate.make_annotate_fn.
     step: the training step.
   """
-  tokenizer = run.task.tokenizer
 
   def text(ids):
     return tokenizer.decode(ids, skip_special_tokens=False)
@@ -196,8 +181,7 @@ def sample_views(
     )
 
   views = []
-  for row, index in enumerate(np.asarray(batch.index)):
-    example = run.task.test.examples[index]
+  for row, example in enumerate(examples):
     views.append(
       samples.SampleView(
         prompt=example["source"],
@@ -222,7 +206,8 @@ def write(
   Args:
     workdir: of the run.
     config: of the run.
-    per_seed: {"seed", "metrics" {teacher, student_init, student}, "counts"}.
+    per_seed: {"seed", "scores" {teacher, student_init, student: as of
+      held_out.score_model}, "counts"}.
     seconds: of the training of {"teacher", "student_init"}.
     command: that was run.
 
@@ -232,12 +217,9 @@ def write(
   counts: Counter = Counter()
   for entry in per_seed:
     counts.update(entry["counts"])
-  scores = {
-    model: _mean([entry["metrics"][model] for entry in per_seed])
-    for model in ("teacher", "student_init", "student")
-  }
-  evaluated = sum(scores[m]["seconds"] for m in ("teacher", "student_init"))
-  evaluated += sum(entry["metrics"]["student"]["seconds"] for entry in per_seed)
+  first = per_seed[0]["scores"]
+  evaluated = first["teacher"]["seconds"] + first["student_init"]["seconds"]
+  evaluated += sum(entry["scores"]["student"]["seconds"] for entry in per_seed)
   times = {
     "teacher": seconds["teacher"],
     "student_init": seconds["student_init"],
@@ -250,11 +232,14 @@ def write(
     "task": config.task,
     "config": config_lib.to_plain(config),
     "seeds": list(config.seeds),
-    "metrics": {model: _numbers(values) for model, values in scores.items()},
+    "metrics": {
+      model: _mean([entry["scores"][model]["metrics"] for entry in per_seed])
+      for model in first
+    },
     "per_seed": [
       {
         "seed": entry["seed"],
-        "metrics": {m: _numbers(v) for m, v in entry["metrics"].items()},
+        "metrics": {m: v["metrics"] for m, v in entry["scores"].items()},
         "rollout": fit.rates(entry["counts"]),
       }
       for entry in per_seed
@@ -266,7 +251,7 @@ def write(
       "tokens_per_s": rates.get("generated_tokens_per_s"),
     },
     "seconds": times | {"total": sum(times.values())},
-    "signature": per_seed[0]["metrics"]["teacher"]["signature"],
+    "signature": first["teacher"]["signature"],
     "command": command,
     "versions": versions(),
   }
@@ -307,18 +292,11 @@ def _step(path: pathlib.Path) -> int:
   return int(path.stem)
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-  """The scores alone, without signature and seconds."""
+def _mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The mean of each score, task by task where there are several."""
   return {
-    name: value
-    for name, value in values.items()
-    if isinstance(value, float) and name != "seconds"
-  }
-
-
-def _mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  return {
-    name: statistics.fmean(entry[name] for entry in entries)
+    name: _mean([entry[name] for entry in entries])
+    if isinstance(value, Mapping)
+    else statistics.fmean(entry[name] for entry in entries)
     for name, value in entries[0].items()
-    if isinstance(value, float)
   }

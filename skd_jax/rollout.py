@@ -78,7 +78,8 @@ def rollout(
     threshold: float32 [], the parameter of the acceptance rule.
     rule: names of the acceptance rule and of the replacement.
     num_draft_tokens: G, tokens drafted before one teacher pass.
-    max_new_tokens: T, the length of the response buffer.
+    max_new_tokens: T, the length of the response buffer. A row whose own limit
+      in the batch is smaller ends there.
     batch_size: B, rows that are decoded at once; the others wait for a free
       slot. None: all of them, B = Q.
 
@@ -99,6 +100,7 @@ def rollout(
   return slots.run(
     ((student.model, student.params), (teacher.model, teacher.params)),
     batch,
+    stop_table,
     one_round,
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,
@@ -126,7 +128,7 @@ def decode(
     batch: the prompts [Q, P].
     row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
-    max_new_tokens: T.
+    max_new_tokens: T; see rollout.
     batch_size: B, as in `rollout`.
     source: what to record as the source of every token; also the role of the
       draws: STUDENT as the student's proposals, TEACHER as its replacements.
@@ -154,6 +156,7 @@ def decode(
   return slots.run(
     ((policy.model, policy.params),),
     batch,
+    stop_table,
     one_round,
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,

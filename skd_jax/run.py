@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import ml_collections
 
-from skd_jax import input_pipeline, structs
+from skd_jax import input_pipeline, structs, tokenized
 from skd_jax import task as task_lib
 
 
@@ -27,18 +27,19 @@ class Run:
     """Returns the endless batches of a stage."""
     train = self.task.train
     if fit_config.max_examples:
-      train = input_pipeline.first_examples(train, fit_config.max_examples)
+      train = tokenized.first_examples(train, fit_config.max_examples)
     multiple = self.config.data.length_multiple
     return input_pipeline.train_batches(
       train,
       batch_size=fit_config.batch_size,
       seed=seed,
+      shares=self.task.shares(train),
       prompt_multiple=multiple,
       response_multiple=multiple,
     )
 
   def eval_batches(
-    self, split: input_pipeline.TokenizedSet
+    self, split: tokenized.TokenizedSet
   ) -> Iterator[structs.Batch]:
     """Returns the batches of a held-out split, each example once."""
     multiple = self.config.data.length_multiple

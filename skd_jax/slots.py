@@ -60,6 +60,7 @@ def init_state(
     prompt_length=zeros,
     last_token=zeros,
     length=zeros,
+    max_new_tokens=zeros,
     stop_state=zeros,
     done=jnp.ones(batch_size, bool),
     num_rounds=zeros,
@@ -80,6 +81,7 @@ def refill(
   models: Models,
   state: structs.DecodeState,
   batch: structs.Batch,
+  stop_table: stopping.StopTable,
   num_refilled: int,
 ) -> structs.DecodeState:
   """Gives the next rows to free slots, and lets every model read the prompts.
@@ -98,6 +100,7 @@ def refill(
     state: with at least min(num_refilled, rows that wait) free slots; with all
       B of them where num_refilled is B.
     batch: the prompts [Q, P].
+    stop_table: where the search of each row's task starts.
     num_refilled: slots refilled at once.
   """
   num_rows, prompt_size = batch.prompt.shape
@@ -124,6 +127,7 @@ def refill(
 
   if num_refilled < num_slots:
     caches = jax.tree.map(put, state.caches, caches)
+  limit = jnp.minimum(batch.max_new_tokens[rows], state.rollout.tokens.shape[1])
   last_token = jnp.take_along_axis(prompt, length[:, None] - 1, axis=1)[:, 0]
   return dataclasses.replace(
     state,
@@ -133,7 +137,8 @@ def refill(
     prompt_length=put(state.prompt_length, length),
     last_token=put(state.last_token, last_token),
     length=put(state.length, 0),
-    stop_state=put(state.stop_state, 0),
+    max_new_tokens=put(state.max_new_tokens, limit),
+    stop_state=put(state.stop_state, stop_table.start[batch.task[rows]]),
     done=put(state.done, batch.index[rows] < 0),
     num_rounds=put(state.num_rounds, 0),
   )
@@ -145,18 +150,17 @@ def commit(
   verdict: structs.Verdict,
   stop_table: stopping.StopTable,
 ) -> structs.DecodeState:
-  """Appends a verdict's tokens, up to EOS, a stop sequence, or T.
+  """Appends a verdict's tokens, up to EOS, a stop sequence, or the limit.
 
   Rows that are done stay as they are.
   """
   written = state.rollout
-  max_new_tokens = written.tokens.shape[1]
   live, stop_state = ~state.done, state.stop_state
   length, last_token = state.length, state.last_token
   emitted = []
   for g in range(verdict.tokens.shape[1]):
     token = verdict.tokens[:, g]
-    emit = live & (g < verdict.num_tokens) & (length < max_new_tokens)
+    emit = live & (g < verdict.num_tokens) & (length < state.max_new_tokens)
     stop_state = jnp.where(
       emit, stopping.advance(stop_table, stop_state, token), stop_state
     )
@@ -169,7 +173,7 @@ def commit(
   # Emitted token g goes to position length + g of its row; the others are sent
   # out of bounds and dropped.
   at = state.length[:, None] + jnp.arange(emitted.shape[1])[None, :]
-  at = jnp.where(emitted, at, max_new_tokens)
+  at = jnp.where(emitted, at, written.tokens.shape[1])
   rows = state.row
 
   def write(buffer, values):
@@ -185,7 +189,7 @@ def commit(
     last_token=last_token,
     length=length,
     stop_state=stop_state,
-    done=stopped | (length >= max_new_tokens) | state.done,
+    done=stopped | (length >= state.max_new_tokens) | state.done,
     num_rounds=num_rounds,
     rollout=structs.Rollout(
       tokens=write(written.tokens, verdict.tokens),
@@ -202,6 +206,7 @@ def commit(
 def run(
   models: Models,
   batch: structs.Batch,
+  stop_table: stopping.StopTable,
   one_round: Callable[[structs.DecodeState], structs.DecodeState],
   *,
   batch_size: int | None,
@@ -213,6 +218,7 @@ def run(
   Args:
     models: as in init_state.
     batch: the prompts [Q, P].
+    stop_table: EOS and stop sequences.
     one_round: advances every slot.
     batch_size: B, or None for Q.
     max_new_tokens: T.
@@ -242,7 +248,7 @@ def run(
     return ~jnp.all(state.done)
 
   if batch_size == num_rows:
-    state = refill(models, state, batch, batch_size)
+    state = refill(models, state, batch, stop_table, batch_size)
     return jax.lax.while_loop(live, one_round, state).rollout
 
   # A prompt pass over few rows costs nearly what it does over many: slots wait
@@ -257,7 +263,7 @@ def run(
   def fill(state):
     return jax.lax.while_loop(
       can_refill,
-      lambda state: refill(models, state, batch, num_refilled),
+      lambda state: refill(models, state, batch, stop_table, num_refilled),
       state,
     )
 

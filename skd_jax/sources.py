@@ -8,7 +8,7 @@ from typing import Any
 
 from skd_jax.structs import Example
 
-_KINDS = ("embedded", "jsonl", "parallel", "tfds")
+_KINDS = ("arithmetic", "embedded", "jsonl", "parallel", "tfds")
 
 Located = tuple[str, str, str]  # Where an example stands, source, target.
 
@@ -103,11 +103,16 @@ def _read_tfds(
     yield (where, pair[0], pair[1])
 
 
-def _read_embedded(split: str) -> Iterator[Located]:
-  from skd_jax import corpus
+def _read_embedded(kind: str, split: str) -> Iterator[Located]:
+  # Imported late: the lexicon takes a while, and most runs have other data.
+  from skd_jax import arithmetic, corpus
 
-  for number, example in enumerate(corpus.load_split(split)):
-    where = f"embedded, split {split}, example {number}"
+  load_split = {
+    "arithmetic": arithmetic.load_split,
+    "embedded": corpus.load_split,
+  }[kind]
+  for number, example in enumerate(load_split(split)):
+    where = f"{kind}, split {split}, example {number}"
     yield (where, example["source"], example["target"])
 
 
@@ -135,7 +140,9 @@ def load_examples(
 
   Args:
     kind: Where the examples come from.
-      "embedded": the corpus inside this package; needs nothing else.
+      "embedded": the German-English corpus inside this package; needs nothing
+        else.
+      "arithmetic": the word problems inside this package; needs nothing else.
       "parallel": `folder`/SPLIT.LANGUAGE for both languages, one sentence per
         line, plain or .gz (the plain file if both exist).
       "jsonl": `folder`/SPLIT.jsonl, plain or .gz, with text in `source_field`
@@ -161,8 +168,8 @@ def load_examples(
     ValueError: An unknown kind, a missing argument, or files that cannot be
       read as described; the message names the file and the line.
   """
-  if kind == "embedded":
-    located = _read_embedded(split)
+  if kind in ("embedded", "arithmetic"):
+    located = _read_embedded(kind, split)
   elif kind == "parallel":
     located = _read_parallel(
       *_required(kind, folder=folder, split=split),

@@ -11,7 +11,12 @@ the host; a decode step then looks up one number per row:
     0  (no match)      1    0    1    DONE
     1  (seen "a")      1   DONE  1    DONE
 
-Only the response is searched: every row starts in state 0 after its prompt.
+Only the response is searched: every row starts anew after its prompt. Tasks
+with different stop strings share one table; each has states of its own, one
+below the other, and a row starts in the first of its task:
+
+  task 0   states 0 1        start 0
+  task 1   states 2 3 4      start 2
 """
 
 import json
@@ -28,7 +33,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from skd_jax import tokenizer as tokenizer_lib
 
-START = 0  # The state of a row before its first response token.
 DONE = -1  # The state of a row from its last token on.
 
 
@@ -37,6 +41,7 @@ class StopTable:
   """Where each token leads from each state of the search."""
 
   next_state: jax.Array  # int32 [states, V], DONE after the last token
+  start: jax.Array  # int32 [tasks]: the state before the first response token
 
 
 def _search_automaton(
@@ -135,7 +140,26 @@ def make_stop_table(
     active = order[: int(np.sum(lengths > k))]
     states[:, active] = move[states[:, active], flat[first[active] + k]]
   states[:, list(eos_ids)] = DONE
-  return StopTable(next_state=jnp.asarray(states))
+  return StopTable(
+    next_state=jnp.asarray(states), start=jnp.zeros(1, jnp.int32)
+  )
+
+
+def join_stop_tables(tables: Sequence[StopTable]) -> StopTable:
+  """One table of several tasks over the same V ids, in their order."""
+  sizes = [len(table.next_state) for table in tables]
+  first = np.cumsum([0, *sizes[:-1]])
+  shifted = [
+    jnp.where(table.next_state == DONE, DONE, table.next_state + int(offset))
+    for table, offset in zip(tables, first, strict=True)
+  ]
+  starts = [
+    table.start + int(offset)
+    for table, offset in zip(tables, first, strict=True)
+  ]
+  return StopTable(
+    next_state=jnp.concatenate(shifted), start=jnp.concatenate(starts)
+  )
 
 
 def advance(table: StopTable, state: jax.Array, token: jax.Array) -> jax.Array:
@@ -143,7 +167,7 @@ def advance(table: StopTable, state: jax.Array, token: jax.Array) -> jax.Array:
 
   Args:
     table: As `make_stop_table` gives it.
-    state: int32 [B], START before the first token.
+    state: int32 [B], the start of the row's task before the first token.
     token: int32 [B], ids below V; any id for a row that is DONE.
 
   Returns:

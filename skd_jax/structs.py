@@ -54,6 +54,8 @@ class Batch:
   reference: jax.Array  # int32 [B, T], right-padded, EOS included
   reference_length: jax.Array  # int32 [B]; 0 marks a row that only pads
   index: jax.Array  # int32 [B], which example of its split; -1 in padding
+  task: jax.Array  # int32 [B], which task of the run; 0 where there is one
+  max_new_tokens: jax.Array  # int32 [B], the most its response may have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +124,7 @@ class DecodeState:
   prompt_length: jax.Array  # int32 [B]
   last_token: jax.Array  # int32 [B], the newest token; no model has read it
   length: jax.Array  # int32 [B], response tokens so far
+  max_new_tokens: jax.Array  # int32 [B], the row's limit, at most T
   stop_state: jax.Array  # int32 [B], of the stop automaton
   done: jax.Array  # bool [B]
   num_rounds: jax.Array  # int32 [B]

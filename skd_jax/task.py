@@ -2,32 +2,69 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 from absl import logging
 
-from skd_jax import input_pipeline, sources, stages, stopping
+from skd_jax import config as config_lib
+from skd_jax import mixture, sources, stages, stopping, tokenized
 from skd_jax import tokenizer as tokenizer_lib
 from skd_jax.structs import Example
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """What is held out of one task, and how its answers are read and scored."""
+
+  name: str
+  prompt_length: int  # The most tokens of a prompt.
+  max_new_tokens: int  # The most tokens of a response.
+  stop_strings: tuple[str, ...]
+  metrics: tuple[str, ...]  # The main one first.
+  validation: tokenized.TokenizedSet
+  test: tokenized.TokenizedSet
+
+  def split(self, name: str) -> tokenized.TokenizedSet:
+    """Returns the split called "validation" or "test"."""
+    return {"validation": self.validation, "test": self.test}[name]
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
-  """The splits as token ids, and how a response is read and ended."""
+  """One task, or several learnt at once, as token ids.
+
+  A row of a batch says by its number which of `parts` it belongs to.
+  """
 
   tokenizer: tokenizer_lib.Tokenizer
   vocab_size: int  # Tokens that both models know; heads are cut to it.
   eos_ids: tuple[int, ...]
-  stop_strings: tuple[str, ...]
-  stop_table: stopping.StopTable
-  train: input_pipeline.TokenizedSet
-  validation: input_pipeline.TokenizedSet
-  test: input_pipeline.TokenizedSet
+  stop_table: stopping.StopTable  # Of all parts, in their order.
+  train: tokenized.TokenizedSet  # Of all parts, one after the other.
+  weights: tuple[float, ...]  # Of each part in the mixture.
+  mixing_temperature: float
+  parts: tuple[Part, ...]
 
-  def texts(self, token_ids) -> list[str]:
-    """Decodes responses, each cut before the first stop string."""
+  @property
+  def max_new_tokens(self) -> int:
+    """The size of a response buffer that every part fits in."""
+    return max(part.max_new_tokens for part in self.parts)
+
+  @property
+  def max_length(self) -> int:
+    """The most tokens of a prompt and its response together."""
+    return max(p.prompt_length + p.max_new_tokens for p in self.parts)
+
+  def shares(self, train: tokenized.TokenizedSet) -> tuple[float, ...]:
+    """How often each part is read, where `train` is what is read."""
+    sizes = [int((train.task == i).sum()) for i in range(len(self.parts))]
+    return mixture.shares(sizes, self.weights, self.mixing_temperature)
+
+  def texts(self, part: Part, token_ids) -> list[str]:
+    """Decodes responses, each cut before the first stop string of its part."""
     texts = tokenizer_lib.decode(self.tokenizer, token_ids)
-    for stop in self.stop_strings:
+    for stop in part.stop_strings:
       texts = [text.split(stop)[0] for text in texts]
     return [text.strip() for text in texts]
 
@@ -47,8 +84,11 @@ def load_task(
     ValueError, FileNotFoundError: the data or the tokenizer cannot be read;
       the message says what, where and what is allowed.
   """
-  data = config.data
-  train = _load_split(config, data.train_split, data.max_train_examples)
+  sections = config_lib.task_sections(config)
+  train = {
+    name: _load_split(data, data.train_split, data.max_train_examples)
+    for name, data in sections.items()
+  }
   folder = tokenizer_folder(config)
   if folder:
     tokenizer = tokenizer_lib.load(folder)
@@ -56,46 +96,87 @@ def load_task(
     tokenizer = _train_tokenizer(config, workdir, train)
   vocab_size = vocab_size or len(tokenizer)
   eos_ids = tokenizer_lib.eos_ids(tokenizer, folder or None)
-  stop_strings = tuple(data.stop_strings)
-  lengths = {
-    "prompt": data.prompt,
-    "max_prompt_length": data.max_prompt_length,
-    "max_new_tokens": data.max_new_tokens,
-  }
-
-  def tokenize(split, examples, **options):
-    result = input_pipeline.tokenize_examples(
-      tokenizer, examples, **lengths, **options
-    )
-    what = "have a cut reference" if options else "are left out"
-    logging.info(
-      "%s: %d examples; %d %s (over data.max_prompt_length = %d or "
-      "data.max_new_tokens = %d)",
-      split,
-      len(result),
-      result.num_too_long,
-      what,
-      data.max_prompt_length,
-      data.max_new_tokens,
-    )
-    return result
-
-  def held_out(split, limit):
-    examples = _load_split(config, split, limit)
-    return tokenize(split, examples, keep_long_references=True)
-
   return Task(
     tokenizer=tokenizer,
     vocab_size=vocab_size,
     eos_ids=eos_ids,
-    stop_strings=stop_strings,
-    stop_table=stopping.stop_table_for(
-      tokenizer, vocab_size, eos_ids, stop_strings
+    stop_table=stopping.join_stop_tables(
+      [
+        stopping.stop_table_for(
+          tokenizer, vocab_size, eos_ids, tuple(data.stop_strings)
+        )
+        for data in sections.values()
+      ]
     ),
-    train=tokenize(data.train_split, train),
+    train=tokenized.join(
+      [
+        _tokenize(tokenizer, name, data, data.train_split, train[name], number)
+        for number, (name, data) in enumerate(sections.items())
+      ]
+    ),
+    weights=tuple(data.weight for data in sections.values()),
+    mixing_temperature=config.mixing_temperature,
+    parts=tuple(
+      _load_part(tokenizer, name, data, number)
+      for number, (name, data) in enumerate(sections.items())
+    ),
+  )
+
+
+def _load_part(
+  tokenizer: tokenizer_lib.Tokenizer,
+  name: str,
+  data: ml_collections.ConfigDict,
+  number: int,
+) -> Part:
+  def held_out(split, limit):
+    examples = _load_split(data, split, limit)
+    return _tokenize(
+      tokenizer, name, data, split, examples, number, keep_long_references=True
+    )
+
+  return Part(
+    name=name.removeprefix("tasks."),
+    prompt_length=data.max_prompt_length,
+    max_new_tokens=data.max_new_tokens,
+    stop_strings=tuple(data.stop_strings),
+    metrics=tuple(data.metrics),
     validation=held_out(data.validation_split, data.max_validation_examples),
     test=held_out(data.test_split, data.max_test_examples),
   )
+
+
+def _tokenize(
+  tokenizer: tokenizer_lib.Tokenizer,
+  name: str,
+  data: ml_collections.ConfigDict,
+  split: str,
+  examples: list[Example],
+  number: int,
+  **options,
+) -> tokenized.TokenizedSet:
+  result = tokenized.tokenize_examples(
+    tokenizer,
+    examples,
+    prompt=data.prompt,
+    max_prompt_length=data.max_prompt_length,
+    max_new_tokens=data.max_new_tokens,
+    task=number,
+    **options,
+  )
+  what = "have a cut reference" if options else "are left out"
+  logging.info(
+    "%s, %s: %d examples; %d %s (over max_prompt_length = %d or "
+    "max_new_tokens = %d)",
+    name,
+    split,
+    len(result),
+    result.num_too_long,
+    what,
+    data.max_prompt_length,
+    data.max_new_tokens,
+  )
+  return result
 
 
 def tokenizer_folder(config: ml_collections.ConfigDict) -> str:
@@ -110,19 +191,41 @@ def tokenizer_folder(config: ml_collections.ConfigDict) -> str:
 
 
 def depends_on(config: ml_collections.ConfigDict) -> dict:
-  """Returns the settings that the task depends on, flat."""
-  data = stages.settings(config, "data")
-  kept = {k: v for k, v in data.items() if "validation" not in k}
+  """Returns the settings that the task depends on, flat.
+
+  How answers are scored is not among them: no model depends on it.
+  """
+  kept = {
+    f"{section}.{field}": value
+    for section, data in config_lib.task_sections(config).items()
+    for field, value in config_lib.to_plain(data).items()
+    if "validation" not in field and field not in ("metrics", "weight")
+  }
+  if config.tasks:
+    kept["mixing_temperature"] = config.mixing_temperature
+    kept |= {
+      f"{section}.weight": data.weight
+      for section, data in config_lib.task_sections(config).items()
+    }
   kept["tokenizer folder"] = tokenizer_folder(config)
   if not kept["tokenizer folder"]:
     kept |= stages.settings(config, "tokenizer")
   return kept
 
 
+def scores_depend_on(config: ml_collections.ConfigDict) -> dict:
+  """Returns the settings that a score depends on besides those of the task."""
+  kept: dict = {}
+  for section, data in config_lib.task_sections(config).items():
+    kept[f"{section}.metrics"] = list(data.metrics)
+    if "comet" in data.metrics:
+      kept["evaluate.comet_checkpoint"] = config.evaluate.comet_checkpoint
+  return kept
+
+
 def _load_split(
-  config: ml_collections.ConfigDict, split: str, limit: int
+  data: ml_collections.ConfigDict, split: str, limit: int
 ) -> list[Example]:
-  data = config.data
   return sources.load_examples(
     data.kind,
     split,
@@ -139,13 +242,18 @@ def _load_split(
 def _train_tokenizer(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
-  train: list[Example],
+  train: Mapping[str, list[Example]],
 ) -> tokenizer_lib.Tokenizer:
   folder = workdir / "tokenizer"
   needs = depends_on(config)
   if stages.begin(workdir, "tokenizer", needs) is None:
     logging.info("Training a tokenizer of %d", config.tokenizer.vocab_size)
-    texts = [text for e in train for text in (e["source"], e["target"])]
+    texts = [
+      text
+      for name, data in config_lib.task_sections(config).items()
+      for e in train[name]
+      for text in (data.prompt.replace("{source}", e["source"]), e["target"])
+    ]
     tokenizer_lib.train_bpe(texts, config.tokenizer.vocab_size, folder)
     stages.finish(workdir, "tokenizer", needs, {"folder": folder.name})
   return tokenizer_lib.load(folder)

@@ -26,8 +26,8 @@ from absl import logging
 from skd_jax import config as config_lib
 from skd_jax import (
   divergence,
-  evaluate,
   fit,
+  held_out,
   loss,
   model_store,
   profiling,
@@ -88,7 +88,7 @@ def train_and_evaluate(
     scores_of_seed = scores | {
       "student": score(run, name, student, teacher, _DISTILLED)
     }
-    per_seed.append({"seed": seed, "metrics": scores_of_seed, "counts": counts})
+    per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
       model_store.export(workdir / "export", student, task)
   return results.write(
@@ -132,11 +132,10 @@ def prepare_model(
     if shape.init_path:
       model = load(shape.init_path, param_dtype=jnp.float32)
     else:
-      data = run.config.data
       model = model_store.from_scratch(
         shape,
         vocab_size,
-        data.max_prompt_length + data.max_new_tokens,
+        run.task.max_length,
         seed=run.config.seed + (role == "student"),
         dtype=run.dtype,
       )
@@ -175,7 +174,7 @@ def fine_tune(
     workdir=run.workdir,
     stage=stage,
     seed=run.config.seed,
-    visits=results.validation_visits(run, fit_config, model.model),
+    visits=held_out.validation_visits(run, fit_config, model.model),
   )
   return dataclasses.replace(model, params=state.params), counts
 
@@ -255,7 +254,7 @@ def distill(
   # The start is used again by the next seed, and the state is donated.
   params = jax.tree.map(jnp.copy, start.params)
   visits = fit.merge_visits(
-    results.validation_visits(run, config.distill, start.model),
+    held_out.validation_visits(run, config.distill, start.model),
     results.sample_visits(run, seed, start, teacher, shared.write),
   )
   state, counts = fit.fit(
@@ -290,38 +289,15 @@ def score(
     sections: of the config, what the model and the teacher depend on.
 
   Returns:
-    Metrics by name, and `signature` and `seconds`; the greedy answers are in
-    `answers/NAME.txt`, one a line.
+    As held_out.score_model.
   """
-  config, task = run.config, run.task
-  needs = _depends_on(run, sections)
-  result = stages.begin(run.workdir, f"evaluate_{name}", needs)
-  if result is not None:
-    return result
-  begun = time.perf_counter()
-  decode_fn = evaluate.make_decode_fn(
-    model.model, task.stop_table, config.data.max_new_tokens
-  )
-  texts, _ = evaluate.answer(
-    decode_fn, model.params, run.eval_batches(task.test), task.texts
-  )
-  answers = [texts[i] for i in range(len(task.test.examples))]
-  metrics, signature = evaluate.score_translations(
-    answers, [example["target"] for example in task.test.examples]
-  )
-  sums_fn = evaluate.make_agreement_fn(
-    model.model, teacher.model, config.loss.chunk_size
-  )
-  metrics |= evaluate.agreement(
-    sums_fn, model.params, teacher.params, run.eval_batches(task.test)
-  )
-  results.write_answers(run.workdir, name, answers)
-  logging.info("%s: %s", name, results.describe(metrics))
-  metrics |= {
-    "signature": signature,
-    "seconds": time.perf_counter() - begun,
-  }
-  return stages.finish(run.workdir, f"evaluate_{name}", needs, metrics)
+  stage = f"evaluate_{name}"
+  needs = _depends_on(run, sections) | task_lib.scores_depend_on(run.config)
+  result = stages.begin(run.workdir, stage, needs)
+  if result is None:
+    result = held_out.score_model(run, name, model, teacher)
+    stages.finish(run.workdir, stage, needs, result)
+  return result
 
 
 def _make_learner(

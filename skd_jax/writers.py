@@ -30,7 +30,7 @@ def make_write_fn(
   Rollout [B, T]`, always with `teacher_hidden`.
   """
   settings = run.config.rollout
-  max_new_tokens = run.config.data.max_new_tokens
+  max_new_tokens = run.task.max_new_tokens
 
   def policies(student_params, teacher_params):
     # The float32 masters are cast once here, not at every token.

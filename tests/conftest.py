@@ -66,8 +66,13 @@ def trigram_logits(params):
   return logits
 
 
-def make_batch(prompts, prompt_size=None, references=None) -> structs.Batch:
-  """Right-pads lists of ids to a Batch; the padding is poisoned with 1."""
+def make_batch(
+  prompts, prompt_size=None, references=None, task=None, max_new_tokens=None
+) -> structs.Batch:
+  """Right-pads lists of ids to a Batch; the padding is poisoned with 1.
+
+  One task and no limits of the rows, unless `task` and `max_new_tokens` say so.
+  """
   references = references or [[1]] * len(prompts)
   prompt_size = prompt_size or max(map(len, prompts))
   new_size = max(map(len, references))
@@ -83,4 +88,8 @@ def make_batch(prompts, prompt_size=None, references=None) -> structs.Batch:
     reference=pad(references, new_size),
     reference_length=jnp.asarray([len(r) for r in references], jnp.int32),
     index=jnp.arange(len(prompts), dtype=jnp.int32),
+    task=jnp.asarray(task or [0] * len(prompts), jnp.int32),
+    max_new_tokens=jnp.asarray(
+      max_new_tokens or [1_000_000] * len(prompts), jnp.int32
+    ),
   )

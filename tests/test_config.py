@@ -15,31 +15,34 @@ def _shipped() -> list[tuple[str, str]]:
   """(file, variant) of all that configs/ holds.
 
   The variants are the keys of the dict in get_config that maps names to
-  functions of the file.
+  functions of the file; a file without such a dict has one, called "".
   """
   found = []
   for path in sorted(_CONFIGS.glob("[!_]*.py")):
     tree = ast.parse(path.read_text("utf-8"))
     functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    variants = []
     for node in ast.walk(tree):
       if isinstance(node, ast.Dict) and node.keys:
         names = [k.value for k in node.keys if isinstance(k, ast.Constant)]
         values = [v.id for v in node.values if isinstance(v, ast.Name)]
         if values and functions.issuperset(values):
-          found += [(path.stem, name) for name in names]
+          variants += [(path.stem, name) for name in names]
+    found += variants or [(path.stem, "")]
   return found
 
 
 @pytest.mark.parametrize(("name", "variant"), _shipped())
 def test_shipped_config_is_valid(name, variant):
   module = importlib.import_module(f"configs.{name}")
-  config = module.get_config(variant)
+  config = module.get_config(*filter(None, [variant]))
   config_lib.validate(config)
   assert config.is_locked
 
 
 def test_variants_are_discovered():
-  assert {("wmt", "demo"), ("wmt", "multi30k")} <= set(_shipped())
+  expected = {("wmt", "demo"), ("wmt", "multi30k"), ("multitask", "")}
+  assert expected <= set(_shipped())
 
 
 def test_unknown_variant_names_the_allowed_ones():
@@ -63,6 +66,43 @@ _BAD = [
   ({"seeds": (0, -1)}, "seeds = (0, -1)", "not negative"),
   ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
   ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
+  ({"data.metrics": ("blue",)}, "data.metrics has 'blue'", "bleu, chrf"),
+  ({"data.metrics": ()}, "data.metrics = ()", "at least one"),
+  (
+    {"data.metrics": ("comet",)},
+    "data.metrics has 'comet'",
+    "evaluate.comet_checkpoint",
+  ),
+  ({"mixing_temperature": 0.0}, "mixing_temperature = 0.0", "above 0"),
+  ({"data.weight": 0.0}, "data.weight = 0.0", "above 0"),
+  (
+    {"tasks": {"sums": {"max_new_token": 5}}},
+    "tasks.sums.max_new_token = 5",
+    "'max_new_tokens'",
+  ),
+  (
+    {"tasks": {"sums": {"length_multiple": 5}}},
+    "tasks.sums.length_multiple = 5",
+    "'max_new_tokens'",
+  ),
+  (
+    {"tasks": {"sums": {"max_new_tokens": "many"}}},
+    "tasks.sums.max_new_tokens = 'many'",
+    "must be of type int",
+  ),
+  ({"tasks": {"my sums": {}}}, "tasks.my sums", "letters, digits and _"),
+  ({"tasks": {"mean": {}}}, "tasks.mean", "not 'mean'"),
+  ({"tasks": {"sums": {"kind": "x"}}}, "tasks.sums.kind = 'x'", "arithmetic"),
+  ({"tasks": {"sums": {"prompt": "x"}}}, "tasks.sums.prompt = 'x'", "{source}"),
+  ({"tasks": {"a": {"weight": -1.0}}}, "tasks.a.weight = -1.0", "above 0"),
+  (
+    {
+      "tasks": {"a": {"max_new_tokens": 3}, "b": {"max_new_tokens": 4}},
+      "rollout.num_draft_tokens": 5,
+    },
+    "rollout.num_draft_tokens = 5",
+    "tasks.b.max_new_tokens = 4",
+  ),
   ({"rollout.policy": "SKD"}, "rollout.policy = 'SKD'", "on_policy"),
   ({"data.max_new_tokens": 0}, "data.max_new_tokens = 0", "1 or above"),
   ({"data.max_prompt_length": -1}, "data.max_prompt_length = -1", "1 or"),
@@ -153,6 +193,29 @@ def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
   assert message.startswith(named)
   assert allowed in message.removeprefix(named)
   assert "\n" not in message
+
+
+def test_single_task_is_the_data_section():
+  config = config_lib.default_config()
+  assert config_lib.task_sections(config) == {"data": config.data}
+
+
+def test_tasks_change_the_data_section_each_for_itself():
+  config = config_lib.default_config()
+  config.data.max_test_examples = 9
+  config.tasks = {
+    "a": {"max_new_tokens": 7, "stop_strings": ("x",), "weight": 2},
+    "b": {"kind": "arithmetic"},
+  }
+  sections = config_lib.task_sections(config)
+  assert list(sections) == ["tasks.a", "tasks.b"]
+  a, b = sections.values()
+  assert (a.max_new_tokens, a.stop_strings, a.weight) == (7, ("x",), 2.0)
+  assert (b.max_new_tokens, b.stop_strings, b.weight) == (64, (), 1.0)
+  assert (a.kind, b.kind) == ("embedded", "arithmetic")
+  assert a.max_test_examples == b.max_test_examples == 9
+  assert config.data.max_new_tokens == 64
+  config_lib.validate(config)
 
 
 def test_misspelt_field_is_an_error_that_names_the_near_one():

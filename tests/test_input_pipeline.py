@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from skd_jax import input_pipeline
+from skd_jax import input_pipeline, tokenized
 from skd_jax import tokenizer as tokenizer_lib
 
 SAME = np.testing.assert_array_equal
@@ -16,16 +16,17 @@ def make_set(num_examples=40, seed=0, longest=30, limit=32):
   """Example i has prompt tokens 100 + i and response tokens 1000 + i."""
   rng = np.random.default_rng(seed)
   sizes = rng.integers(1, longest + 1, (num_examples, 2))
-  return input_pipeline.TokenizedSet(
+  return tokenized.TokenizedSet(
     examples=[{"source": str(i), "target": str(i)} for i in range(50)],
     indices=np.arange(num_examples, dtype=np.int32) + 7,
     prompts=[np.full(n, 100 + i, np.int32) for i, (n, _) in enumerate(sizes)],
     responses=[
       np.full(n, 1000 + i, np.int32) for i, (_, n) in enumerate(sizes)
     ],
-    num_too_long=0,
+    task=np.zeros(num_examples, np.int32),
+    max_new_tokens=np.full(num_examples, limit, np.int32),
     max_prompt_length=limit,
-    max_new_tokens=limit,
+    num_too_long=0,
   )
 
 
@@ -210,7 +211,7 @@ def tokenize(tokenizer, sizes, **kwargs):
     {"source": " a" * ((p - 2) // 2), "target": " a" * ((r - 1) // 2)}
     for p, r in sizes
   ]
-  return input_pipeline.tokenize_examples(
+  return tokenized.tokenize_examples(
     tokenizer,
     examples,
     prompt="{source}",

@@ -91,6 +91,57 @@ def test_task_without_bleu_is_compared_by_its_own_score():
   assert "accuracy is 0.5150, its start's 0.2500: +0.2650" in sentence
 
 
+def test_main_metric_of_the_task_is_the_first_of_the_report():
+  report = report_of((40.0, 50.0), name="chrf")
+  for run in [report, *report["per_seed"]]:
+    for scores in run["metrics"].values():
+      scores["bleu"] = 30.0
+  assert "The student's chrf is 40.00" in margin_sentence(report)
+
+
+def report_of_tasks() -> dict:
+  def scores(bleu, accuracy):
+    return {
+      "mean": (bleu + accuracy) / 2,
+      "translation": {"bleu": bleu, "kl": 0.5},
+      "arithmetic": {"accuracy": accuracy},
+    }
+
+  def metrics(gain):
+    return {
+      "teacher": scores(40.0, 80.0),
+      "student_init": scores(10.0, 20.0),
+      "student": scores(10.0 + gain, 20.0),
+    }
+
+  report = report_of((0.0, 0.0), (0.0, 0.0))
+  report["metrics"] = metrics(5.0)
+  report["per_seed"] = [
+    {"seed": 0, "metrics": metrics(4.0)},
+    {"seed": 1, "metrics": metrics(6.0)},
+  ]
+  return report
+
+
+def test_several_tasks_are_judged_by_their_mean():
+  sentence = margin_sentence(report_of_tasks())
+  assert "The student's mean is 17.50, its start's 15.00: +2.50." in sentence
+  assert "more than the spread over 2 seeds (1.00)" in sentence
+
+
+def test_every_task_has_its_table(tmp_path):
+  page = written(tmp_path, report_of_tasks())
+  mean, translation, arithmetic = page.split("## ")[:3]
+  assert "| student, distilled | 17.50 ± 0.71 |" in mean
+  assert translation.startswith("translation\n\n|  | bleu | kl |\n")
+  assert (
+    "| student, distilled | 15.00 ± 1.41 | 0.5000 ± 0.0000 |" in translation
+  )
+  assert arithmetic.startswith("arithmetic\n\n|  | accuracy |\n")
+  assert "| teacher | 80.00 ± 0.00 |" in arithmetic
+  assert page.count("over 2 seeds.") == 1
+
+
 def test_score_that_is_not_finite_gives_no_verdict():
   sentence = margin_sentence(report_of((math.nan, 20.0), (30.0, 20.0)))
   assert "no verdict" in sentence

@@ -333,6 +333,61 @@ def test_a_row_stops_at_a_stop_sequence_of_several_tokens():
   assert 20 < stopped < num_rows
 
 
+def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
+  # Rows of three tasks in one batch write what each task writes alone.
+  stops = [((2, 5),), (), ((3,), (4, 4))]
+  limits = [12, 7, 3]
+  tables = [stopping.make_stop_table(V, (EOS,), s) for s in stops]
+  task = [0, 2, 1] * 40
+  keys = row_keys(len(task))
+  together = run(
+    make_batch(
+      [[3, 2]] * len(task),
+      task=task,
+      max_new_tokens=[limits[i] for i in task],
+    ),
+    keys,
+    jnp.float32(3),
+    accept="top_k",
+    replace="sample",
+    max_new_tokens=12,
+    stop_table=stopping.join_stop_tables(tables),
+  )
+  for number in range(3):
+    rows = np.flatnonzero(np.asarray(task) == number)
+    alone = run(
+      make_batch([[3, 2]] * len(rows)),
+      keys[rows],
+      jnp.float32(3),
+      accept="top_k",
+      replace="sample",
+      max_new_tokens=limits[number],
+      stop_table=tables[number],
+    )
+    of_task = jax.tree.map(lambda x, rows=rows: x[rows], together)
+    for field in ("tokens", "source", "draft_tokens"):
+      assert as_lists(of_task, field) == as_lists(alone, field)
+    np.testing.assert_array_equal(of_task.stopped, alone.stopped)
+    np.testing.assert_array_equal(of_task.num_rounds, alone.num_rounds)
+    # Some rows end at the limit, and some by a stop or EOS before it.
+    assert max(alone.length) == limits[number]
+    assert min(alone.length) < limits[number]
+
+
+def test_limit_of_a_row_never_exceeds_the_buffer():
+  batch = make_batch(PROMPTS, max_new_tokens=[50, 2, 50, 1, 4])
+  result = run(
+    batch,
+    row_keys(len(PROMPTS)),
+    jnp.float32(3),
+    accept="top_k",
+    replace="sample",
+    max_new_tokens=4,
+    stop_table=stopping.make_stop_table(V, ()),
+  )
+  assert result.length.tolist() == [4, 2, 4, 1, 4]
+
+
 def test_eos_only_ends_a_row_that_sampled_it():
   num_rows = 100
   result = run(

@@ -116,7 +116,8 @@ def test_broken_json_lines_are_named(tmp_path, line, message):
 
 def test_unknown_kind_lists_the_kinds():
   with pytest.raises(
-    ValueError, match=r"kind='csv': .*embedded, jsonl, parallel, tfds"
+    ValueError,
+    match=r"kind='csv': .*arithmetic, embedded, jsonl, parallel, tfds",
   ):
     sources.load_examples("csv", "train")
 

@@ -50,7 +50,7 @@ def test_random_tokenisations_stop_where_the_text_does(seed):
   next_state = np.asarray(table.next_state)
   for _ in range(200):
     tokens = rng.choices(range(len(written)), k=12)
-    state, count = stopping.START, 0
+    state, count = 0, 0
     while state != stopping.DONE and count < len(tokens):
       state = next_state[state, tokens[count]]
       count += 1
@@ -104,6 +104,32 @@ def test_sequences_of_ids_are_the_default():
   assert run_table(table, [1, 2, 2, 1, 2, 1, 0]) == 6
   assert run_table(table, [1, 3]) == 2
   assert run_table(table, [2, 1, 2, 5]) == 4
+
+
+def test_joined_tables_keep_the_stop_strings_of_each_task():
+  written = ["a", "b", "c", "ab"]
+  tables = [
+    stopping.make_stop_table(4, (), stops, written)
+    for stops in (["ab"], [], ["bc", "cab"])
+  ]
+  joined = stopping.join_stop_tables(tables)
+  assert joined.start.shape == (3,)
+  rng = random.Random(0)
+  for _ in range(50):
+    tokens = rng.choices(range(4), k=8)
+    state = joined.start
+    alone = [table.start for table in tables]
+    for token in tokens:
+      state = stopping.advance(joined, state, jnp.full(3, token))
+      alone = [
+        stopping.advance(table, of_task, jnp.array([token]))
+        for table, of_task in zip(tables, alone, strict=True)
+      ]
+      done = [int(of_task[0]) == stopping.DONE for of_task in alone]
+      assert (np.asarray(state) == stopping.DONE).tolist() == done
+  # A table of one task stays as it is.
+  same = stopping.join_stop_tables(tables[:1])
+  np.testing.assert_array_equal(same.next_state, tables[0].next_state)
 
 
 def test_rows_stop_one_by_one_inside_a_jitted_while_loop():

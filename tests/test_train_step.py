@@ -12,7 +12,6 @@ from skd_jax import (
   loss,
   models,
   scoring,
-  structs,
   train_step,
 )
 from tests.conftest import make_batch
@@ -205,12 +204,9 @@ def test_padding_in_prompts_and_responses_changes_nothing():
       rollout.replace(teacher_hidden=hidden),
     )[0]
 
-  wide = structs.Batch(
+  wide = BATCH.replace(
     prompt=jnp.pad(BATCH.prompt, ((0, 0), (0, 3)), constant_values=7),
-    prompt_length=BATCH.prompt_length,
     reference=jnp.pad(BATCH.reference, ((0, 0), (0, 2)), constant_values=9),
-    reference_length=BATCH.reference_length,
-    index=BATCH.index,
   )
   np.testing.assert_allclose(value(BATCH), value(wide), rtol=1e-5)
 

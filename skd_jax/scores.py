@@ -1,0 +1,228 @@
+"""Scores of answers by name, as their libraries compute them, from 0 to 100.
+
+  bleu, chrf   sacrebleu, over the corpus
+  rougeL       rouge-score, the F-measure of the longest common subsequence,
+               a mean over the answers; it reads the letters a-z and digits only
+  accuracy     answers whose final answer is right, see `final_answer`
+  comet        unbabel-comet with a checkpoint, a mean over the answers
+
+All have one scale, so that a mean over tasks means something.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+
+from sacrebleu.metrics import BLEU, CHRF
+
+METRICS = ("bleu", "chrf", "rougeL", "accuracy", "comet")
+
+Lines = Sequence[str]
+# (sources, answers, references) -> (score, signature)
+_Scorer = Callable[[Lines, Lines, Lines], tuple[float, str]]
+
+# Not the minus of 7-5, nor a digit of a word such as B2.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?<![\w.])\d+(?:\.\d+)?|\.\d+")
+_COMET_PROGRAM = """
+import json, sys
+from importlib.metadata import version
+from comet import load_from_checkpoint
+model = load_from_checkpoint(sys.argv[1], local_files_only=True)
+data = json.load(sys.stdin)
+score = model.predict(data, batch_size=16, gpus=0, progress_bar=False)
+print(json.dumps([float(score.system_score), version("unbabel-comet")]))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comet:
+  """Where COMET is; its library needs an environment of its own.
+
+  unbabel-comet 2 wants numpy 1 and transformers 4, so it is run by another
+  Python than this one:
+
+    python -m venv FOLDER && FOLDER/bin/pip install "unbabel-comet>=2.2,<3"
+  """
+
+  checkpoint: str  # The file checkpoints/model.ckpt, hparams.yaml above it.
+  python: str  # FOLDER/bin/python
+
+
+def check_metrics(metrics: Sequence[str], comet: Comet) -> None:
+  """Checks that every metric is known and can be computed here.
+
+  Raises:
+    ValueError: a metric is unknown or twice, or comet has no model or library.
+  """
+  if not metrics or len(set(metrics)) != len(metrics):
+    raise ValueError(
+      f"metrics = {tuple(metrics)}: must be distinct, at least one"
+    )
+  for name in metrics:
+    if name not in METRICS:
+      raise ValueError(
+        f"metrics has {name!r}: must be one of {', '.join(METRICS)}"
+      )
+  if "comet" not in metrics:
+    return
+  if not pathlib.Path(comet.checkpoint).is_file():
+    raise ValueError(
+      "metrics has 'comet': evaluate.comet_checkpoint = "
+      f"{comet.checkpoint!r} must be the file model.ckpt of a checkpoint"
+    )
+  probe = "import importlib.util as u, sys; sys.exit(not u.find_spec('comet'))"
+  program = shutil.which(comet.python)
+  if program is None or _run_elsewhere(program, ["-c", probe]).returncode:
+    raise ValueError(
+      f"metrics has 'comet': evaluate.comet_python = {comet.python!r} must be "
+      "the Python of an environment that has unbabel-comet (python -m venv "
+      "FOLDER && FOLDER/bin/pip install 'unbabel-comet>=2.2,<3')"
+    )
+
+
+def score(
+  metrics: Sequence[str],
+  sources: Lines,
+  answers: Lines,
+  references: Lines,
+  comet: Comet | None = None,
+) -> tuple[dict[str, float], dict[str, str]]:
+  """Scores answers against references.
+
+  Args:
+    metrics: names among METRICS.
+    sources: what was asked; read by comet only.
+    answers: one for each source.
+    references: one for each source.
+    comet: needed by the metric comet.
+
+  Returns:
+    (scores by name in the order of `metrics`, 0 to 100; their signatures: what
+    to state beside a score so that it can be computed again).
+
+  Raises:
+    ValueError: a metric is unknown, or COMET failed.
+  """
+  scorers: dict[str, _Scorer] = {
+    "bleu": _bleu,
+    "chrf": _chrf,
+    "rougeL": _rouge_l,
+    "accuracy": _accuracy,
+    "comet": functools.partial(_comet, comet),
+  }
+  values, signatures = {}, {}
+  for name in metrics:
+    if name not in scorers:
+      raise ValueError(
+        f"metrics has {name!r}: must be one of {', '.join(METRICS)}"
+      )
+    values[name], signatures[name] = scorers[name](sources, answers, references)
+  return values, signatures
+
+
+def final_answer(text: str) -> Decimal | str:
+  """Returns what a worked answer comes to, to be compared by ==.
+
+  That is the first number after `####`, or without that mark the last number:
+
+    "She pays 3 * 4 = 12 dollars. #### $1,200.00"   Decimal("1200.00")
+    "so 12 - 5 = 7 are left."                       Decimal("7")
+    "#### Monday"                                   "monday"
+
+  Text without a number stands for itself, in lower case.
+  """
+  _, mark, after = text.partition("####")
+  part = (after if mark else text).replace("$", "")
+  part = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part)
+  numbers = _NUMBER.findall(part)
+  if not numbers:
+    return part.strip().casefold()
+  return Decimal(numbers[0] if mark else numbers[-1])
+
+
+def _bleu(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  scorer = BLEU()
+  result = scorer.corpus_score(list(answers), [list(references)])
+  return result.score, str(scorer.get_signature())
+
+
+def _chrf(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  scorer = CHRF()
+  result = scorer.corpus_score(list(answers), [list(references)])
+  return result.score, str(scorer.get_signature())
+
+
+def _rouge_l(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  # Imported late: it imports nltk, which takes a second.
+  from rouge_score import rouge_scorer
+
+  scorer = rouge_scorer.RougeScorer(["rougeL"])
+  values = [
+    scorer.score(reference, answer)["rougeL"].fmeasure
+    for answer, reference in zip(answers, references, strict=True)
+  ]
+  version = importlib.metadata.version("rouge_score")
+  return 100 * _mean(values), f"rouge-score:{version}|stemmer:no|fmeasure"
+
+
+def _accuracy(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  right = [
+    final_answer(answer) == final_answer(reference)
+    for answer, reference in zip(answers, references, strict=True)
+  ]
+  return 100 * _mean(right), "exact match of the final answer"
+
+
+def _comet(
+  comet: Comet | None, sources: Lines, answers: Lines, references: Lines
+):
+  if comet is None:
+    raise ValueError("metrics has 'comet': needs a checkpoint")
+  data = [
+    {"src": source, "mt": answer, "ref": reference}
+    for source, answer, reference in zip(
+      sources, answers, references, strict=True
+    )
+  ]
+  checkpoint = pathlib.Path(comet.checkpoint).resolve()
+  arguments = ["-c", _COMET_PROGRAM, str(checkpoint)]
+  result = _run_elsewhere(comet.python, arguments, json.dumps(data))
+  if result.returncode:
+    reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    raise ValueError(f"comet with {comet.checkpoint}: {reason}")
+  # The libraries beneath it may have printed before.
+  value, version = json.loads(result.stdout.strip().splitlines()[-1])
+  model = checkpoint.parent.parent.name
+  return 100 * value, f"unbabel-comet:{version}|model:{model}"
+
+
+def _run_elsewhere(
+  program: str, arguments: Sequence[str], given: str = ""
+) -> subprocess.CompletedProcess[str]:
+  """Runs a Python that does not see the modules of this folder."""
+  return subprocess.run(
+    # Not resolved: the python of an environment is a link out of it.
+    [os.path.abspath(shutil.which(program) or program), *arguments],
+    input=given,
+    cwd=tempfile.gettempdir(),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def _mean(values: Sequence[float]) -> float:
+  return sum(values) / len(values)
