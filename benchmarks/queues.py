@@ -63,9 +63,6 @@ def make_rows(
 
   Returns:
     The rows queue_on and queue_off; `ratio` is the speed over queue_off.
-
-  Raises:
-    RuntimeError: the two wrote different lengths.
   """
   if "batch_size" not in inspect.signature(rollout.rollout).parameters:
     return [
@@ -118,14 +115,15 @@ def make_rows(
   if int(lengths["queue_on"].sum()) != int(lengths["queue_off"].sum()):
     print("queue_on and queue_off wrote different lengths: float rounding")
   timings = harness.interleaved(calls, repeats)
+  tokens = {what: float(found.sum()) for what, found in lengths.items()}
+  speed = {what: tokens[what] / timings[what].best for what in calls}
   return [
     {
       "what": what,
       "batch": batch_size,
-      "tokens_per_s": float(lengths[what].sum()) / timings[what].best,
-      "tokens_per_s_median": float(lengths[what].sum()) / timings[what].median,
-      "ratio": _speed(lengths, timings, what)
-      / _speed(lengths, timings, "queue_off"),
+      "tokens_per_s": speed[what],
+      "tokens_per_s_median": tokens[what] / timings[what].median,
+      "ratio": speed[what] / speed["queue_off"],
       "num_draft_tokens": num_draft_tokens,
       "num_prompts": len(lengths[what]),
       "shortest": int(lengths[what].min()),
@@ -135,7 +133,3 @@ def make_rows(
     }
     for what in calls
   ]
-
-
-def _speed(lengths, timings, what: str) -> float:
-  return float(lengths[what].sum()) / timings[what].best

@@ -264,7 +264,7 @@ def limit_seconds(
   machine: limits.Machine,
   contestant: Contestant,
 ) -> float | None:
-  """Returns the least seconds of a whole rollout; None where rounds are unknown.
+  """Returns the least seconds of a whole rollout; None if rounds are unknown.
 
   The prompts are read once by each model that takes part, without the head.
   """
