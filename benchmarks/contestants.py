@@ -7,11 +7,13 @@ rates share one compiled function.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import harness
 from benchmarks.pair import Pair
 from skd_jax import rollout, sampling, scoring, stopping, structs, writers
 
@@ -167,3 +169,26 @@ def bind(
     row_keys(batch),
     jnp.float32(threshold),
   )
+
+
+def fastest(
+  calls: dict[int, Callable[[], structs.Rollout]],
+) -> tuple[Callable[[], structs.Rollout], dict[str, Any]]:
+  """Chooses the draft length that is fastest here.
+
+  Returns:
+    (its call, columns of its row).
+  """
+  timings = {}
+  for length, call in calls.items():
+    harness.time_once(call)
+    timings[length] = harness.time_once(call)
+  best = min(timings, key=lambda length: timings[length][0])
+  written = timings[best][1]
+  rounds = np.asarray(written.num_rounds)
+  return calls[best], {
+    "num_draft_tokens": best,
+    "replacement_rate": replacement_rate(written),
+    "tokens_per_round": float(np.sum(written.length) / np.sum(rounds)),
+    "rounds": int(rounds.max()),
+  }

@@ -98,6 +98,21 @@ def device_name() -> str:
   return kind if len(devices) == 1 else f"{kind}-{len(devices)}"
 
 
+def available_bytes() -> int:
+  """Returns the memory that a program could still take: of the device, or of
+  the host where the device is a CPU.
+  """
+  stats = jax.devices()[0].memory_stats()
+  if stats and "bytes_limit" in stats:
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+  meminfo = pathlib.Path("/proc/meminfo")
+  if meminfo.exists():
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text("utf-8"))
+    if found:
+      return int(found[1]) * 1024
+  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def installed(package: str) -> str | None:
   """Returns the version of an optional package, or None."""
   try:

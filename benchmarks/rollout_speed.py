@@ -29,7 +29,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks import contestants, corrected, harness, limits, peers, queues
 from benchmarks import pair as pair_lib
@@ -159,31 +158,8 @@ def ours(
       )
       for length in settings.draft_lengths
     }
-    field[what] = Contestant(*fastest(calls), kind="skd")
+    field[what] = Contestant(*contestants.fastest(calls), kind="skd")
   return field
-
-
-def fastest(
-  calls: dict[int, Callable[[], structs.Rollout]],
-) -> tuple[Callable[[], structs.Rollout], dict[str, Any]]:
-  """Chooses the draft length that is fastest here.
-
-  Returns:
-    (its call, columns of its row).
-  """
-  timings = {}
-  for length, call in calls.items():
-    harness.time_once(call)
-    timings[length] = harness.time_once(call)
-  best = min(timings, key=lambda length: timings[length][0])
-  written = timings[best][1]
-  rounds = np.asarray(written.num_rounds)
-  return calls[best], {
-    "num_draft_tokens": best,
-    "replacement_rate": contestants.replacement_rate(written),
-    "tokens_per_round": float(np.sum(written.length) / np.sum(rounds)),
-    "rounds": int(rounds.max()),
-  }
 
 
 def peer_calls(
