@@ -15,6 +15,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
+from benchmarks import targets
 from skd_jax import metrics, results
 
 Row = dict[str, Any]
@@ -201,12 +202,17 @@ def run(name: str, make_rows: Callable[[bool], Sequence[Row]]) -> None:
       sys.exit(f"Error: unknown arguments: {' '.join(argv[1:])}")
     # Torch and JAX share a GPU: neither may take all of its memory at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # Idle threads of torch sleep instead of spinning, which takes the cores away
+    # from whoever is timed next, and from torch itself on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
       result = result_object(name, make_rows(_QUICK.value))
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
     print(f"\n{name} on {result['device']}\n")
     print(format_table(result["rows"]))
+    if result["device"].startswith("cpu") and not _QUICK.value:
+      print("\n" + format_table(targets.table(name, result["rows"])))
     folder = pathlib.Path("workdir/benchmarks") if _QUICK.value else RESULTS
     file_name = f"{name}.{result['device']}.json"
     path = pathlib.Path(_JSON.value) if _JSON.value else folder / file_name

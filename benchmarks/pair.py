@@ -126,8 +126,25 @@ def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
   )
 
 
-def from_shape(shape: str) -> Pair:
+def shape_from_flags() -> str | None:
+  """Returns the shape that the flags name, for benchmarks without real weights.
+
+  Raises:
+    ValueError: --teacher is given, which such a benchmark does not read.
+  """
+  if _TEACHER.value:
+    raise ValueError(
+      "--teacher: this benchmark uses random weights; see --shape"
+    )
+  return _SHAPE.value
+
+
+def from_shape(shape: str, num_layers: int | None = None) -> Pair:
   """Makes a pair of random weights.
+
+  Args:
+    shape: a key of SHAPES.
+    num_layers: of the teacher, in place of the shape's own.
 
   Raises:
     ValueError: an unknown shape.
@@ -136,6 +153,8 @@ def from_shape(shape: str) -> Pair:
     raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
   dtype = model_store.compute_dtype("auto")
   teacher_config, student_config = SHAPES[shape]
+  if num_layers is not None:
+    teacher_config = dataclasses.replace(teacher_config, num_layers=num_layers)
   teacher = random_model(teacher_config, dtype, seed=0)
   student = (
     every_third_layer(teacher, dtype)
