@@ -50,6 +50,9 @@ setuptools.setup(
     "test": [
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",
+      "ipykernel>=6.29,<8",
+      "nbclient>=0.10,<0.12",
+      "nbformat>=5.10,<6",
       "pyrefly>=1.4,<2",
       "pytest>=8,<10",
       "pytest-timeout>=2.3,<3",

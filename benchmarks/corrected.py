@@ -1,6 +1,7 @@
 """Pairs whose teacher replaces a wanted part of the student's tokens."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 
@@ -25,9 +26,14 @@ def all_accepted(pair: Pair) -> Corrected:
   return Corrected(pair, "top_k", float(pair.teacher.config.vocab_size))
 
 
-def at_rate(
-  pair: Pair, rate: float, *, num_rows: int, prompt_size: int, new_tokens: int
-) -> Corrected:
+def at_rates(
+  pair: Pair,
+  rates: Sequence[float],
+  *,
+  num_rows: int,
+  prompt_size: int,
+  new_tokens: int,
+) -> list[Corrected]:
   """Tunes a pair until K = 25 replaces a part of the tokens.
 
   A student that is no part of its teacher (--shape=llama_1b, random weights)
@@ -36,13 +42,16 @@ def at_rate(
 
   Args:
     pair: to tune.
-    rate: of replaced tokens, such as 0.02.
+    rates: of replaced tokens, such as 0.02.
     num_rows: B of the rollouts that measure the rate.
     prompt_size: P.
     new_tokens: T.
+
+  Returns:
+    One tuned pair for each rate.
   """
   if not pair.every_third:
-    return Corrected(pair, "random", rate)
+    return [Corrected(pair, "random", rate) for rate in rates]
   batch = pair_lib.make_prompts(pair, num_rows, prompt_size)
   write = contestants.make_skd(
     pair,
@@ -58,6 +67,9 @@ def at_rate(
     )
     return contestants.replacement_rate(written)
 
-  tuned, found = pair_lib.tune_faintness(pair, rate, measure)
-  print(f"Tuned a teacher to replace {rate:.0%}: it replaces {found:.1%}")
-  return Corrected(tuned, "top_k", float(TOP_K))
+  regimes = []
+  for rate in rates:
+    tuned, found = pair_lib.tune_faintness(pair, rate, measure)
+    print(f"Tuned a teacher to replace {rate:.0%}: it replaces {found:.1%}")
+    regimes.append(Corrected(tuned, "top_k", float(TOP_K)))
+  return regimes

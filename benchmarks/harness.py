@@ -202,7 +202,7 @@ def run(name: str, make_rows: Callable[[bool], Sequence[Row]]) -> None:
       sys.exit(f"Error: unknown arguments: {' '.join(argv[1:])}")
     # Torch and JAX share a GPU: neither may take all of its memory at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Idle threads of torch sleep instead of spinning; spinning takes the cores of
+    # Idle threads of torch sleep instead of spinning, which takes the cores of
     # whoever is timed next, and on a busy machine those of torch itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

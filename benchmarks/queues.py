@@ -1,6 +1,5 @@
 """The refill queue against batch after batch, on lengths that vary by 8x."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from benchmarks import contestants, harness
 from benchmarks import pair as pair_lib
 from benchmarks.corrected import Corrected
-from skd_jax import rollout, stopping
+from skd_jax import stopping
 
 _PROMPTS_PER_ROW = 4
 _SPREAD = 8
@@ -64,16 +63,6 @@ def make_rows(
   Returns:
     The rows queue_on and queue_off; `ratio` is the speed over queue_off.
   """
-  if "batch_size" not in inspect.signature(rollout.rollout).parameters:
-    return [
-      {
-        "what": what,
-        "batch": batch_size,
-        "tokens_per_s": None,
-        "note": "rollout() has no queue yet",
-      }
-      for what in ("queue_on", "queue_off")
-    ]
   pair = regime.pair
   stop_table = varying_lengths(pair.teacher.config.vocab_size, max_new_tokens)
   queue = pair_lib.make_prompts(

@@ -101,17 +101,17 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
   Every method writes with the student as it was at the start, so that the
   replacement rate stays what it was tuned to, and trains the same state.
   """
-  tune = functools.partial(
-    corrected.at_rate,
+  few, many = corrected.at_rates(
     pair,
+    (0.02, 0.1),
     num_rows=settings.batch_size,
     prompt_size=settings.prompt_size,
     new_tokens=settings.new_tokens,
   )
   regimes = {
     "skd_all_accepted": corrected.all_accepted(pair),
-    "skd_2pct": tune(0.02),
-    "skd_10pct": tune(0.1),
+    "skd_2pct": few,
+    "skd_10pct": many,
   }
   batch = pair_lib.make_prompts(pair, settings.batch_size, settings.prompt_size)
   writers = make_writers(pair, regimes, batch, settings)

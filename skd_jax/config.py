@@ -118,6 +118,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
   config.rollout.replace = "sample"  # sample, argmax, residual
   config.rollout.num_draft_tokens = 5  # G: changes the speed, not the tokens.
+  # Rows that are decoded at once; the others of the batch wait for a free slot.
+  # 0 is all. Fewer save time where lengths differ much, and memory.
+  config.rollout.batch_size = 0
   config.rollout.student_temperature = 0.5
   config.rollout.student_top_p = 0.5
   config.rollout.teacher_temperature = 0.2
@@ -165,6 +168,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"rollout.num_draft_tokens = {config.rollout.num_draft_tokens}: must be "
       f"in [1, data.max_new_tokens = {config.data.max_new_tokens}]"
+    )
+  if not 0 <= config.rollout.batch_size <= config.distill.batch_size:
+    raise ValueError(
+      f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "
+      f"distill.batch_size = {config.distill.batch_size}]"
     )
   seeds = config.seeds
   if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:

@@ -14,7 +14,7 @@ accepted block adds no token of the teacher's: that would not be the student's
 proposal.
 
 The reading order of SKD (arXiv 2410.11325, algorithm 1): `rollout`, then
-`propose`, `verify_proposal`, `commit`.
+`propose`, `verify_proposal`, and `commit` and the loop in slots.py.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import sampling as sampling_lib
-from skd_jax import stopping, structs, verify
+from skd_jax import slots, stopping, structs, verify
 
 
 @struct.dataclass
@@ -61,6 +61,7 @@ def rollout(
   rule: Rule,
   num_draft_tokens: int,
   max_new_tokens: int,
+  batch_size: int | None = None,
 ) -> structs.Rollout:
   """Writes one interleaved response per prompt; pure, to be jitted.
 
@@ -71,30 +72,38 @@ def rollout(
   Args:
     student: proposes.
     teacher: verifies, and replaces what it rejects.
-    batch: the prompts [B, P]; its references are not looked at.
-    row_keys: typed PRNG keys [B].
+    batch: the prompts [Q, P]; its references are not looked at.
+    row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
     threshold: float32 [], the parameter of the acceptance rule.
     rule: names of the acceptance rule and of the replacement.
     num_draft_tokens: G, tokens drafted before one teacher pass.
     max_new_tokens: T, the length of the response buffer.
+    batch_size: B, rows that are decoded at once; the others wait for a free
+      slot. None: all of them, B = Q.
 
   Returns:
-    Rollout with `teacher_hidden`: the states that the verification computed
-    at every emitted position, so that training needs no second teacher pass.
+    Rollout [Q, T] with `teacher_hidden`: the states that the verification
+    computed at every emitted position, so that training needs no second
+    teacher pass.
   """
-  state = init_state(
-    (student, teacher), batch, max_new_tokens, num_draft_tokens
-  )
 
   def one_round(state):
-    proposal, state = propose(student, state, row_keys, num_draft_tokens)
+    keys = row_keys[state.row]
+    proposal, state = propose(student, state, keys, num_draft_tokens)
     verdict, state = verify_proposal(
-      student, teacher, state, proposal, row_keys, threshold, rule
+      student, teacher, state, proposal, keys, threshold, rule
     )
-    return commit(state, verdict, stop_table)
+    return slots.commit(state, verdict, stop_table)
 
-  return _run(state, one_round)
+  return slots.run(
+    ((student.model, student.params), (teacher.model, teacher.params)),
+    batch,
+    one_round,
+    batch_size=batch_size,
+    max_new_tokens=max_new_tokens,
+    num_draft_tokens=num_draft_tokens,
+  )
 
 
 def decode(
@@ -104,6 +113,7 @@ def decode(
   stop_table: stopping.StopTable,
   *,
   max_new_tokens: int,
+  batch_size: int | None = None,
   source: int = structs.STUDENT,
 ) -> structs.Rollout:
   """Writes one response per prompt with a single model; pure, to be jitted.
@@ -113,24 +123,25 @@ def decode(
 
   Args:
     policy: the model that writes.
-    batch: the prompts [B, P].
-    row_keys: typed PRNG keys [B].
+    batch: the prompts [Q, P].
+    row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
     max_new_tokens: T.
+    batch_size: B, as in `rollout`.
     source: what to record as the source of every token; also the role of the
       draws: STUDENT as the student's proposals, TEACHER as its replacements.
 
   Returns:
-    Rollout without `teacher_hidden`.
+    Rollout [Q, T] without `teacher_hidden`.
   """
-  state = init_state((policy,), batch, max_new_tokens, num_draft_tokens=1)
   role = {
     structs.STUDENT: sampling_lib.STUDENT_DRAW,
     structs.TEACHER: sampling_lib.TEACHER_DRAW,
   }[source]
 
   def one_round(state):
-    proposal, state = propose(policy, state, row_keys, 1, role)
+    keys = row_keys[state.row]
+    proposal, state = propose(policy, state, keys, 1, role)
     verdict = structs.Verdict(
       tokens=proposal.tokens,
       num_tokens=jnp.ones_like(state.length),
@@ -138,65 +149,15 @@ def decode(
       draft_tokens=proposal.tokens,
       teacher_hidden=None,
     )
-    return commit(state, verdict, stop_table)
+    return slots.commit(state, verdict, stop_table)
 
-  return _run(state, one_round)
-
-
-def init_state(
-  policies: tuple[Policy, ...],
-  batch: structs.Batch,
-  max_new_tokens: int,
-  num_draft_tokens: int,
-) -> structs.DecodeState:
-  """Allocates the buffers and lets every model read the prompts.
-
-  Args:
-    policies: the student, or the student and the teacher.
-    batch: the prompts [B, P].
-    max_new_tokens: T.
-    num_draft_tokens: G; a draft may run past T by up to G slots.
-
-  Returns:
-    DecodeState with empty responses; rows that only pad are done.
-  """
-  num_rows, prompt_size = batch.prompt.shape
-  num_slots = prompt_size + max_new_tokens + num_draft_tokens
-  positions = jnp.broadcast_to(jnp.arange(prompt_size), batch.prompt.shape)
-  caches = tuple(
-    policy.model.apply(
-      policy.params,
-      batch.prompt,
-      positions,
-      policy.model.init_cache(num_rows, num_slots),
-    )[1]
-    for policy in policies
-  )
-  zeros = jnp.zeros(num_rows, jnp.int32)
-  response = jnp.zeros((num_rows, max_new_tokens), jnp.int32)
-  teacher_hidden = None
-  if len(policies) == 2:
-    teacher = policies[1]
-    like = jax.eval_shape(
-      teacher.model.apply, teacher.params, batch.prompt, positions, None
-    )[0]
-    teacher_hidden = jnp.zeros(
-      (num_rows, max_new_tokens, like.shape[-1]), like.dtype
-    )
-  return structs.DecodeState(
-    prompt_length=batch.prompt_length,
-    last_token=jnp.take_along_axis(
-      batch.prompt, batch.prompt_length[:, None] - 1, axis=1
-    )[:, 0],
-    length=zeros,
-    stop_state=zeros,
-    done=batch.index < 0,
-    num_rounds=zeros,
-    tokens=response,
-    source=response.astype(jnp.int8),
-    draft_tokens=response,
-    teacher_hidden=teacher_hidden,
-    caches=caches,
+  return slots.run(
+    ((policy.model, policy.params),),
+    batch,
+    one_round,
+    batch_size=batch_size,
+    max_new_tokens=max_new_tokens,
+    num_draft_tokens=1,
   )
 
 
@@ -310,72 +271,3 @@ def verify_proposal(
     teacher_hidden=hidden,
   )
   return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))
-
-
-def commit(
-  state: structs.DecodeState,
-  verdict: structs.Verdict,
-  stop_table: stopping.StopTable,
-) -> structs.DecodeState:
-  """Appends a verdict's tokens, up to EOS, a stop sequence, or T.
-
-  Rows that are done stay as they are.
-  """
-  max_new_tokens = state.tokens.shape[1]
-  live, stop_state = ~state.done, state.stop_state
-  length, last_token = state.length, state.last_token
-  emitted = []
-  for g in range(verdict.tokens.shape[1]):
-    token = verdict.tokens[:, g]
-    emit = live & (g < verdict.num_tokens) & (length < max_new_tokens)
-    stop_state = jnp.where(
-      emit, stopping.advance(stop_table, stop_state, token), stop_state
-    )
-    live &= stop_state != stopping.DONE
-    length += emit.astype(jnp.int32)
-    last_token = jnp.where(emit, token, last_token)
-    emitted.append(emit)
-  emitted = jnp.stack(emitted, axis=1)
-
-  # Emitted token g goes to response slot length + g; the others are sent out
-  # of bounds and dropped.
-  slots = state.length[:, None] + jnp.arange(emitted.shape[1])[None, :]
-  slots = jnp.where(emitted, slots, max_new_tokens)
-  rows = jnp.arange(emitted.shape[0])[:, None]
-
-  def write(buffer, values):
-    return buffer.at[rows, slots].set(values, mode="drop")
-
-  teacher_hidden = state.teacher_hidden
-  if teacher_hidden is not None:
-    teacher_hidden = write(teacher_hidden, verdict.teacher_hidden)
-  return dataclasses.replace(
-    state,
-    last_token=last_token,
-    length=length,
-    stop_state=stop_state,
-    done=(stop_state == stopping.DONE)
-    | (length >= max_new_tokens)
-    | state.done,
-    num_rounds=state.num_rounds + (~state.done).astype(jnp.int32),
-    tokens=write(state.tokens, verdict.tokens),
-    source=write(state.source, verdict.source),
-    draft_tokens=write(state.draft_tokens, verdict.draft_tokens),
-    teacher_hidden=teacher_hidden,
-  )
-
-
-def _run(state: structs.DecodeState, one_round) -> structs.Rollout:
-  """Loops until every row is done."""
-  state = jax.lax.while_loop(
-    lambda state: ~jnp.all(state.done), one_round, state
-  )
-  return structs.Rollout(
-    tokens=state.tokens,
-    length=state.length,
-    source=state.source,
-    draft_tokens=state.draft_tokens,
-    stopped=state.stop_state == stopping.DONE,
-    num_rounds=state.num_rounds,
-    teacher_hidden=state.teacher_hidden,
-  )

@@ -104,19 +104,29 @@ class Rollout:
 
 @struct.dataclass
 class DecodeState:
-  """The loop state; row b has read all but `last_token` of its sequence."""
+  """The loop state: B slots that decode, and Q rows that are written.
 
+  Without a queue Q = B and slot b holds row b. With one, a slot whose row is
+  done takes the next prompt:
+
+    slot 0   row 0 ......| row 3 ..| row 4 .......
+    slot 1   row 1 ..| row 2 ............|            Q = 5, B = 2
+
+  Slot b has read all but `last_token` of its sequence.
+  """
+
+  next_row: jax.Array  # int32 [], the first row that no slot has taken
+  caches: tuple[Cache, ...]  # of each model that takes part
+  # Of the slots.
+  row: jax.Array  # int32 [B], which row the slot holds; Q for none
   prompt_length: jax.Array  # int32 [B]
   last_token: jax.Array  # int32 [B], the newest token; no model has read it
   length: jax.Array  # int32 [B], response tokens so far
   stop_state: jax.Array  # int32 [B], of the stop automaton
   done: jax.Array  # bool [B]
   num_rounds: jax.Array  # int32 [B]
-  tokens: jax.Array  # int32 [B, T]
-  source: jax.Array  # int8 [B, T]
-  draft_tokens: jax.Array  # int32 [B, T]
-  teacher_hidden: jax.Array | None  # [B, T, D_teacher]
-  caches: tuple[Cache, ...]  # of each model that takes part
+  # Of the rows.
+  rollout: Rollout
 
 
 @struct.dataclass

@@ -45,6 +45,10 @@ def make_write_fn(
       settings[f"{who}_temperature"], settings[f"{who}_top_p"]
     )
 
+  def slots(batch):
+    # The rollouts for samples.html have fewer rows than a training batch.
+    return min(settings.batch_size, batch.prompt.shape[0]) or None
+
   def skd(student_params, teacher_params, batch, keys, threshold):
     of_student, of_teacher = policies(student_params, teacher_params)
     return rollout.rollout(
@@ -57,6 +61,7 @@ def make_write_fn(
       rule=rollout.Rule(settings.accept, settings.replace),
       num_draft_tokens=settings.num_draft_tokens,
       max_new_tokens=max_new_tokens,
+      batch_size=slots(batch),
     )
 
   def alone(student_params, teacher_params, batch, keys, threshold):
@@ -68,6 +73,7 @@ def make_write_fn(
       keys,
       run.task.stop_table,
       max_new_tokens=max_new_tokens,
+      batch_size=slots(batch),
       source=(structs.STUDENT, structs.TEACHER)[who],
     )
     return with_teacher(written, teacher_params, batch)

@@ -50,7 +50,7 @@ def _quick_compilation(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny():
-  return pair_lib.from_shape("tiny")
+  return pair_lib.from_shape("tiny", num_layers=2)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,16 @@ def test_transformers_writes_what_our_student_writes(tiny):
   batch = pair_lib.make_prompts(tiny, 2, 4)
   found = peers.generate(peers.to_torch(tiny.student), batch.prompt, 6)
   model, params = tiny.student.model, tiny.student.params
-  ids = batch.prompt
-  for _ in range(6):
+  ids = jnp.concatenate([batch.prompt, jnp.asarray(found, jnp.int32)], axis=1)
+
+  @jax.jit
+  def greedy(params, ids):
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
     hidden, _ = model.apply(params, ids, positions, None)
-    logits = model.head(model.head_params(params), hidden[:, -1])
-    ids = jnp.concatenate([ids, jnp.argmax(logits, -1)[:, None]], axis=1)
-  np.testing.assert_array_equal(found, ids[:, 4:])
+    return jnp.argmax(model.head(model.head_params(params), hidden), axis=-1)
+
+  # Position 3 reads the last token of the prompt and predicts the first new.
+  np.testing.assert_array_equal(found, greedy(params, ids)[:, 3:-1])
 
 
 def test_faint_layers_make_the_teacher_its_student(tiny):
@@ -140,8 +143,8 @@ def test_bisection_finds_the_wanted_rate(tiny):
 
 def test_unrelated_pair_is_replaced_blindly(tiny):
   unrelated = dataclasses.replace(tiny, every_third=False)
-  regime = corrected.at_rate(
-    unrelated, 0.1, num_rows=2, prompt_size=4, new_tokens=8
+  (regime,) = corrected.at_rates(
+    unrelated, [0.1], num_rows=2, prompt_size=4, new_tokens=8
   )
   assert (regime.accept, regime.threshold) == ("random", 0.1)
   with pytest.raises(ValueError, match="faint layers"):
@@ -241,7 +244,7 @@ def test_plain_loss_that_does_not_fit_is_stated(monkeypatch):
 
 def test_scaling_varies_one_size_at_a_time():
   settings = scaling.Settings(
-    base=scaling.Point(batch=1, length=4, draft_length=2, depth=3),
+    base=scaling.Point(batch=1, length=4, draft_length=2, depth=1),
     batch=(2,),
     length=(),
     draft_length=(1,),

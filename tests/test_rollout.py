@@ -45,6 +45,7 @@ RULES = {
     "replace",
     "num_draft_tokens",
     "max_new_tokens",
+    "batch_size",
     "student_sampling",
     "teacher_sampling",
   ),
@@ -58,6 +59,7 @@ def run(
   replace,
   num_draft_tokens=3,
   max_new_tokens=9,
+  batch_size=None,
   student_sampling=sampling.Sampling(),
   teacher_sampling=sampling.Sampling(),
   stop_table=None,
@@ -74,6 +76,7 @@ def run(
     rule=rollout_lib.Rule(accept, replace),
     num_draft_tokens=num_draft_tokens,
     max_new_tokens=max_new_tokens,
+    batch_size=batch_size,
   )
 
 
@@ -157,6 +160,62 @@ def test_rows_do_not_depend_on_their_batch():
       **arguments,
     )
     assert as_lists(alone) == [together[row]]
+
+
+# 1, 2 and 3 slots are refilled one at a time, 17 and 20 two at a time; 17 is
+# odd, so that a slot stays empty at first.
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 17, 20])
+def test_rows_do_not_depend_on_the_queue(batch_size):
+  prompts = PROMPTS * (1 if batch_size < 5 else 5)
+  keys = row_keys(len(prompts))
+  batch = make_batch(prompts)
+  # Rows that only pad: the first, and one in the middle.
+  padding = jnp.arange(len(prompts)) % len(PROMPTS) == 3
+  batch = batch.replace(
+    index=jnp.where(padding.at[0].set(True), -1, batch.index)
+  )
+  arguments = dict(accept="top_k", replace="sample")
+  threshold = jnp.float32(2)
+  at_once = run(batch, keys, threshold, **arguments)
+  queued = run(batch, keys, threshold, batch_size=batch_size, **arguments)
+  assert len(set(np.asarray(at_once.length).tolist())) > 2
+  for field in ("tokens", "source", "draft_tokens"):
+    assert as_lists(queued, field) == as_lists(at_once, field)
+  for field in ("length", "stopped", "num_rounds"):
+    np.testing.assert_array_equal(
+      getattr(queued, field), getattr(at_once, field)
+    )
+  np.testing.assert_allclose(
+    queued.teacher_hidden, at_once.teacher_hidden, rtol=1e-6
+  )
+
+
+def test_a_lone_model_decodes_the_same_from_a_queue():
+  batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
+  results = [
+    rollout_lib.decode(
+      rollout_lib.Policy(STUDENT, MODEL),
+      batch,
+      keys,
+      stopping.make_stop_table(V, (EOS,)),
+      max_new_tokens=9,
+      batch_size=batch_size,
+    )
+    for batch_size in (None, 2)
+  ]
+  assert as_lists(results[0]) == as_lists(results[1])
+
+
+def test_more_slots_than_prompts_are_refused():
+  with pytest.raises(ValueError, match=r"batch_size = 9: must be in \[1, 5"):
+    run(
+      make_batch(PROMPTS),
+      row_keys(len(PROMPTS)),
+      jnp.float32(2),
+      accept="top_k",
+      replace="sample",
+      batch_size=9,
+    )
 
 
 def test_top_k_of_the_whole_vocabulary_is_the_student_alone():
