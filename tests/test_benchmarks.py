@@ -31,11 +31,12 @@ from skd_jax import models, stopping, structs
 from tests import tiny_run
 
 MACHINE = limits.Machine(bytes_per_s=1e10, flops_per_s=1e11)
+# The sizes of step_cost below, so that most is compiled once.
 SPEED = rollout_speed.Settings(
-  batches=(1,),
+  batches=(2,),
   prompt_size=4,
   new_tokens=8,
-  draft_lengths=(4,),
+  draft_lengths=(5,),
   repeats=1,
   tune_rows=2,
   queue_batch=2,
@@ -90,7 +91,8 @@ def test_absent_peer_is_stated_in_its_row(speed_rows):
 def test_nothing_is_replaced_where_all_is_accepted(speed_rows):
   (row,) = (r for r in speed_rows if r["what"] == "skd_all_accepted")
   assert row["replacement_rate"] == 0
-  assert row["tokens_per_round"] == row["num_draft_tokens"] == 4
+  # Drafts of 5 and 3: the response has 8 tokens.
+  assert (row["num_draft_tokens"], row["tokens_per_round"]) == (5, 4)
 
 
 def test_transformers_writes_what_our_student_writes(tiny):
@@ -184,7 +186,7 @@ def test_replacement_rate_counts_emitted_tokens_alone():
 def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
   monkeypatch.setattr(gkd, "missing", lambda: "trl not installed")
   settings = step_cost.Settings(
-    batch_size=2, prompt_size=4, new_tokens=8, draft_lengths=(4,), repeats=1
+    batch_size=2, prompt_size=4, new_tokens=8, draft_lengths=(5,), repeats=1
   )
   rows = {row["what"]: row for row in step_cost.make_rows(tiny, settings)}
   assert rows["on_policy"]["ratio_to_on_policy"] == 1
@@ -201,7 +203,7 @@ def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
 def test_training_step_changes_the_state_and_not_the_pair(tiny):
   batch = pair_lib.make_prompts(tiny, 2, 4)
   write = contestants.make_on_policy(
-    tiny, contestants.never_stop(512), max_new_tokens=4
+    tiny, contestants.never_stop(512), max_new_tokens=8
   )
   trainer = step_cost.Trainer(tiny, chunk_size=4)
   before = np.array(tiny.student.params["embedding"])
