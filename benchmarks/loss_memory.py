@@ -171,17 +171,27 @@ def chunked_loss(
 
 
 def peak_bytes(compiled: jax.stages.Compiled) -> int:
-  """Returns the temporaries and outputs of a program, in bytes."""
+  """Returns the temporaries and outputs of a program, in bytes.
+
+  Raises:
+    ValueError: the compiler of this device does not tell.
+  """
   analysis = compiled.memory_analysis()
+  if analysis is None:
+    raise ValueError("memory_analysis: this device has none")
   return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
 def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   """Runs what the command line asks for."""
   settings = QUICK if quick else Settings()
-  given = {"width": _WIDTH.value, "chunk_size": _CHUNK_SIZE.value}
-  changes = {name: value for name, value in given.items() if value is not None}
-  return make_rows(dataclasses.replace(settings, **changes))
+  return make_rows(
+    dataclasses.replace(
+      settings,
+      width=_WIDTH.value or settings.width,
+      chunk_size=_CHUNK_SIZE.value or settings.chunk_size,
+    )
+  )
 
 
 if __name__ == "__main__":

@@ -356,7 +356,6 @@ def _convert_gguf(packaged: pathlib.Path, folder: pathlib.Path) -> None:
   # config.json comes last, so that half a folder is not taken for a whole one.
   temporary = folder.with_suffix(".new")
   model.save_pretrained(temporary)
-  transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(
-    temporary
-  )
+  tokenizer: Any = transformers.AutoTokenizer.from_pretrained(**source)
+  tokenizer.save_pretrained(temporary)
   temporary.rename(folder)
