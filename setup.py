@@ -40,6 +40,14 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
+    # What benchmarks/ measures beside: transformers and TRL, with torch.
+    "peers": [
+      "accelerate>=1.0,<2",
+      "datasets>=4,<6",
+      "gguf>=0.10,<1",
+      "torch>=2.6,<2.14",
+      "trl>=1.0,<2",
+    ],
     "test": [
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",

@@ -1,0 +1,124 @@
+"""The refill queue against batch after batch, on lengths that vary by 8x."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import contestants, harness
+from benchmarks import pair as pair_lib
+from benchmarks.corrected import Corrected
+from skd_jax import stopping
+
+_PROMPTS_PER_ROW = 4
+_SPREAD = 8
+
+
+def varying_lengths(
+  vocab_size: int, max_new_tokens: int, seed: int = 0
+) -> stopping.StopTable:
+  """Returns a stop table that gives lengths from T / 8 to T.
+
+  The state of the search is the number of tokens so far. After t of them, a
+  random part of the vocabulary ends the response; the parts are such that the
+  lengths are log-uniform, P(length) ~ 1 / length, if tokens were drawn evenly.
+
+  Args:
+    vocab_size: V.
+    max_new_tokens: T, at least 8.
+    seed: of the random parts.
+  """
+  shortest = max_new_tokens // _SPREAD
+  lengths = np.arange(1, max_new_tokens + 1)
+  weight = np.where(lengths >= shortest, 1.0 / lengths, 0.0)
+  # The chance to end at a length, given that no token before did.
+  hazard = weight / np.cumsum(weight[::-1])[::-1]
+  chance = np.random.default_rng(seed).random((max_new_tokens, vocab_size))
+  following = np.minimum(lengths, max_new_tokens - 1)[:, None]
+  next_state = np.where(chance < hazard[:, None], stopping.DONE, following)
+  return stopping.StopTable(next_state=jnp.asarray(next_state, jnp.int32))
+
+
+def make_rows(
+  regime: Corrected,
+  *,
+  batch_size: int,
+  prompt_size: int,
+  max_new_tokens: int,
+  num_draft_tokens: int,
+  repeats: int,
+) -> list[harness.Row]:
+  """Times a queue of prompts with and without refilling finished rows.
+
+  Args:
+    regime: the pair and its rule.
+    batch_size: rows that are decoded at once.
+    prompt_size: P.
+    max_new_tokens: T.
+    num_draft_tokens: G.
+    repeats: of the clock.
+
+  Returns:
+    The rows queue_on and queue_off; `ratio` is the speed over queue_off.
+  """
+  pair = regime.pair
+  stop_table = varying_lengths(pair.teacher.config.vocab_size, max_new_tokens)
+  queue = pair_lib.make_prompts(
+    pair, _PROMPTS_PER_ROW * batch_size, prompt_size
+  )
+
+  def make(size: int | None) -> contestants.Write:
+    return contestants.make_skd(
+      pair,
+      stop_table,
+      num_draft_tokens=num_draft_tokens,
+      max_new_tokens=max_new_tokens,
+      accept=regime.accept,
+      batch_size=size,
+    )
+
+  plain = make(None)
+  parts = [
+    contestants.bind(
+      plain,
+      pair,
+      jax.tree.map(lambda x, i=i: x[i : i + batch_size], queue),
+      regime.threshold,
+    )
+    for i in range(0, queue.prompt.shape[0], batch_size)
+  ]
+  calls: dict[str, Callable[[], Any]] = {
+    "queue_on": contestants.bind(
+      make(batch_size), pair, queue, regime.threshold
+    ),
+    "queue_off": lambda: [part() for part in parts],
+  }
+  lengths = {
+    "queue_on": np.asarray(calls["queue_on"]().length),
+    "queue_off": np.concatenate(
+      [np.asarray(part.length) for part in calls["queue_off"]()]
+    ),
+  }
+  if int(lengths["queue_on"].sum()) != int(lengths["queue_off"].sum()):
+    print("queue_on and queue_off wrote different lengths: float rounding")
+  timings = harness.interleaved(calls, repeats)
+  tokens = {what: float(found.sum()) for what, found in lengths.items()}
+  speed = {what: tokens[what] / timings[what].best for what in calls}
+  return [
+    {
+      "what": what,
+      "batch": batch_size,
+      "tokens_per_s": speed[what],
+      "tokens_per_s_median": tokens[what] / timings[what].median,
+      "ratio": speed[what] / speed["queue_off"],
+      "num_draft_tokens": num_draft_tokens,
+      "num_prompts": len(lengths[what]),
+      "shortest": int(lengths[what].min()),
+      "mean_length": float(lengths[what].mean()),
+      "longest": int(lengths[what].max()),
+      "pair": pair.name,
+    }
+    for what in calls
+  ]

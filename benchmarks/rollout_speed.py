@@ -1,0 +1,289 @@
+"""How fast rollouts are: alone, on-policy, SKD, and the peers, in one run.
+
+  python -m benchmarks.rollout_speed [--quick] [--teacher=HF_FOLDER]
+
+Rows, by `what`:
+
+  student, teacher   one model writes
+  on_policy          the student writes, the teacher reads it once
+  skd_all_accepted   SKD, K = V
+  skd_2pct, _10pct   SKD, K = 25, a teacher that replaces such a part
+  skd_k25, skd_k1    SKD, K = 25 and 1, the student of every third layer as it
+                     is, without any training
+  hf_student, _teacher, _assisted
+                     transformers' generate, greedy (the cheapest for it);
+                     assisted with the pair that agrees most, batch 1 alone
+  queue_on, _off     four times as many prompts as rows, lengths that vary by
+                     8x; finished rows refilled from the queue, or batch after
+                     batch
+
+`tokens_per_s` counts emitted tokens, prefill included in the time. The draft
+length G of every SKD row is the fastest of a few, each tried in the same run.
+`fraction_of_limit` compares with limits.py: reading the weights and the filled
+cache once a pass, and the multiplications, at the measured rates.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from benchmarks import contestants, corrected, harness, limits, peers, queues
+from benchmarks import pair as pair_lib
+from benchmarks.corrected import Corrected
+from benchmarks.pair import Pair
+from skd_jax import structs
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Sizes of the measurement."""
+
+  batches: tuple[int, ...] = (1, 4, 16, 64)
+  prompt_size: int = 32
+  new_tokens: int = 64
+  draft_lengths: tuple[int, ...] = (4, 8, 16)
+  repeats: int = 3
+  tune_rows: int = 16
+  queue_batch: int = 16
+
+
+QUICK = Settings(
+  batches=(1, 4),
+  prompt_size=8,
+  new_tokens=16,
+  draft_lengths=(4, 8),
+  tune_rows=4,
+  queue_batch=4,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+  """What the clock calls, and what its limit is computed from."""
+
+  call: Callable[[], Any]
+  columns: dict[str, Any]
+  kind: str  # student, teacher, on_policy, skd, assisted
+
+
+def make_rows(
+  pair: Pair, settings: Settings, machine: limits.Machine
+) -> list[harness.Row]:
+  """Measures everything, batch by batch.
+
+  Args:
+    pair: the models.
+    settings: sizes.
+    machine: what the limits are computed from.
+
+  Returns:
+    One row for each `what` and batch.
+  """
+  few, many = corrected.at_rates(
+    pair,
+    (0.02, 0.1),
+    num_rows=settings.tune_rows,
+    prompt_size=settings.prompt_size,
+    new_tokens=settings.new_tokens,
+  )
+  regimes = {
+    "skd_all_accepted": corrected.all_accepted(pair),
+    "skd_2pct": few,
+    "skd_10pct": many,
+    "skd_k25": Corrected(pair, "top_k", float(corrected.TOP_K)),
+    "skd_k1": Corrected(pair, "top_k", 1.0),
+  }
+  others = peer_calls(pair, regimes["skd_2pct"].pair, settings.new_tokens)
+  rows: list[harness.Row] = []
+  for batch_size in settings.batches:
+    batch = pair_lib.make_prompts(pair, batch_size, settings.prompt_size)
+    field = ours(pair, regimes, batch, settings) | {
+      what: Contestant(functools.partial(call, batch.prompt), columns, kind)
+      for what, (call, columns, kind) in others.items()
+      if what != "hf_assisted" or batch_size == 1
+    }
+    rows += race(field, pair, batch, settings, machine)
+  rows += missing_peers(settings)
+  return rows + queues.make_rows(
+    regimes["skd_2pct"],
+    batch_size=settings.queue_batch,
+    prompt_size=settings.prompt_size,
+    max_new_tokens=settings.new_tokens,
+    num_draft_tokens=settings.draft_lengths[0],
+    repeats=settings.repeats,
+  )
+
+
+def ours(
+  pair: Pair,
+  regimes: dict[str, Corrected],
+  batch: structs.Batch,
+  settings: Settings,
+) -> dict[str, Contestant]:
+  """Returns the rollouts of this project, each SKD one with its best G."""
+  stop_table = contestants.never_stop(pair.teacher.config.vocab_size)
+  new_tokens = settings.new_tokens
+  alone = functools.partial(
+    contestants.make_alone, pair, stop_table, max_new_tokens=new_tokens
+  )
+  simple = {
+    "student": alone(source=structs.STUDENT),
+    "teacher": alone(source=structs.TEACHER),
+    "on_policy": contestants.make_on_policy(
+      pair, stop_table, max_new_tokens=new_tokens
+    ),
+  }
+  field = {
+    what: Contestant(contestants.bind(write, pair, batch, 0.0), {}, what)
+    for what, write in simple.items()
+  }
+  compiled = {
+    (accept, length): contestants.make_skd(
+      pair,
+      stop_table,
+      num_draft_tokens=length,
+      max_new_tokens=new_tokens,
+      accept=accept,
+    )
+    for accept in {regime.accept for regime in regimes.values()}
+    for length in settings.draft_lengths
+  }
+  for what, regime in regimes.items():
+    calls = {
+      length: contestants.bind(
+        compiled[regime.accept, length], regime.pair, batch, regime.threshold
+      )
+      for length in settings.draft_lengths
+    }
+    field[what] = Contestant(*contestants.fastest(calls), kind="skd")
+  return field
+
+
+def peer_calls(
+  pair: Pair, agreeing: Pair, new_tokens: int
+) -> dict[str, tuple[Callable[[jax.Array], Any], dict[str, Any], str]]:
+  """Returns what transformers offers: `prompts -> tokens`, columns and kind."""
+  if not peers.has_torch():
+    return {}
+  generate = functools.partial(peers.generate, max_new_tokens=new_tokens)
+  student = peers.to_torch(pair.student)
+  teacher = peers.to_torch(pair.teacher)
+  agreeing_teacher = (
+    teacher if agreeing is pair else peers.to_torch(agreeing.teacher)
+  )
+  return {
+    "hf_student": (functools.partial(generate, student), {}, "student"),
+    "hf_teacher": (functools.partial(generate, teacher), {}, "teacher"),
+    "hf_assisted": (
+      functools.partial(generate, agreeing_teacher, assistant=student),
+      {"note": "the pair of skd_2pct"},
+      "assisted",
+    ),
+  }
+
+
+def missing_peers(settings: Settings) -> list[harness.Row]:
+  """Returns the rows of the peers that could not run, with the reason."""
+  if peers.has_torch():
+    return []
+  return [
+    {
+      "what": what,
+      "batch": batch,
+      "tokens_per_s": None,
+      "note": f"torch {harness.NOT_INSTALLED}",
+    }
+    for what in ("hf_student", "hf_teacher", "hf_assisted")
+    for batch in settings.batches
+  ]
+
+
+def race(
+  field: dict[str, Contestant],
+  pair: Pair,
+  batch: structs.Batch,
+  settings: Settings,
+  machine: limits.Machine,
+) -> list[harness.Row]:
+  """Times all contestants of one batch, in turns."""
+  print(f"batch {batch.prompt.shape[0]}: {', '.join(field)}", flush=True)
+  timings = harness.interleaved(
+    {what: contestant.call for what, contestant in field.items()},
+    settings.repeats,
+  )
+  num_tokens = batch.prompt.shape[0] * settings.new_tokens
+  rows = []
+  for what, contestant in field.items():
+    limit = limit_seconds(pair, batch, settings, machine, contestant)
+    best = timings[what].best
+    rows.append(
+      {
+        "what": what,
+        "batch": batch.prompt.shape[0],
+        "tokens_per_s": num_tokens / best,
+        "tokens_per_s_median": num_tokens / timings[what].median,
+        "fraction_of_limit": limit and limit / best,
+        "pair": pair.name,
+      }
+      | contestant.columns
+    )
+  return rows
+
+
+def limit_seconds(
+  pair: Pair,
+  batch: structs.Batch,
+  settings: Settings,
+  machine: limits.Machine,
+  contestant: Contestant,
+) -> float | None:
+  """Returns the least seconds of a whole rollout; None if rounds are unknown.
+
+  The prompts are read once by each model that takes part, without the head.
+  """
+  rows, prompt_size = batch.prompt.shape
+  new_tokens = settings.new_tokens
+  context = prompt_size + new_tokens / 2
+  one_pass = functools.partial(
+    limits.pass_seconds, machine, rows=rows, itemsize=pair.itemsize
+  )
+  student, teacher = pair.student.config, pair.teacher.config
+
+  def read_prompt(config, size=prompt_size):
+    return one_pass(config, tokens=size, context=size / 2, head=False)
+
+  def write(config):
+    step = one_pass(config, tokens=1, context=context)
+    return read_prompt(config) + new_tokens * step
+
+  if contestant.kind == "student":
+    return write(student)
+  if contestant.kind == "teacher":
+    return write(teacher)
+  if contestant.kind == "on_policy":
+    return write(student) + read_prompt(teacher, prompt_size + new_tokens)
+  if contestant.kind == "skd":
+    length = contestant.columns["num_draft_tokens"]
+    draft = length * one_pass(student, tokens=1, context=context)
+    verify = one_pass(teacher, tokens=length, context=context)
+    prompts = read_prompt(student) + read_prompt(teacher)
+    return prompts + contestant.columns["rounds"] * (draft + verify)
+  return None
+
+
+def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
+  """Runs what the command line asks for."""
+  pair = pair_lib.from_flags(quick)
+  machine = limits.measure(pair.teacher.params["embedding"].dtype, quick=quick)
+  print(
+    f"{pair.name}; memory {machine.bytes_per_s / 1e9:.1f} GB/s, "
+    f"products {machine.flops_per_s / 1e9:.0f} GFLOP/s"
+  )
+  return make_rows(pair, QUICK if quick else Settings(), machine)
+
+
+if __name__ == "__main__":
+  harness.run("rollout_speed", rows_from_flags)

@@ -1,0 +1,237 @@
+"""What a training step costs: SKD, on-policy KD, supervised KD, TRL's GKD.
+
+  python -m benchmarks.step_cost [--quick] [--teacher=HF_FOLDER]
+
+A step is all of it: the rollout (or the teacher's pass over the references),
+the forward and backward pass of the student, and AdamW. All steps have the same
+models, prompts, lengths and loss, KL(teacher || student).
+
+  on_policy          the student writes, the teacher reads it once
+  skd_all_accepted   SKD, K = V
+  skd_2pct, _10pct   SKD, K = 25, a teacher that replaces such a part
+  supervised         supervised KD: the teacher reads references
+  trl_gkd            TRL's GKDTrainer, on-policy (lmbda = 1, beta = 0)
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import contestants, corrected, gkd, harness
+from benchmarks import pair as pair_lib
+from benchmarks.corrected import Corrected
+from benchmarks.pair import Pair
+from skd_jax import divergence, loss, structs
+from skd_jax import train_step as train_step_lib
+
+# (student's float32 masters, teacher's weights) -> Rollout with teacher_hidden
+WriteFn = Callable[[structs.Params, structs.Params], structs.Rollout]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Sizes of the measurement."""
+
+  batch_size: int = 16
+  prompt_size: int = 32
+  new_tokens: int = 64
+  draft_lengths: tuple[int, ...] = (4, 8, 16)
+  repeats: int = 3
+  chunk_size: int = 512
+
+
+QUICK = Settings(
+  batch_size=4,
+  prompt_size=8,
+  new_tokens=16,
+  draft_lengths=(4, 8),
+)
+
+
+class Trainer:
+  """A student in training: its state, and a jitted step that donates it."""
+
+  def __init__(self, pair: Pair, chunk_size: int) -> None:
+    self._optimizer = train_step_lib.make_optimizer(
+      train_step_lib.make_schedule(
+        learning_rate=1e-5, num_steps=1000, warmup_steps=0, decay="linear"
+      ),
+      clip_norm=1.0,
+      weight_decay=0.0,
+      beta1=0.9,
+      beta2=0.999,
+    )
+    loss_fn = functools.partial(
+      train_step_lib.rollout_loss,
+      student=pair.student.model,
+      teacher=pair.teacher.model,
+      token_loss=loss.distillation_token_loss(divergence.forward_kl, "uniform"),
+      chunk_size=chunk_size,
+    )
+    self._step = jax.jit(
+      functools.partial(
+        train_step_lib.train_step,
+        loss_fn=loss_fn,
+        optimizer=self._optimizer,
+        num_microbatches=1,
+      ),
+      donate_argnums=0,
+    )
+    masters = jax.tree.map(
+      lambda x: jnp.array(x, jnp.float32, copy=True), pair.student.params
+    )
+    self.state = train_step_lib.init_train_state(masters, self._optimizer)
+
+  def learn(
+    self, pair: Pair, batch: structs.Batch, written: structs.Rollout
+  ) -> dict[str, jax.Array]:
+    """Takes one step on a rollout; returns its metrics."""
+    head = pair.teacher.model.head_params(pair.teacher.params)
+    self.state, metrics = self._step(self.state, head, batch, written)
+    return metrics
+
+
+def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
+  """Times one step of each method, in turns.
+
+  Every method writes with the student as it was at the start, so that the
+  replacement rate stays what it was tuned to, and trains the same state.
+  """
+  few, many = corrected.at_rates(
+    pair,
+    (0.02, 0.1),
+    num_rows=settings.batch_size,
+    prompt_size=settings.prompt_size,
+    new_tokens=settings.new_tokens,
+  )
+  regimes = {
+    "skd_all_accepted": corrected.all_accepted(pair),
+    "skd_2pct": few,
+    "skd_10pct": many,
+  }
+  batch = pair_lib.make_prompts(pair, settings.batch_size, settings.prompt_size)
+  writers = make_writers(pair, regimes, batch, settings)
+  trainer = Trainer(pair, settings.chunk_size)
+  calls: dict[str, Callable[[], Any]] = {
+    what: functools.partial(_step, trainer, pair, batch, write)
+    for what, (write, _) in writers.items()
+  }
+  columns = {what: found for what, (_, found) in writers.items()}
+  missing = gkd.missing()
+  if missing:
+    timings = harness.interleaved(calls, settings.repeats)
+    absent = {"what": "trl_gkd", "seconds": None, "note": missing}
+    return [*_rows(timings, columns), absent]
+  with gkd.SteppedTrainer(
+    pair, batch.prompt, settings.new_tokens, settings.repeats + 1
+  ) as peer:
+    timings = harness.interleaved(
+      calls | {"trl_gkd": peer.step}, settings.repeats
+    )
+  return _rows(timings, columns)
+
+
+def make_writers(
+  pair: Pair,
+  regimes: dict[str, Corrected],
+  batch: structs.Batch,
+  settings: Settings,
+) -> dict[str, tuple[Callable[[], structs.Rollout], dict[str, Any]]]:
+  """Returns who writes the data of each method, and columns of its row."""
+  stop_table = contestants.never_stop(pair.teacher.config.vocab_size)
+  on_policy = contestants.bind(
+    contestants.make_on_policy(
+      pair, stop_table, max_new_tokens=settings.new_tokens
+    ),
+    pair,
+    batch,
+    0.0,
+  )
+  references = on_policy().tokens
+  read = jax.jit(
+    lambda params: contestants.with_teacher(
+      pair,
+      train_step_lib.reference_rollout(_with_references(batch, references)),
+      params,
+      batch,
+    )
+  )
+  writers: dict[str, tuple[Callable[[], structs.Rollout], dict[str, Any]]] = {
+    "on_policy": (on_policy, {}),
+    "supervised": (functools.partial(read, pair.teacher.params), {}),
+  }
+  by_length = {
+    (accept, length): contestants.make_skd(
+      pair,
+      stop_table,
+      num_draft_tokens=length,
+      max_new_tokens=settings.new_tokens,
+      accept=accept,
+    )
+    for accept in {regime.accept for regime in regimes.values()}
+    for length in settings.draft_lengths
+  }
+  for what, regime in regimes.items():
+    writers[what] = contestants.fastest(
+      {
+        length: contestants.bind(
+          by_length[regime.accept, length],
+          regime.pair,
+          batch,
+          regime.threshold,
+        )
+        for length in settings.draft_lengths
+      }
+    )
+  return writers
+
+
+def _with_references(
+  batch: structs.Batch, references: jax.Array
+) -> structs.Batch:
+  """The prompts, with responses of full length in place of references."""
+  return dataclasses.replace(
+    batch,
+    reference=references,
+    reference_length=jnp.full(
+      references.shape[0], references.shape[1], jnp.int32
+    ),
+  )
+
+
+def _step(
+  trainer: Trainer,
+  pair: Pair,
+  batch: structs.Batch,
+  write: Callable[[], structs.Rollout],
+) -> dict[str, jax.Array]:
+  return trainer.learn(pair, batch, write())
+
+
+def _rows(timings, columns) -> list[harness.Row]:
+  base = timings["on_policy"].best
+  return [
+    {
+      "what": what,
+      "seconds": timing.best,
+      "ratio_to_on_policy": timing.best / base,
+      "seconds_median": timing.median,
+    }
+    | columns.get(what, {})
+    for what, timing in timings.items()
+  ]
+
+
+def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
+  """Runs what the command line asks for."""
+  pair = pair_lib.from_flags(quick)
+  print(pair.name)
+  return make_rows(pair, QUICK if quick else Settings())
+
+
+if __name__ == "__main__":
+  harness.run("step_cost", rows_from_flags)
