@@ -39,7 +39,7 @@ class Settings:
   batch_size: int = 16
   prompt_size: int = 32
   new_tokens: int = 64
-  draft_lengths: tuple[int, ...] = (4, 8, 16)
+  draft_lengths: tuple[int, ...] = (4, 6, 8)
   repeats: int = 3
   chunk_size: int = 512
 
