@@ -1,5 +1,6 @@
 """The refill queue against batch after batch, on lengths that vary by 8x."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,35 +11,21 @@ import numpy as np
 from benchmarks import contestants, harness
 from benchmarks import pair as pair_lib
 from benchmarks.corrected import Corrected
-from skd_jax import stopping
 
 _PROMPTS_PER_ROW = 4
 _SPREAD = 8
 
 
-def varying_lengths(
-  vocab_size: int, max_new_tokens: int, seed: int = 0
-) -> stopping.StopTable:
-  """Returns a stop table that gives lengths from T / 8 to T.
-
-  The state of the search is the number of tokens so far. After t of them, a
-  random part of the vocabulary ends the response; the parts are such that the
-  lengths are log-uniform, P(length) ~ 1 / length, if tokens were drawn evenly.
+def varying_limits(num_rows: int, max_new_tokens: int) -> jax.Array:
+  """Returns int32 [Q] lengths from T / 8 to T, log-uniform, in random order.
 
   Args:
-    vocab_size: V.
+    num_rows: Q.
     max_new_tokens: T, at least 8.
-    seed: of the random parts.
   """
-  shortest = max_new_tokens // _SPREAD
-  lengths = np.arange(1, max_new_tokens + 1)
-  weight = np.where(lengths >= shortest, 1.0 / lengths, 0.0)
-  # The chance to end at a length, given that no token before did.
-  hazard = weight / np.cumsum(weight[::-1])[::-1]
-  chance = np.random.default_rng(seed).random((max_new_tokens, vocab_size))
-  following = np.minimum(lengths, max_new_tokens - 1)[:, None]
-  next_state = np.where(chance < hazard[:, None], stopping.DONE, following)
-  return stopping.StopTable(next_state=jnp.asarray(next_state, jnp.int32))
+  limits = np.geomspace(max_new_tokens / _SPREAD, max_new_tokens, num_rows)
+  limits = np.random.default_rng(0).permutation(np.round(limits))
+  return jnp.asarray(limits, jnp.int32)
 
 
 def make_rows(
@@ -64,9 +51,11 @@ def make_rows(
     The rows queue_on and queue_off; `ratio` is the speed over queue_off.
   """
   pair = regime.pair
-  stop_table = varying_lengths(pair.teacher.config.vocab_size, max_new_tokens)
-  queue = pair_lib.make_prompts(
-    pair, _PROMPTS_PER_ROW * batch_size, prompt_size
+  stop_table = contestants.never_stop(pair.teacher.config.vocab_size)
+  num_rows = _PROMPTS_PER_ROW * batch_size
+  queue = dataclasses.replace(
+    pair_lib.make_prompts(pair, num_rows, prompt_size),
+    max_new_tokens=varying_limits(num_rows, max_new_tokens),
   )
 
   def make(size: int | None) -> contestants.Write:
@@ -101,8 +90,6 @@ def make_rows(
       [np.asarray(part.length) for part in calls["queue_off"]()]
     ),
   }
-  if int(lengths["queue_on"].sum()) != int(lengths["queue_off"].sum()):
-    print("queue_on and queue_off wrote different lengths: float rounding")
   timings = harness.interleaved(calls, repeats)
   tokens = {what: float(found.sum()) for what, found in lengths.items()}
   speed = {what: tokens[what] / timings[what].best for what in calls}

@@ -21,6 +21,8 @@ from flax import struct
 from skd_jax import divergence as divergence_lib
 from skd_jax import structs, verify
 
+_HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
+
 WEIGHTS = ("uniform", "accepted_only", "teacher_confidence", "replaced_ce")
 
 
@@ -159,7 +161,9 @@ def chunked_loss(
     token_loss: the loss of a chunk of tokens.
     student: its `head` is applied.
     teacher: likewise; None for a loss without a teacher.
-    chunk_size: C, tokens per step; memory is C V floats, a few times over.
+    chunk_size: C, tokens per step. Memory is C V floats a few times over, and
+      the gradient of the head once; every step reads and writes that gradient,
+      so that few steps are faster.
     student_head: the student's head weights.
     hidden: [N, D], the student's states.
     teacher_head: the teacher's head weights; not differentiated.
@@ -170,29 +174,36 @@ def chunked_loss(
     (float32 [] sum of the loss, Sums over the valid tokens).
   """
 
-  def chunk_sums(weights, hidden, inputs, teacher_head, valid):
+  def sums_fn(logits, inputs, teacher_head, valid):
     teacher_logits = None
     if teacher is not None:
       teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
-    logits = student.head(weights, hidden)
     sums = token_loss(logits, teacher_logits, inputs)
     least = jnp.min(jnp.where(valid, sums.least, jnp.inf))
     sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), sums)
     return sums.loss, dataclasses.replace(sums, least=least)
 
   return _chunked(
-    chunk_sums, chunk_size, student_head, hidden, inputs, teacher_head, mask
+    student.head,
+    sums_fn,
+    chunk_size,
+    student_head,
+    hidden,
+    inputs,
+    teacher_head,
+    mask,
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(chunk_sums, chunk_size, weights, hidden, inputs, constants, mask):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _chunked(
+  head, sums_fn, chunk_size, weights, hidden, inputs, constants, mask
+):
   """Walks over the chunks without gradients; see chunked_loss."""
 
   def one_chunk(take, valid, carry):
-    _, sums = chunk_sums(
-      weights, take(hidden), jax.tree.map(take, inputs), constants, valid
-    )
+    logits = head(weights, take(hidden))
+    _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
     return carry + sums
 
   sums = _walk(one_chunk, Sums.zero(), mask, chunk_size)
@@ -200,22 +211,22 @@ def _chunked(chunk_sums, chunk_size, weights, hidden, inputs, constants, mask):
 
 
 def _chunked_forward(
-  chunk_sums, chunk_size, weights, hidden, inputs, constants, mask
+  head, sums_fn, chunk_size, weights, hidden, inputs, constants, mask
 ):
   """Walks over the chunks and takes the gradients on the way."""
-  value_and_grad = jax.value_and_grad(chunk_sums, argnums=(0, 1), has_aux=True)
 
   def one_chunk(take, valid, carry):
     sums, weights_grad, hidden_grad = carry
-    (_, more), (more_weights, more_hidden) = value_and_grad(
-      weights, take(hidden), jax.tree.map(take, inputs), constants, valid
+    states = take(hidden)
+    logits, to_states = jax.vjp(functools.partial(head, weights), states)
+    (_, more), logits_grad = jax.value_and_grad(sums_fn, has_aux=True)(
+      logits, jax.tree.map(take, inputs), constants, valid
     )
-    weights_grad = jax.tree.map(
-      lambda total, part: total + part.astype(jnp.float32),
-      weights_grad,
-      more_weights,
+    weights_grad = _add_head_gradient(
+      weights_grad, head, weights, states, logits_grad
     )
-    return sums + more, weights_grad, take.put(hidden_grad, more_hidden)
+    (states_grad,) = to_states(logits_grad)
+    return sums + more, weights_grad, take.put(hidden_grad, states_grad)
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
   sums, weights_grad, hidden_grad = _walk(
@@ -227,8 +238,50 @@ def _chunked_forward(
   return (sums.loss, sums), (weights_grad, hidden_grad)
 
 
-def _chunked_backward(chunk_sums, chunk_size, gradients, cotangents):
-  del chunk_sums, chunk_size
+def _add_head_gradient(
+  total: structs.Params,
+  head: Callable[[structs.Params, jax.Array], jax.Array],
+  weights: structs.Params,
+  hidden: jax.Array,
+  logits_grad: jax.Array,
+) -> structs.Params:
+  """Adds a chunk's gradient of the head to `total`, block by block of V.
+
+  At once, the gradient of a chunk would be a second array of the size of the
+  head. Row v of the head alone decides logit v, so a block of rows can be
+  treated as a head of its own. V = 10, blocks of 4:
+
+    rows   0 1 2 3 | 4 5 6 7 | 6 7 8 9     the last block starts early, to fit;
+    new    y y y y | y y y y | n n y y     what it repeats is not added twice
+  """
+  vocab_size = logits_grad.shape[-1]
+  size = min(_HEAD_BLOCK, vocab_size)
+
+  def add_block(i, total):
+    start = jnp.minimum(i * size, vocab_size - size)
+
+    def block(x, axis=0):
+      return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+    new = start + jnp.arange(size) >= i * size
+    part = jnp.where(new[None, :], block(logits_grad, axis=1), 0.0)
+    _, to_rows = jax.vjp(
+      lambda rows: head(rows, hidden), jax.tree.map(block, weights)
+    )
+    (more,) = to_rows(part)
+    return jax.tree.map(
+      lambda x, y: jax.lax.dynamic_update_slice_in_dim(
+        x, block(x) + y.astype(jnp.float32), start, 0
+      ),
+      total,
+      more,
+    )
+
+  return jax.lax.fori_loop(0, -(-vocab_size // size), add_block, total)
+
+
+def _chunked_backward(head, sums_fn, chunk_size, gradients, cotangents):
+  del head, sums_fn, chunk_size
   scale, _ = cotangents  # Only the loss is differentiated, not the metrics.
   weights_grad, hidden_grad = jax.tree.map(
     lambda x: x * scale.astype(x.dtype), gradients

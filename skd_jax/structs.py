@@ -69,7 +69,8 @@ class LanguageModel:
   head: `(head_params, hidden [..., D]) -> logits [..., V]` in float32, soft cap
     included. `hidden` is the output of the final norm, as returned by `apply`.
   head_params: `params -> head_params`, the part of the weights that the head
-    reads (the tied embedding, or the untied head).
+    reads (the tied embedding, or the untied head). The leading axis of its
+    arrays is V, and row v of them alone decides logit v.
   init_cache: `(batch_size, num_slots) -> cache`, all zeros.
   vocab_size: V.
   hidden_size: D.

@@ -37,7 +37,7 @@ def trigram_model(vocab_size: int) -> structs.LanguageModel:
 
   return structs.LanguageModel(
     apply=apply,
-    head=lambda head_params, hidden: hidden @ head_params,
+    head=lambda head_params, hidden: hidden @ head_params.T,
     head_params=lambda params: params["head"],
     init_cache=lambda rows, slots: jnp.full((rows, slots), -1, jnp.int32),
     vocab_size=vocab_size,

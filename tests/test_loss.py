@@ -44,9 +44,12 @@ def chunked(token_loss, chunk_size, *arrays):
   return loss.chunked_loss(token_loss, MODEL, MODEL, chunk_size, *arrays)
 
 
+# Blocks of 8 rows do not divide the 23 of the head.
+@pytest.mark.parametrize("head_block", [8, 1000])
 @pytest.mark.parametrize("weights", loss.WEIGHTS)
 @pytest.mark.parametrize("chunk_size", [1, 8, N, 1000])
-def test_chunked_equals_plain(chunk_size, weights):
+def test_chunked_equals_plain(chunk_size, weights, head_block, monkeypatch):
+  monkeypatch.setattr(loss, "_HEAD_BLOCK", head_block)
   token_loss = loss.distillation_token_loss(FORWARD_KL, weights)
   arrays = case()
   (value, sums), gradient = jax.value_and_grad(
