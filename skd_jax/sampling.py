@@ -15,6 +15,10 @@ STUDENT_DRAW = 0  # The student's proposal.
 ACCEPT_DRAW = 1  # The uniform number of a randomised acceptance rule.
 TEACHER_DRAW = 2  # The teacher's replacement.
 
+# The blocks in which the nucleus is sought first: how many, and how wide.
+_NUM_BEST = 32
+_NARROW = 32
+
 _BLOCK = 128  # Width of the lower level of the two-level inverse CDF.
 
 
@@ -68,9 +72,9 @@ def draw_uniform(
 def nucleus_floor(probs: jax.Array, top_p: float) -> jax.Array:
   """Returns the least probability inside the nucleus, without a sort.
 
-  The mass of `{v: probs[v] >= t}` falls as t rises; the largest t at which it
-  still reaches `top_p` is found by bisection on the bits of t. Non-negative
-  floats are ordered as their bits are, so 31 halvings are exact.
+  Where V is large, first among the blocks of the vocabulary with the largest
+  maxima, which hold every token above the least of these maxima. Only where
+  the nucleus of some row is wider than that is all of V searched.
 
   Args:
     probs: float32 [..., V].
@@ -78,6 +82,32 @@ def nucleus_floor(probs: jax.Array, top_p: float) -> jax.Array:
 
   Returns:
     float32 [..., 1]; `probs >= floor` is the nucleus, ties included.
+  """
+  vocab_size = probs.shape[-1]
+  if vocab_size <= 2 * _NUM_BEST * _NARROW:
+    return _bisect_floor(probs, top_p)
+  num_blocks = -(-vocab_size // _NARROW)
+  padding = [(0, 0)] * (probs.ndim - 1)
+  padding += [(0, num_blocks * _NARROW - vocab_size)]
+  blocks = jnp.pad(probs, padding).reshape(*probs.shape[:-1], num_blocks, -1)
+  maxima, best = jax.lax.top_k(jnp.max(blocks, axis=-1), _NUM_BEST)
+  candidates = jnp.take_along_axis(blocks, best[..., None], axis=-2)
+  floor = _bisect_floor(
+    candidates.reshape(*probs.shape[:-1], _NUM_BEST * _NARROW), top_p
+  )
+  return jax.lax.cond(
+    jnp.all(floor > maxima[..., -1:]),
+    lambda: floor,
+    lambda: _bisect_floor(probs, top_p),
+  )
+
+
+def _bisect_floor(probs: jax.Array, top_p: float) -> jax.Array:
+  """Finds the floor of the nucleus among [..., n] probabilities.
+
+  The mass of `{v: probs[v] >= t}` falls as t rises; the largest t at which it
+  still reaches `top_p` is found by bisection on the bits of t. Non-negative
+  floats are ordered as their bits are, so 31 halvings are exact.
   """
   bits = jax.lax.bitcast_convert_type(probs, jnp.int32)
 

@@ -203,9 +203,40 @@ def prepare_distillation(
     teacher=teacher,
     teacher_head=teacher.model.head_params(teacher.params),
     optimizer=optimizer,
-    write=writers.make_write_fn(run, start, teacher),
+    write=writers.make_write_fn(
+      run, start, teacher, choose_draft_length(run, start, teacher)
+    ),
     learn=learn,
   )
+
+
+def choose_draft_length(
+  run: Run, start: model_store.LoadedModel, teacher: model_store.LoadedModel
+) -> int:
+  """Gives G: the config's, or where that is 0, the fastest of a few.
+
+  Measured once, with the student's start on the first batch, and kept like a
+  stage, so that a continued run goes on with the same.
+  """
+  config = run.config
+  length = config.rollout.num_draft_tokens
+  if length or config.rollout.policy != "skd":
+    return length
+  needs = _depends_on(run, _DISTILLED)
+  result = stages.begin(run.workdir, "draft_length", needs)
+  if result is None:
+    batch = next(run.train_batches(config.distill, config.seeds[0]))
+    speeds = writers.measure_draft_lengths(run, start, teacher, batch)
+    length = max(speeds, key=speeds.__getitem__)
+    logging.info(
+      "Draft length %d is the fastest; tokens per second: %s",
+      length,
+      ", ".join(f"{n}: {speed:.0f}" for n, speed in speeds.items()),
+    )
+    result = stages.finish(
+      run.workdir, "draft_length", needs, {"num_draft_tokens": length}
+    )
+  return result["num_draft_tokens"]
 
 
 def distill(

@@ -1,9 +1,11 @@
 """Who writes the training data: one jitted function for each rollout policy."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from skd_jax import (
@@ -16,18 +18,31 @@ from skd_jax import (
 from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
 
+# What rollout.num_draft_tokens = 0 chooses from.
+_DRAFT_LENGTHS = (1, 2, 4, 8, 16)
+
 # (student params, teacher params, batch, row keys [B], threshold [])
 #   -> Rollout [B, T], with teacher_hidden
 WriteFn = Callable[..., structs.Rollout]
 
 
 def make_write_fn(
-  run: Run, student: model_store.LoadedModel, teacher: model_store.LoadedModel
-):
+  run: Run,
+  student: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+  num_draft_tokens: int,
+) -> WriteFn:
   """Returns the jitted rollout of the config's `rollout.policy`.
 
-  `(student params, teacher params, batch, row keys [B], threshold []) ->
-  Rollout [B, T]`, always with `teacher_hidden`.
+  Args:
+    run: the run.
+    student: writes, or proposes.
+    teacher: verifies, or writes.
+    num_draft_tokens: G, of the policy `skd`.
+
+  Returns:
+    `(student params, teacher params, batch, row keys [B], threshold []) ->
+    Rollout [B, T]`, always with `teacher_hidden`.
   """
   settings = run.config.rollout
   max_new_tokens = run.task.max_new_tokens
@@ -59,7 +74,7 @@ def make_write_fn(
       run.task.stop_table,
       threshold,
       rule=rollout.Rule(settings.accept, settings.replace),
-      num_draft_tokens=settings.num_draft_tokens,
+      num_draft_tokens=num_draft_tokens,
       max_new_tokens=max_new_tokens,
       batch_size=slots(batch),
     )
@@ -102,6 +117,39 @@ def make_write_fn(
     "reference": reference,
   }
   return jax.jit(by_policy[settings.policy])
+
+
+def measure_draft_lengths(
+  run: Run,
+  student: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+  batch: structs.Batch,
+) -> dict[int, float]:
+  """Times the rollout of a batch with several draft lengths.
+
+  How long a draft pays depends on how much is accepted, and on what a draft
+  step and a teacher pass cost on this device.
+
+  Returns:
+    Emitted tokens per second by num_draft_tokens, compilation left out.
+  """
+  keys = row_keys(run.config.seed, 0, batch.index)
+  threshold = jnp.float32(run.config.rollout.threshold)
+  speeds = {}
+  for length in _DRAFT_LENGTHS:
+    if length > run.task.max_new_tokens:
+      break
+    write = make_write_fn(run, student, teacher, length)
+    seconds, emitted = [], 0
+    for _ in range(3):
+      begun = time.perf_counter()
+      written = jax.block_until_ready(
+        write(student.params, teacher.params, batch, keys, threshold)
+      )
+      seconds.append(time.perf_counter() - begun)
+      emitted = int(np.sum(written.length))
+    speeds[length] = emitted / min(seconds)
+  return speeds
 
 
 @jax.jit

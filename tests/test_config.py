@@ -110,15 +110,17 @@ _BAD = [
   ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
   ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
   (
-    {"rollout.num_draft_tokens": 0},
-    "rollout.num_draft_tokens = 0",
-    "1 or above",
+    {"rollout.num_draft_tokens": -1},
+    "rollout.num_draft_tokens = -1",
+    "[0, data.max_new_tokens = 64]",
   ),
   (
     {"rollout.num_draft_tokens": 65},
     "rollout.num_draft_tokens = 65",
     "data.max_new_tokens = 64",
   ),
+  ({"rollout.batch_size": 65}, "rollout.batch_size = 65", "[0, distill.batch"),
+  ({"profile": -1}, "profile = -1", "0 or above"),
   ({"rollout.accept": "topk"}, "rollout.accept = 'topk'", "'top_k'"),
   ({"rollout.replace": "best"}, "rollout.replace = 'best'", "'argmax'"),
   (

@@ -294,11 +294,12 @@ def test_unequal_files_are_one_clear_line(
 
 
 def test_bad_setting_is_one_clear_line(config, tmp_path, monkeypatch, capsys):
-  config.rollout.num_draft_tokens = 0
+  config.rollout.num_draft_tokens = -1
   code, line = _failed_main(monkeypatch, capsys, config, tmp_path / "w")
-  assert (code, line) == (
-    1,
-    "Error: rollout.num_draft_tokens = 0: must be 1 or above",
+  assert code == 1
+  assert line == (
+    "Error: rollout.num_draft_tokens = -1: must be in [0, "
+    f"data.max_new_tokens = {config.data.max_new_tokens}]"
   )
   assert not (tmp_path / "w").exists()
 

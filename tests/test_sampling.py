@@ -34,6 +34,22 @@ def test_nucleus_keeps_every_token_tied_at_its_edge():
   np.testing.assert_array_equal(inside, [[True, True, True, True]])
 
 
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("scale", [0.01, 2.0, 6.0])
+def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
+  """Flat laws have a nucleus wider than the blocks searched first."""
+  vocab_size = 5003
+  logits = scale * np.random.default_rng(0).normal(size=(3, vocab_size))
+  logits[0, 1000:3000] = logits[0].max()  # Two thousand tokens tied at the top.
+  probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+  inside = probs >= sampling.nucleus_floor(jnp.asarray(probs), top_p)
+  for row in range(3):
+    expected = reference.nucleus(probs[row].astype(np.float64), top_p)
+    # Rounding of the mass may move the edge by one token.
+    assert np.sum(np.asarray(inside[row]) != expected) <= 1
+  assert np.sum(inside[0]) >= 2000
+
+
 def test_nucleus_is_never_empty_or_everything_by_rounding():
   logits = random_logits(50, 4096, scale=0.01)
   warped = sampling.warp(logits, sampling.Sampling(top_p=1e-6))
