@@ -43,7 +43,7 @@ class Settings:
   batch_size: int = 16
   prompt_size: int = 32
   new_tokens: int = 64
-  draft_lengths: tuple[int, ...] = (4, 6, 8)
+  draft_lengths: tuple[int, ...] = (3, 4, 8)
   repeats: int = 3
   chunk_size: int = 512
 
