@@ -349,7 +349,7 @@ def test_tables_replace_what_stands_between_the_marks():
   assert "old" not in text
   assert text.count("|     8 |") == 2
   assert "nvidia-h200" in text
-  assert text.count("Not measured yet.") == 3
+  assert text.count("Not measured yet.") == len(targets.TARGETS) - 1
   assert tables.rebuild(text, []) == tables.rebuild(README, [])
 
 
