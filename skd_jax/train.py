@@ -64,7 +64,7 @@ def train_and_evaluate(
     FloatingPointError: training diverged.
     fit.Interrupted: the run was asked to stop, and has saved.
   """
-  config_lib.validate(config)
+  validation.validate(config)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   vocab_size = model_store.common_vocab_size(config)

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from skd_jax import config as config_lib
+from skd_jax import validation
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -36,7 +37,7 @@ def _shipped() -> list[tuple[str, str]]:
 def test_shipped_config_is_valid(name, variant):
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config(*filter(None, [variant]))
-  config_lib.validate(config)
+  validation.validate(config)
   assert config.is_locked
 
 
@@ -190,7 +191,7 @@ def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
   for field, value in changes.items():
     _set(config, field, value)
   with pytest.raises(ValueError) as caught:
-    config_lib.validate(config)
+    validation.validate(config)
   message = str(caught.value)
   assert message.startswith(named)
   assert allowed in message.removeprefix(named)
@@ -217,7 +218,7 @@ def test_tasks_change_the_data_section_each_for_itself():
   assert (a.kind, b.kind) == ("embedded", "arithmetic")
   assert a.max_test_examples == b.max_test_examples == 9
   assert config.data.max_new_tokens == 64
-  config_lib.validate(config)
+  validation.validate(config)
 
 
 def test_misspelt_field_is_an_error_that_names_the_near_one():

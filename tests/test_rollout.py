@@ -35,6 +35,7 @@ RULES = {
   "always": 0,
   "never": 0,
   "random": 0.4,
+  "released_top_k": 2,
 }
 
 
@@ -130,7 +131,9 @@ def test_rollout_equals_the_reference(accept, replace):
   assert as_lists(result, "draft_tokens") == [draft for *_, draft in expected]
 
 
-@pytest.mark.parametrize("accept", ["top_k", "mixture", "random"])
+@pytest.mark.parametrize(
+  "accept", ["top_k", "mixture", "random", "released_top_k"]
+)
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 5, 12])
 def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
   arguments = dict(accept=accept, replace=replacements(accept)[0])
