@@ -5,6 +5,7 @@ lines. A misspelt name is an error: the config is locked.
 """
 
 import json
+
 import ml_collections
 
 from skd_jax import divergence, loss, scores

@@ -140,7 +140,7 @@ def distillation_token_loss(
       weight = jnp.max(jax.nn.softmax(teacher), axis=-1)
     elif weights == "verified":
       rank = verify.token_rank(teacher, inputs.tokens)
-      weight = jnp.where(rank < verified_k, 1.0, unverified_weight)
+      weight = _as_float(jnp.where(rank < verified_k, 1.0, unverified_weight))
     elif weights == "replaced_ce":
       hard = cross_entropy(student, inputs.tokens)
       value = jnp.where(replaced, hard, value)

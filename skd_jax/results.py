@@ -97,7 +97,7 @@ def sample_visits(
   seed: int,
   student: model_store.LoadedModel,
   teacher: model_store.LoadedModel,
-  write_fn: writers.WriteFn,
+  policy: writers.PolicyFn,
 ) -> dict[int, fit.Visit]:
   """Returns visits that keep a few rollouts for samples.html.
 
@@ -116,12 +116,13 @@ def sample_visits(
   shown = tokenized.spread_examples(test, count)
   (batch,) = input_pipeline.eval_batches(shown, count)
   annotate = evaluate.make_annotate_fn(student.model, teacher.model)
-  threshold = jnp.float32(config.rollout.threshold)
+  threshold = config_lib.threshold(config)
 
   def visit(state, step):
     keys = writers.row_keys(seed, num_steps, jnp.asarray(batch.index))
     arguments = (state.params, teacher.params, batch)
-    written = write_fn(*arguments, keys, threshold)
+    now = jnp.float32(threshold.at(step, num_steps))
+    written = policy(*arguments, keys, now)
     marks = annotate(*arguments, written)
     views = sample_views(
       run.task.tokenizer,

@@ -72,9 +72,7 @@ def _validate_rollout(
       raise ValueError(f"rollout.{who}_{error}") from None
 
 
-def _validate_loss(
-  config: ml_collections.ConfigDict, vocab_size: int
-) -> None:
+def _validate_loss(config: ml_collections.ConfigDict, vocab_size: int) -> None:
   config_lib.token_loss(config, vocab_size)
   _at_least(config, "loss.verified_k", 1)
   _in_unit_interval(config, "loss.unverified_weight")
