@@ -185,8 +185,8 @@ def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
   def centred_ranks(x):
     # Twice the rank, from 0: a larger value counts 2, an equal one 1.
     above = x[:, None, :] > x[:, :, None]
-    equal = x[:, None, :] == x[:, :, None]
-    ranks = jnp.sum(2 * above + 1 * equal, axis=-1).astype(jnp.float32)
+    equal = (x[:, None, :] == x[:, :, None]).astype(jnp.float32)
+    ranks = jnp.sum(above.astype(jnp.float32) * 2 + equal, axis=-1)
     return ranks - jnp.mean(ranks, axis=-1, keepdims=True)
 
   x, y = centred_ranks(a), centred_ranks(b)

@@ -20,6 +20,7 @@ from skd_jax import config as config_lib
 from skd_jax import (
   evaluate,
   fit,
+  health,
   input_pipeline,
   metrics,
   model_store,
@@ -221,10 +222,13 @@ def write(
   first = per_seed[0]["scores"]
   evaluated = first["teacher"]["seconds"] + first["student_init"]["seconds"]
   evaluated += sum(entry["scores"]["student"]["seconds"] for entry in per_seed)
+  verify = counts.get("seconds_verify", 0.0)
   times = {
     "teacher": seconds["teacher"],
     "student_init": seconds["student_init"],
     "generate": counts.get("seconds_generate", 0.0),
+    # A pass of its own; those of a rollout are in `generate`.
+    **({"verify": verify} if verify else {}),
     "train": counts["seconds_train"],
     "evaluate": evaluated,
   }
@@ -252,6 +256,9 @@ def write(
       "tokens_per_s": rates.get("generated_tokens_per_s"),
     },
     "seconds": times | {"total": sum(times.values())},
+    "warnings": health.over_the_run(
+      metrics.read_metrics(workdir / metrics.FILE_NAME)
+    ),
     "signature": first["teacher"]["signature"],
     "command": command,
     "versions": versions(),
