@@ -1,13 +1,16 @@
 """Pairs whose teacher replaces a wanted part of the student's tokens."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from benchmarks import contestants
 from benchmarks import pair as pair_lib
 from benchmarks.pair import Pair
+from skd_jax import structs
 
 TOP_K = 25
 
@@ -73,3 +76,47 @@ def at_rates(
     print(f"Tuned a teacher to replace {rate:.0%}: it replaces {found:.1%}")
     regimes.append(Corrected(tuned, "top_k", float(TOP_K)))
   return regimes
+
+
+def fastest_rollouts(
+  regimes: Mapping[str, Corrected],
+  batch: structs.Batch,
+  *,
+  max_new_tokens: int,
+  draft_lengths: Sequence[int],
+) -> dict[str, tuple[Callable[[], structs.Rollout], dict[str, Any]]]:
+  """Returns the rollout of each regime with the draft length that is fastest.
+
+  Args:
+    regimes: by name; their pairs differ in the weights of the teacher alone.
+    batch: the prompts.
+    max_new_tokens: T; nothing ends a response earlier.
+    draft_lengths: G, to choose from.
+
+  Returns:
+    By name: (the call, columns of its row).
+  """
+  found = {}
+  writers: dict[tuple[str, int], contestants.Write] = {}
+  for what, regime in regimes.items():
+    stop_table = contestants.never_stop(regime.pair.teacher.config.vocab_size)
+    calls = {}
+    for length in draft_lengths:
+      # One program serves all pairs and thresholds of a rule.
+      key = (regime.accept, length)
+      first = key not in writers
+      if first:
+        writers[key] = contestants.make_skd(
+          regime.pair,
+          stop_table,
+          num_draft_tokens=length,
+          max_new_tokens=max_new_tokens,
+          accept=regime.accept,
+        )
+      calls[length] = contestants.bind(
+        writers[key], regime.pair, batch, regime.threshold
+      )
+      if first:
+        jax.block_until_ready(calls[length]())
+    found[what] = contestants.fastest(calls)
+  return found

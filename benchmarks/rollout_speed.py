@@ -140,26 +140,16 @@ def ours(
     what: Contestant(contestants.bind(write, pair, batch, 0.0), {}, what)
     for what, write in simple.items()
   }
-  compiled = {
-    (accept, length): contestants.make_skd(
-      pair,
-      stop_table,
-      num_draft_tokens=length,
-      max_new_tokens=new_tokens,
-      accept=accept,
-    )
-    for accept in {regime.accept for regime in regimes.values()}
-    for length in settings.draft_lengths
+  rollouts = corrected.fastest_rollouts(
+    regimes,
+    batch,
+    max_new_tokens=new_tokens,
+    draft_lengths=settings.draft_lengths,
+  )
+  return field | {
+    what: Contestant(call, columns, kind="skd")
+    for what, (call, columns) in rollouts.items()
   }
-  for what, regime in regimes.items():
-    calls = {
-      length: contestants.bind(
-        compiled[regime.accept, length], regime.pair, batch, regime.threshold
-      )
-      for length in settings.draft_lengths
-    }
-    field[what] = Contestant(*contestants.fastest(calls), kind="skd")
-  return field
 
 
 def peer_calls(
@@ -210,9 +200,13 @@ def race(
 ) -> list[harness.Row]:
   """Times all contestants of one batch, in turns."""
   print(f"batch {batch.prompt.shape[0]}: {', '.join(field)}", flush=True)
+  for contestant in field.values():
+    if contestant.kind != "skd":  # Those are warm.
+      jax.block_until_ready(contestant.call())
   timings = harness.interleaved(
     {what: contestant.call for what, contestant in field.items()},
     settings.repeats,
+    warm_up=False,
   )
   num_tokens = batch.prompt.shape[0] * settings.new_tokens
   rows = []

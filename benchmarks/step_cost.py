@@ -164,30 +164,12 @@ def make_writers(
     "on_policy": (on_policy, {}),
     "supervised": (functools.partial(read, pair.teacher.params), {}),
   }
-  by_length = {
-    (accept, length): contestants.make_skd(
-      pair,
-      stop_table,
-      num_draft_tokens=length,
-      max_new_tokens=settings.new_tokens,
-      accept=accept,
-    )
-    for accept in {regime.accept for regime in regimes.values()}
-    for length in settings.draft_lengths
-  }
-  for what, regime in regimes.items():
-    writers[what] = contestants.fastest(
-      {
-        length: contestants.bind(
-          by_length[regime.accept, length],
-          regime.pair,
-          batch,
-          regime.threshold,
-        )
-        for length in settings.draft_lengths
-      }
-    )
-  return writers
+  return writers | corrected.fastest_rollouts(
+    regimes,
+    batch,
+    max_new_tokens=settings.new_tokens,
+    draft_lengths=settings.draft_lengths,
+  )
 
 
 def _with_references(

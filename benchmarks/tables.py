@@ -36,6 +36,7 @@ COLUMNS = {
     "plain_gib",
     "chunked_gib",
   ),
+  "products": ("rows", "layout", "gflop_per_s", "gb_per_s"),
   "scaling": ("what", "value", "seconds", "tokens_per_s", "compile_seconds"),
 }
 

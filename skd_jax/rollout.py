@@ -172,17 +172,18 @@ def propose(
   num_draft_tokens: int,
   role: int = sampling_lib.STUDENT_DRAW,
 ) -> tuple[structs.Proposal, structs.DecodeState]:
-  """Lets the student write G tokens after the last one.
+  """Lets the student write up to G tokens after the last one.
 
   Step g reads the token at slot prompt_length - 1 + length + g (the last token
-  for g = 0, then its own drafts) and draws the response token length + g.
+  for g = 0, then its own drafts) and draws the response token length + g. No
+  more steps are taken than some row has tokens left before its limit: what
+  would follow is zero, and never emitted.
 
   Returns:
     (Proposal, the state with the student's cache advanced; the length is not).
   """
 
-  def step(carry, g):
-    token, cache = carry
+  def draft(g, token, cache):
     slot = state.prompt_length - 1 + state.length + g
     hidden, cache = policy.model.apply(
       policy.params, token[:, None], slot[:, None], cache
@@ -191,13 +192,27 @@ def propose(
     uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
     token = sampling_lib.draw_token(log_probs, uniform)
     log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
-    return (token, cache), (token, log_prob, hidden[:, 0])
+    return structs.Proposal(token, log_prob, hidden[:, 0]), cache
 
-  (_, cache), drafted = jax.lax.scan(
-    step, (state.last_token, state.caches[0]), jnp.arange(num_draft_tokens)
+  def step(g, carry):
+    token, cache, drafted = carry
+    new, cache = draft(g, token, cache)
+    drafted = jax.tree.map(lambda x, y: x.at[g].set(y), drafted, new)
+    return new.tokens, cache, drafted
+
+  token, cache = state.last_token, state.caches[0]
+  one, _ = jax.eval_shape(draft, 0, token, cache)
+  drafted = jax.tree.map(
+    lambda x: jnp.zeros((num_draft_tokens, *x.shape), x.dtype), one
   )
-  tokens, log_prob, hidden = (jnp.swapaxes(x, 0, 1) for x in drafted)
-  proposal = structs.Proposal(tokens=tokens, log_prob=log_prob, hidden=hidden)
+  num_steps = num_draft_tokens
+  if num_draft_tokens > 1:
+    left = jnp.where(state.done, 0, state.max_new_tokens - state.length)
+    num_steps = jnp.minimum(num_draft_tokens, jnp.max(left))
+  _, cache, drafted = jax.lax.fori_loop(
+    0, num_steps, step, (token, cache, drafted)
+  )
+  proposal = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
   return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
 
 

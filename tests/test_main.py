@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import fit, main, train, writers
+from skd_jax import compilation, fit, main, train, writers
 from tests import tiny_run
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -147,7 +147,8 @@ def _main(*arguments):
     text=True,
     timeout=120,
     check=False,
-    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    env=os.environ
+    | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"},
   )
 
 
@@ -232,6 +233,35 @@ def test_interrupted_run_ends_as_an_undisturbed_one(
     assert _read(tmp_path / sample) == _read(workdir / sample)
 
 
+def test_draft_length_and_queue_change_the_speed_alone(
+  workdir, config, tmp_path, monkeypatch
+):
+  config.teacher.path = str(workdir / "teacher")
+  config.student.path = str(workdir / "student_init")
+  config.seeds = (0,)
+  config.rollout.num_draft_tokens = 0  # Measured.
+  config.rollout.batch_size = 3  # Of 8.
+  config.profile = 2
+  monkeypatch.setattr(writers, "_DRAFT_LENGTHS", (5,))
+  report = train.train_and_evaluate(config, tmp_path)
+  chosen = _read(tmp_path / "stages" / "draft_length.json")["result"]
+  assert chosen == {"num_draft_tokens": 5}
+  (first, _) = _read(workdir / "report.json")["per_seed"]
+  for rate in ("replacement_rate", "truncated"):
+    assert report["per_seed"][0]["rollout"][rate] == first["rollout"][rate]
+  ours = safetensors.load_file(tmp_path / "export" / "model.safetensors")
+  whole = safetensors.load_file(workdir / "export" / "model.safetensors")
+  for name, array in whole.items():
+    np.testing.assert_allclose(ours[name], array, atol=1e-4)
+  assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+  # A second start takes the length that was chosen.
+  monkeypatch.setattr(writers, "_DRAFT_LENGTHS", ())
+  (tmp_path / "report.json").unlink()
+  train.train_and_evaluate(config, tmp_path)
+  assert (tmp_path / "report.json").exists()
+
+
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
@@ -262,6 +292,7 @@ def _failed_main(monkeypatch, capsys, config, workdir):
   """(exit status, the line on stderr) of main with this config."""
   for name, value in (("_CONFIG", config), ("_WORKDIR", str(workdir))):
     monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+  monkeypatch.setattr(compilation, "keep_compiled", lambda: None)
   with pytest.raises(SystemExit) as stopped:
     main.main(["main"])
   output = capsys.readouterr().err
