@@ -216,7 +216,10 @@ def table(found: Sequence[Record], main_metrics: Sequence[str]) -> list[Record]:
     columns[f"{name} 95 %"] = lambda row, name=name: _interval(row, name)
     columns[f"{name} p"] = lambda row, name=name: row.get(f"{name}_p")
   columns |= {
-    "kl": lambda row: row.get("kl"),
+    # How student and teacher agree, on the references.
+    "KL": lambda row: row.get("kl"),
+    "top-1": lambda row: _percent(row.get("agreement")),
+    "rank correlation": lambda row: row.get("rank_correlation"),
     "seconds": lambda row: row.get("seconds"),
     "seconds to baseline's best": lambda row: row.get("to_baseline"),
     "generated tokens": lambda row: row.get("generated_tokens"),

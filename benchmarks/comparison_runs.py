@@ -85,6 +85,12 @@ def check(asked: Comparison, config: ml_collections.ConfigDict) -> None:
       f"student.path = {config.student.path!r}: must be empty, as the grid "
       f"{asked.name!r} changes the student's start"
     )
+  for variant in asked.variants:
+    # The rate of a control is measured later; any will do here.
+    rate = 0.1 if variant.method in methods.CONTROLS else None
+    of_variant = methods.apply(config, variant.method, rate)
+    changes = {**variant.start.changes, **variant.changes}
+    validation.validate(methods.change(of_variant, changes))
 
 
 def prepare(

@@ -86,10 +86,10 @@ def compare(
   test = PairedTest(
     systems, {metric: METRICS[metric]()}, [list(references)], test_type="bs"
   )
-  scores: dict[str, Any]
   signatures, scores = test()
   (name,) = signatures
-  first, second = scores[name]
+  results: Any = scores[name]
+  first, second = results
   difference = second.score - first.score
   return Test(
     difference=float(difference),
