@@ -22,7 +22,7 @@ from skd_jax import config as config_lib
 from skd_jax import methods, train, validation, writers
 from tests import tiny_run
 
-WORDS = ["the", "a", "dog", "cat", "man", "sees", "tree", "ball", "red", "blue", "big", "small", "house"]
+WORDS = ("the", "a", "dog", "cat", "man", "sees", "tree", "ball", "red", "blue")
 
 
 def corrupted(references, share, seed):
@@ -255,7 +255,7 @@ def test_grid_is_of_valid_and_distinct_settings(name):
     changed = methods.change(changed, variant.changes)
     validation.validate(changed)
     seen.append(str(config_lib.to_plain(changed)))
-  assert len(set(seen)) >= len(seen) - 1  # One may be the default itself.
+  assert len(set(seen)) == len(seen)
 
 
 def test_starts_of_one_name_are_one_start():
@@ -441,9 +441,8 @@ def test_impossible_comparisons_are_refused_before_they_start(
   what = asked(finished, tmp_path / "w", [], grid="model_size")
   with pytest.raises(ValueError, match=r"student.path = .*model_size"):
     compare_methods.run_all(what)
-  several = asked(
-    finished, tmp_path / "w", ["skd"], tasks={"sums": {"kind": "arithmetic"}}
-  )
+  several = asked(finished, tmp_path / "w", ["skd"])
+  several.config.tasks = {"sums": {"kind": "arithmetic"}}
   with pytest.raises(ValueError, match=r"tasks = \['sums'\]"):
     compare_methods.run_all(several)
   assert not (tmp_path / "w").exists()
