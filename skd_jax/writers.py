@@ -142,22 +142,16 @@ def make_write_fn(
 
   def write(student_params, teacher_params, batch, keys, step):
     begun = time.perf_counter()
+    now = jnp.float32(threshold.at(step, num_steps))
     share = reference_share.at(step, num_steps)
     if share >= 1:
       written = _only_references(batch)
+    elif share <= 0:
+      written = policy(student_params, teacher_params, batch, keys, now)
     else:
-      is_reference, to_write = None, batch
-      if share > 0:
-        is_reference, to_write = choose_references(batch, keys, share)
-      written = policy(
-        student_params,
-        teacher_params,
-        to_write,
-        keys,
-        jnp.float32(threshold.at(step, num_steps)),
-      )
-      if is_reference is not None:
-        written = merge_references(written, batch, is_reference)
+      is_reference, rest = choose_references(batch, keys, share)
+      written = policy(student_params, teacher_params, rest, keys, now)
+      written = merge_references(written, batch, is_reference)
     jax.block_until_ready(written)
     seconds = {"seconds_generate": time.perf_counter() - begun}
     if needs_teacher and (share > 0 or not verifies):
