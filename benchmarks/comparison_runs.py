@@ -156,12 +156,12 @@ def run_one(
   """
   config = _config_of(asked, before, variant, seed)
   settings = _settings(asked, config)
-  run = _open(before, config, _folder(asked.workdir, variant.name, seed))
   known = _known(asked, variant.name, seed, settings)
   if known and answers_path(asked.workdir, variant.name, seed).exists():
     logging.info("%s, seed %d: finished before", variant.name, seed)
     return False
   logging.info("%s, seed %d", variant.name, seed)
+  run = _open(before, config, _folder(asked.workdir, variant.name, seed))
   shared = train.prepare_distillation(run, before.start, before.teacher)
   student, counts = train.distill(run, shared, seed)
   stage = f"distill_seed_{seed}"
@@ -238,9 +238,9 @@ def measure(
       for line in lines
       if "replacement_rate" in line
     ],
-    "replacement_by_position": [
+    "replacement_by_position": sorted(
       (int(position), rate) for position, rate in rates.items()
-    ],
+    ),
   }
 
 
