@@ -78,12 +78,15 @@ def run_all(asked: comparison_runs.Comparison) -> list[comparison.Record]:
   ]
   # Seed by seed, so that a comparison that is cut short compares all methods.
   for seed in asked.seeds:
+    has_run = False
     for variant in asked.variants:
       before = prepared[variant.start.name]
       if comparison_runs.run_one(asked, before, variant, seed):
+        has_run = True
         summarize(asked)
-    write_tests(asked, references)
-    summarize(asked)
+    if has_run or seed == asked.seeds[-1]:
+      write_tests(asked, references)
+      summarize(asked)
   return comparison.read(asked.path)
 
 
