@@ -17,11 +17,13 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import harness, targets
+from benchmarks import comparison, harness, targets
 
 _CHECK = flags.DEFINE_bool(
   "check", False, "Write nothing; exit with 1 where the README differs."
 )
+COMPARISON = "compare_methods"
+NAMES = (*targets.TARGETS, COMPARISON)  # In the README, a table each.
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
 # The columns of each table; the rest is in the JSON. Rollout speed is a table
@@ -59,7 +61,7 @@ def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
   Raises:
     ValueError: the README has no place for the table of a benchmark.
   """
-  for name in targets.TARGETS:
+  for name in NAMES:
     place = re.compile(
       rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", flags=re.DOTALL
     )
@@ -79,6 +81,9 @@ def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 def section(result: Mapping[str, Any]) -> str:
   """Returns the tables of one result, and what it was measured with."""
+  if result["benchmark"] == COMPARISON:
+    title = f"{result['task']}, {result['grid']}:"
+    return f"{title}\n\n{comparison.section(result['rows'], result['tested'])}"
   name, rows = result["benchmark"], result["rows"]
   used = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
   parts = [f"`{result['command']}` on {result['device']} ({used}):"]
@@ -137,9 +142,25 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
     for name in targets.TARGETS
     for path in sorted(folder.glob(f"{name}.*.json"))
   ]
+  found += [
+    _comparison(path) for path in sorted(folder.glob(f"{COMPARISON}.*.jsonl"))
+  ]
   return sorted(
     found, key=lambda result: not result["device"].startswith("cpu")
   )
+
+
+def _comparison(path: pathlib.Path) -> dict[str, Any]:
+  """Presents the lines of a comparison as the result of a benchmark."""
+  records = comparison.read(path)
+  return {
+    "benchmark": COMPARISON,
+    "device": records[-1]["device"],
+    "task": records[-1]["task"],
+    "grid": path.stem.split(".")[-1],
+    "rows": records,
+    "tested": comparison.read_tests(path),
+  }
 
 
 def main(argv: Sequence[str]) -> None:

@@ -5,11 +5,11 @@ lines. A misspelt name is an error: the config is locked.
 """
 
 import json
-from typing import Any
 
 import ml_collections
 
-from skd_jax import divergence, loss, sampling, scores, verify
+from skd_jax import divergence, loss, scores
+from skd_jax.schedules import Schedule
 
 
 def fit_config(**changes) -> ml_collections.ConfigDict:
@@ -130,6 +130,15 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.policy = "skd"
   config.rollout.accept = "top_k"  # See skd_jax/verify.py for the rules.
   config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
+  # constant; or to threshold_end: linear, cosine, step (see schedules.py).
+  config.rollout.threshold_schedule = "constant"
+  config.rollout.threshold_end = 25.0
+  # The share of rows whose response is the data set's reference instead, drawn
+  # for each row (ImitKD, GKD), with a schedule of its own.
+  config.rollout.reference_share = 0.0
+  config.rollout.reference_share_schedule = "constant"
+  config.rollout.reference_share_end = 0.0
+  config.rollout.switch_at = 0.5  # Where `step` jumps, as a share of the run.
   config.rollout.replace = "sample"  # sample, argmax, residual
   # G: changes the speed, not the tokens. 0 measures a few on the first batch
   # and takes the fastest.
@@ -143,11 +152,17 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.teacher_top_p = 0.5
 
   config.loss = ml_collections.ConfigDict()
-  config.loss.divergence = "forward_kl"  # See skd_jax/divergence.py.
+  # See skd_jax/divergence.py; or cross_entropy on the tokens as they are, which
+  # asks no teacher (SFT, SeqKD).
+  config.loss.divergence = "forward_kl"
   config.loss.beta = 0.5  # Of jsd.
   config.loss.alpha = 0.1  # Of skew_forward_kl and skew_reverse_kl.
   config.loss.k = 50  # Of top_k_forward_kl.
   config.loss.weights = "uniform"  # See skd_jax/loss.py.
+  # Of the weights `verified`: a token among the teacher's verified_k best has
+  # weight 1, another unverified_weight.
+  config.loss.verified_k = 25
+  config.loss.unverified_weight = 0.1
   # Tokens whose logits are held at once: memory against speed, see
   # skd_jax/loss.py.
   config.loss.chunk_size = 256
@@ -164,53 +179,39 @@ def default_config() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-  """Checks what can be checked before anything is loaded.
+def threshold(config: ml_collections.ConfigDict) -> Schedule:
+  """Returns the parameter of the acceptance rule over the run."""
+  return _schedule(config, "threshold")
+
+
+def reference_share(config: ml_collections.ConfigDict) -> Schedule:
+  """Returns the share of rows that are references, over the run."""
+  if config.rollout.policy == "reference":
+    return Schedule(1.0)
+  return _schedule(config, "reference_share")
+
+
+def _schedule(config: ml_collections.ConfigDict, field: str) -> Schedule:
+  settings = config.rollout
+  return Schedule(
+    settings[field],
+    settings[f"{field}_end"],
+    settings[f"{field}_schedule"],
+    settings.switch_at,
+  )
+
+
+def token_loss(
+  config: ml_collections.ConfigDict, vocab_size: int
+) -> loss.TokenLoss:
+  """Returns the loss that the student is distilled with.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
-  vocab_size = config.tokenizer.vocab_size
-  _one_of(config, "dtype", ("auto", "float32", "bfloat16"))
-  _one_of(
-    config, "rollout.policy", ("skd", "on_policy", "teacher", "reference")
-  )
-  for field in (
-    "data.length_multiple",
-    "tokenizer.vocab_size",
-    "loss.chunk_size",
-    "evaluate.batch_size",
-  ):
-    _at_least(config, field, 1)
-  if not 0 <= config.rollout.batch_size <= config.distill.batch_size:
-    raise ValueError(
-      f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "
-      f"distill.batch_size = {config.distill.batch_size}]"
-    )
-  _validate_tasks(config)
-  seeds = config.seeds
-  if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-    raise ValueError(
-      f"seeds = {seeds}: must be distinct and not negative, at least one"
-    )
-  _at_least(config, "seed", 0)
-  _at_least(config, "profile", 0)
-  for stage in ("teacher.fit", "student.fit", "distill"):
-    _validate_fit(config, stage)
-  verify.check_rule(
-    config.rollout.accept,
-    config.rollout.replace,
-    config.rollout.threshold,
-    vocab_size,
-  )
-  for who in ("student", "teacher"):
-    try:
-      sampling.Sampling(
-        config.rollout[f"{who}_temperature"], config.rollout[f"{who}_top_p"]
-      )
-    except ValueError as error:
-      raise ValueError(f"rollout.{who}_{error}") from None
-  loss.distillation_token_loss(
+  if config.loss.divergence == "cross_entropy":
+    return loss.supervised_token_loss
+  return loss.distillation_token_loss(
     divergence.get_divergence(
       config.loss.divergence,
       beta=config.loss.beta,
@@ -219,6 +220,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       vocab_size=vocab_size,
     ),
     config.loss.weights,
+    verified_k=config.loss.verified_k,
+    unverified_weight=config.loss.unverified_weight,
   )
 
 
@@ -264,93 +267,6 @@ def comet(config: ml_collections.ConfigDict) -> scores.Comet:
   return scores.Comet(
     config.evaluate.comet_checkpoint, config.evaluate.comet_python
   )
-
-
-def _validate_tasks(config: ml_collections.ConfigDict) -> None:
-  sections = task_sections(config)
-  kinds = ("embedded", "arithmetic", "parallel", "jsonl", "tfds")
-  for name, section in sections.items():
-    if section.kind not in kinds:
-      raise ValueError(
-        f"{name}.kind = {section.kind!r}: must be one of {list(kinds)}"
-      )
-    for field in ("max_prompt_length", "max_new_tokens"):
-      if section[field] < 1:
-        raise ValueError(
-          f"{name}.{field} = {section[field]}: must be 1 or above"
-        )
-    if section.weight <= 0:
-      raise ValueError(f"{name}.weight = {section.weight}: must be above 0")
-    if "{source}" not in section.prompt:
-      raise ValueError(
-        f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
-      )
-    try:
-      scores.check_metrics(section.metrics, comet(config))
-    except ValueError as error:
-      raise ValueError(f"{name}.{error}") from None
-  if config.mixing_temperature <= 0:
-    raise ValueError(
-      f"mixing_temperature = {config.mixing_temperature}: must be above 0"
-    )
-  num_draft_tokens = config.rollout.num_draft_tokens
-  name, longest = max(
-    ((name, section.max_new_tokens) for name, section in sections.items()),
-    key=lambda entry: entry[1],
-  )
-  if not 0 <= num_draft_tokens <= longest:
-    raise ValueError(
-      f"rollout.num_draft_tokens = {num_draft_tokens}: must be in [0, "
-      f"{name}.max_new_tokens = {longest}]"
-    )
-
-
-def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
-  for field in ("batch_size", "num_microbatches", "log_every_steps"):
-    _at_least(config, f"{stage}.{field}", 1)
-  for field in (
-    "num_steps",
-    "max_examples",
-    "warmup_steps",
-    "checkpoint_every_steps",
-    "evaluate_every_steps",
-  ):
-    _at_least(config, f"{stage}.{field}", 0)
-  _one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
-  fit = _get(config, stage)
-  for field, allowed, valid in (
-    ("learning_rate", "above 0", fit.learning_rate > 0),
-    ("clip_norm", "above 0", fit.clip_norm > 0),
-    ("weight_decay", "0 or above", fit.weight_decay >= 0),
-    ("beta1", "in [0, 1)", 0 <= fit.beta1 < 1),
-    ("beta2", "in [0, 1)", 0 <= fit.beta2 < 1),
-  ):
-    if not valid:
-      raise ValueError(f"{stage}.{field} = {fit[field]}: must be {allowed}")
-  if fit.batch_size % fit.num_microbatches:
-    raise ValueError(
-      f"{stage}.num_microbatches = {fit.num_microbatches}: must divide "
-      f"{stage}.batch_size = {fit.batch_size}"
-    )
-
-
-def _get(config: ml_collections.ConfigDict, field: str) -> Any:
-  value: Any = config
-  for name in field.split("."):
-    value = value[name]
-  return value
-
-
-def _one_of(config, field: str, allowed: tuple[str, ...]) -> None:
-  value = _get(config, field)
-  if value not in allowed:
-    raise ValueError(f"{field} = {value!r}: must be one of {list(allowed)}")
-
-
-def _at_least(config, field: str, least: int) -> None:
-  value = _get(config, field)
-  if value < least:
-    raise ValueError(f"{field} = {value}: must be {least} or above")
 
 
 def to_plain(config: ml_collections.ConfigDict) -> dict:

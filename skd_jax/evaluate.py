@@ -1,10 +1,9 @@
 """What a model does on held-out data: greedy answers, and how it agrees.
 
-Answers are scored as text, see scores.py. The held-out divergence of student
-and teacher is a mean over the tokens of the references, at temperature 1.
+Answers are scored as text, see scores.py. How student and teacher agree is a
+mean over the tokens of the references, at temperature 1.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from skd_jax import (
   divergence,
@@ -22,7 +22,8 @@ from skd_jax import (
   structs,
   verify,
 )
-from skd_jax import train_step as train_step_lib
+
+TOP_K = 25  # Of the teacher's best tokens, how many are compared.
 
 # (params, batch) -> Rollout of greedy answers.
 DecodeFn = Callable[[structs.Params, structs.Batch], structs.Rollout]
@@ -85,15 +86,27 @@ def answer(
   return texts, {"tokens": tokens, "truncated": truncated}
 
 
+@struct.dataclass
+class AgreementSums:
+  """Sums over tokens of what two models say of them; see `agreement`."""
+
+  tokens: jax.Array  # float32 []; so are the others
+  kl: jax.Array
+  agreement: jax.Array
+  rank_correlation: jax.Array
+  teacher_top_mass: jax.Array
+  student_top_mass: jax.Array
+
+
 def make_agreement_fn(
   student: structs.LanguageModel,
   teacher: structs.LanguageModel,
   chunk_size: int,
-) -> Callable[[structs.Params, structs.Params, structs.Batch], loss.Sums]:
-  """Returns jitted `(student params, teacher params, batch) -> Sums`.
+) -> Callable[[structs.Params, structs.Params, structs.Batch], AgreementSums]:
+  """Returns jitted `(student params, teacher params, batch) -> AgreementSums`.
 
-  The sums over the reference tokens: `kl` KL(teacher || student), `agreement`
-  how often both have the same most probable token.
+  The sums are over the reference tokens. One compilation for each pair of
+  models and width of the batch.
   """
   return functools.partial(
     _agreement_sums, student=student, teacher=teacher, chunk_size=chunk_size
@@ -106,45 +119,103 @@ def make_agreement_fn(
 def _agreement_sums(
   student_params, teacher_params, batch, *, student, teacher, chunk_size
 ):
-  written = train_step_lib.reference_rollout(batch)
-  written = dataclasses.replace(
-    written,
-    teacher_hidden=scoring.response_hidden(
-      teacher,
-      teacher_params,
-      batch.prompt,
-      batch.prompt_length,
-      written.tokens,
-    ),
+  def states(model, params):
+    hidden = scoring.response_hidden(
+      model, params, batch.prompt, batch.prompt_length, batch.reference
+    )
+    return hidden.reshape(-1, hidden.shape[-1])
+
+  of_student = states(student, student_params)
+  of_teacher = states(teacher, teacher_params)
+  student_head = student.head_params(student_params)
+  teacher_head = teacher.head_params(teacher_params)
+
+  def one_chunk(take, valid, total):
+    values = compare_logits(
+      teacher.head(teacher_head, take(of_teacher)),
+      student.head(student_head, take(of_student)),
+    )
+    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
+    return jax.tree.map(jnp.add, total, sums)
+
+  size = batch.reference.shape[1]
+  mask = jnp.arange(size)[None, :] < batch.reference_length[:, None]
+  zeros = AgreementSums(*[jnp.float32(0)] * 6)
+  return loss.walk_chunks(one_chunk, zeros, mask.reshape(-1), chunk_size)
+
+
+def compare_logits(
+  teacher: jax.Array, student: jax.Array, k: int = TOP_K
+) -> AgreementSums:
+  """Compares what two models say of each token.
+
+  Args:
+    teacher: float32 [N, V], logits.
+    student: float32 [N, V], logits.
+    k: how many of the teacher's best tokens are looked at, at most V.
+
+  Returns:
+    AgreementSums of shape [N]: 1; KL(teacher || student); whether the most
+    probable token is the same; Spearman's rank correlation of both models'
+    logits of the teacher's k best tokens, 0 where one of them ties them all;
+    the probability that the teacher and the student give to these k together.
+  """
+  k = min(k, teacher.shape[-1])
+  of_teacher, top = jax.lax.top_k(teacher, k)
+  of_student = jnp.take_along_axis(student, top, axis=-1)
+
+  def mass(logits, among):
+    return jnp.exp(
+      jax.nn.logsumexp(among, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    )
+
+  return AgreementSums(
+    tokens=jnp.ones(teacher.shape[:-1], jnp.float32),
+    kl=divergence.forward_kl(teacher, student),
+    agreement=(jnp.argmax(student, axis=-1) == top[..., 0]).astype(jnp.float32),
+    rank_correlation=_spearman(of_teacher, of_student),
+    teacher_top_mass=mass(teacher, of_teacher),
+    student_top_mass=mass(student, of_student),
   )
-  return train_step_lib.rollout_loss(
-    student_params,
-    teacher.head_params(teacher_params),
-    batch,
-    written,
-    student=student,
-    teacher=teacher,
-    token_loss=loss.distillation_token_loss(divergence.forward_kl, "uniform"),
-    chunk_size=chunk_size,
-  )[1]
+
+
+def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Spearman's rank correlation: [N, k], [N, k] -> [N], ties averaged."""
+
+  def centred_ranks(x):
+    # Twice the rank, from 0: a larger value counts 2, an equal one 1.
+    above = x[:, None, :] > x[:, :, None]
+    equal = (x[:, None, :] == x[:, :, None]).astype(jnp.float32)
+    ranks = jnp.sum(above.astype(jnp.float32) * 2 + equal, axis=-1)
+    return ranks - jnp.mean(ranks, axis=-1, keepdims=True)
+
+  x, y = centred_ranks(a), centred_ranks(b)
+  scale = jnp.sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
+  return jnp.sum(x * y, axis=-1) / jnp.maximum(scale, 1e-6)
 
 
 def agreement(
-  sums_fn: Callable[..., loss.Sums],
+  sums_fn: Callable[..., AgreementSums],
   student_params: structs.Params,
   teacher_params: structs.Params,
   batches: Iterable[structs.Batch],
 ) -> dict[str, float]:
-  """Means over held-out reference tokens.
+  """Means over held-out reference tokens, of what `compare_logits` gives.
 
   Returns:
-    {"kl": nats per token, "agreement": share of tokens in [0, 1]}.
+    {"kl": nats per token, "agreement": share of tokens in [0, 1],
+    "rank_correlation" in [-1, 1], "teacher_top_mass" and "student_top_mass" in
+    [0, 1]}.
   """
-  total = loss.Sums.zero()
+  total = None
   for batch in batches:
-    total = total + sums_fn(student_params, teacher_params, batch)
-  means = jax.device_get(total.means())
-  return {name: float(means[name]) for name in ("kl", "agreement")}
+    sums = sums_fn(student_params, teacher_params, batch)
+    total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+  if total is None:
+    raise ValueError("batches is empty; at least one is needed")
+  sums = {k: float(v) for k, v in vars(jax.device_get(total)).items()}
+  tokens = max(sums.pop("tokens"), 1.0)
+  return {name: value / tokens for name, value in sums.items()}
 
 
 def make_annotate_fn(

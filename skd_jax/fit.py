@@ -87,8 +87,9 @@ def fit(
       tqdm.tqdm(total=config.num_steps, initial=first, desc=stage, unit="step")
     )
     watch = health.Watch(stage)
+    shown: dict[str, Any] = {}  # The newest of all that was logged.
     if restored is None:
-      _visit(visits, state, first, log)
+      shown |= _visit(visits, state, first, log)
     for step in range(first, config.num_steps):
       state, means, counts = step_fn(state, next(batches), step)
       meter.add(means, counts)
@@ -99,12 +100,14 @@ def fit(
       if _due(done, config.log_every_steps) or due:
         line = meter.line()
         health.check_finite(line, stage, done, manager.latest_step())
-        log(done, line)
-        bar.set_postfix_str(_short(line))
+        signs = {f"warning_{name}": 1 for name in health.signs(line)}
+        log(done, line | signs)
+        shown |= line
+        bar.set_postfix_str(_short(shown))
         for warning in watch.warnings(line):
           tqdm.tqdm.write(f"Warning: {warning}")
       # Before the save: what a checkpoint has behind it has been visited.
-      _visit(visits, state, done, log)
+      shown |= _visit(visits, state, done, log)
       if due:
         totals = dict(meter.totals)  # A copy: it is written in the background.
         checkpoint.save(
@@ -139,10 +142,11 @@ def _visit(
   state: structs.TrainState,
   step: int,
   log: metrics.LogMetrics,
-) -> None:
+) -> Metrics:
   scalars = visits[step](state, step) if step in visits else {}
   if scalars:
     log(step, scalars)
+  return scalars
 
 
 def _due(step: int, every: int) -> bool:
@@ -182,11 +186,13 @@ def rates(counts: Metrics) -> dict[str, float]:
   """Turns the counts of rollouts into rates.
 
   Returns:
-    replacement_rate: replaced tokens over ALL emitted tokens.
+    replacement_rate: replaced tokens over ALL emitted tokens; like the next,
+    only where a teacher judges.
     accepted_per_round: the student's tokens that stayed, per teacher pass.
     truncated: share of rollouts that reached the length limit.
     generated_tokens_per_s, and seconds_* of each part, and tokens_per_s of
-    the whole step. Only what the counts allow.
+    the whole step. Only what the counts allow. References are not counted as
+    emitted, nor their rows as rollouts.
   """
   result = {k: v for k, v in counts.items() if k.startswith("seconds_")}
   seconds = sum(result.values())
@@ -194,21 +200,28 @@ def rates(counts: Metrics) -> dict[str, float]:
     result["tokens_per_s"] = counts["trained_tokens"] / seconds
   if counts.get("emitted"):
     emitted = counts["emitted"]
-    result["replacement_rate"] = counts["replaced"] / emitted
     result["truncated"] = counts["truncated"] / counts["rows"]
     result["generated_tokens_per_s"] = emitted / counts["seconds_generate"]
     if counts.get("rounds"):
-      result["accepted_per_round"] = (emitted - counts["replaced"]) / counts[
-        "rounds"
-      ]
+      accepted = emitted - counts["replaced"]
+      result["replacement_rate"] = counts["replaced"] / emitted
+      result["accepted_per_round"] = accepted / counts["rounds"]
   return result
 
 
 def _short(line: Mapping[str, float]) -> str:
-  """The log line for the progress bar."""
-  shown = [f"loss {line['loss']:.3f}"]
-  if "replacement_rate" in line:
-    shown.append(f"replaced {line['replacement_rate']:.1%}")
+  """The newest numbers for the progress bar, and the signs of trouble."""
+  formats = {
+    "loss": "loss {:.3f}",
+    "kl": "kl {:.3f}",
+    "replacement_rate": "replaced {:.1%}",
+    "accepted_per_round": "{:.1f} a round",
+    "truncated": "cut {:.0%}",
+    # The student's mass on the teacher's best tokens, at the last validation.
+    "held_out_student_top_mass": "mass {:.1%}",
+  }
+  shown = [text.format(line[k]) for k, text in formats.items() if k in line]
+  shown += [f"WARNING {name}" for name in health.signs(line)]
   if math.isfinite(line.get("tokens_per_s", math.nan)):
     shown.append(f"{line['tokens_per_s']:.0f} tok/s")
   return ", ".join(shown)

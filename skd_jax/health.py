@@ -1,7 +1,9 @@
 """Signs that a run is not doing what it should, in words."""
 
+import collections
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 # The teacher and the student disagree on most tokens.
 _MOST_REPLACED = 0.5
@@ -18,31 +20,54 @@ class Watch:
 
   def warnings(self, line: Mapping[str, float]) -> Iterator[str]:
     """Yields the warnings that a line of the log calls for."""
-    for name, text in _warnings(line):
+    for name, text in signs(line).items():
       if name not in self._given:
         self._given.add(name)
         yield f"{self._stage}: {text}"
 
 
-def _warnings(line: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+def signs(line: Mapping[str, float]) -> dict[str, str]:
+  """Returns what a line of the log shows to be wrong: name -> words."""
   rate = line.get("replacement_rate")
   # A run without a teacher in the loop has no rounds, and no gate to judge.
   if rate is None or "accepted_per_round" not in line:
-    return
+    return {}
   if rate > _MOST_REPLACED:
-    yield (
-      "gap",
-      f"the teacher replaces {rate:.0%} of the tokens. The gap between student "
-      "and teacher is too large for the student's proposals to matter: "
-      "fine-tune the student first, or raise rollout.threshold.",
-    )
+    return {
+      "gap": f"the teacher replaces {rate:.0%} of the tokens. The gap between "
+      "student and teacher is too large for the student's proposals to matter: "
+      "fine-tune the student first, or raise rollout.threshold."
+    }
   if rate < _FEWEST_REPLACED:
-    yield (
-      "inert",
-      f"the teacher replaces {rate:.2%} of the tokens. The gate is inert and "
-      "this is on-policy distillation: lower rollout.threshold (top_k), or "
-      "choose another rollout.accept.",
-    )
+    return {
+      "inert": f"the teacher replaces {rate:.2%} of the tokens. The gate is "
+      "inert and this is on-policy distillation: lower rollout.threshold "
+      "(top_k), or choose another rollout.accept."
+    }
+  return {}
+
+
+def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+  """Sums up the warnings of a whole log, for the report.
+
+  Args:
+    lines: of metrics.jsonl.
+
+  Returns:
+    One text for each warning of each stage and seed: where it was first given,
+    and how many lines called for it.
+  """
+  first: dict[tuple, str] = {}
+  times: collections.Counter = collections.Counter()
+  for line in lines:
+    for name, text in signs(line).items():
+      key = line["stage"], line["seed"], name
+      times[key] += 1
+      first.setdefault(key, f"step {line['step']}: {text}")
+  return [
+    f"{stage}, seed {seed}, {text} ({times[stage, seed, name]} x in the log)"
+    for (stage, seed, name), text in first.items()
+  ]
 
 
 def check_finite(

@@ -23,7 +23,13 @@ from skd_jax import structs, verify
 
 _HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
 
-WEIGHTS = ("uniform", "accepted_only", "teacher_confidence", "replaced_ce")
+WEIGHTS = (
+  "uniform",
+  "accepted_only",
+  "teacher_confidence",
+  "replaced_ce",
+  "verified",
+)
 
 
 @struct.dataclass
@@ -98,7 +104,11 @@ def supervised_token_loss(
 
 
 def distillation_token_loss(
-  divergence: divergence_lib.Divergence, weights: str
+  divergence: divergence_lib.Divergence,
+  weights: str,
+  *,
+  verified_k: int = 25,
+  unverified_weight: float = 0.1,
 ) -> TokenLoss:
   """Builds the loss of SKD and of every other distillation method.
 
@@ -106,7 +116,11 @@ def distillation_token_loss(
     divergence: from divergence.py.
     weights: `uniform`; `accepted_only` (the student's accepted tokens alone);
       `teacher_confidence` (weight max_v p_v); `replaced_ce` (cross-entropy on
-      the tokens that the teacher replaced, the divergence elsewhere).
+      the tokens that the teacher replaced, the divergence elsewhere);
+      `verified` (see the next two, after arXiv 2510.24021: the loss counts
+      less where the teacher does not verify the token, whoever wrote it).
+    verified_k: a token is verified among so many of the teacher's best.
+    unverified_weight: of the others; ours, not a number of the paper.
 
   Raises:
     ValueError: an unknown `weights`.
@@ -124,6 +138,9 @@ def distillation_token_loss(
       weight = _as_float(inputs.source == structs.STUDENT)
     elif weights == "teacher_confidence":
       weight = jnp.max(jax.nn.softmax(teacher), axis=-1)
+    elif weights == "verified":
+      rank = verify.token_rank(teacher, inputs.tokens)
+      weight = _as_float(jnp.where(rank < verified_k, 1.0, unverified_weight))
     elif weights == "replaced_ce":
       hard = cross_entropy(student, inputs.tokens)
       value = jnp.where(replaced, hard, value)
@@ -206,7 +223,7 @@ def _chunked(
     _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
     return carry + sums
 
-  sums = _walk(one_chunk, Sums.zero(), mask, chunk_size)
+  sums = walk_chunks(one_chunk, Sums.zero(), mask, chunk_size)
   return sums.loss, sums
 
 
@@ -229,7 +246,7 @@ def _chunked_forward(
     return sums + more, weights_grad, take.put(hidden_grad, states_grad)
 
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
-  sums, weights_grad, hidden_grad = _walk(
+  sums, weights_grad, hidden_grad = walk_chunks(
     one_chunk, (Sums.zero(), zeros, jnp.zeros_like(hidden)), mask, chunk_size
   )
   weights_grad = jax.tree.map(
@@ -305,8 +322,24 @@ class _Take:
     return x.at[self._index].set(rows, mode="drop")
 
 
-def _walk(one_chunk, carry: Any, mask: jax.Array, chunk_size: int) -> Any:
-  """Calls `one_chunk(take, valid, carry)` for the chunks of valid tokens."""
+def walk_chunks(
+  one_chunk: Callable[[Any, jax.Array, Any], Any],
+  carry: Any,
+  mask: jax.Array,
+  chunk_size: int,
+) -> Any:
+  """Calls `one_chunk(take, valid, carry) -> carry` for chunks of valid tokens.
+
+  Args:
+    one_chunk: `take` gathers the chunk's rows of an array [N, ...]; valid, bool
+      [C], is False where the last chunk has no more tokens.
+    carry: the first carry.
+    mask: bool [N], the valid tokens.
+    chunk_size: C.
+
+  Returns:
+    The last carry.
+  """
   num_tokens = mask.shape[0]
   chunk_size = min(chunk_size, num_tokens)
   num_slots = -(-num_tokens // chunk_size) * chunk_size

@@ -1,9 +1,10 @@
 """Runs an experiment: python -m skd_jax.main --config=configs/wmt.py."""
 
+import contextlib
 import logging as stdlib_logging
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -25,14 +26,22 @@ _WORKDIR = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   """Hands the parsed flags over to train_and_evaluate."""
   del argv
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_is_worth_showing)
+  show_our_messages()
   # Imported late, so that a misspelt flag is reported at once.
-  from skd_jax import compilation, fit, train
+  from skd_jax import compilation, train
 
   compilation.keep_compiled()
-  try:
+  with stop_in_one_line():
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+
+
+@contextlib.contextmanager
+def stop_in_one_line() -> Iterator[None]:
+  """Ends the program with one line for people where a run stops or fails."""
+  from skd_jax import fit
+
+  try:
+    yield
   except fit.Interrupted as stop:
     print(f"\n{stop}. The same command continues from there.", file=sys.stderr)
     sys.exit(130)
@@ -45,9 +54,16 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(1)
 
 
+def show_our_messages() -> None:
+  """Shows what this project logs; of other libraries, warnings alone."""
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_is_worth_showing)
+
+
 def _is_worth_showing(record: stdlib_logging.LogRecord) -> bool:
-  """Our own messages; of other libraries, warnings alone."""
-  ours = pathlib.Path(record.pathname).parent.name == "skd_jax"
+  """Whether a message is ours, or a warning."""
+  folder = pathlib.Path(record.pathname).parent.name
+  ours = folder in ("skd_jax", "benchmarks")
   return ours or record.levelno >= stdlib_logging.WARNING
 
 

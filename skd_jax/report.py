@@ -51,8 +51,9 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
       {name: value}}, `rollout` {replacement_rate, accepted_per_round,
       tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
       `signature` (a string, or one per metric), `per_seed` (a list of {seed,
-      metrics}, metrics as above), `command` (a string) and `versions` {name:
-      version}. A model that was not measured is absent or empty.
+      metrics}, metrics as above), `warnings` (strings), `command` (a string)
+      and `versions` {name: version}. A model that was not measured is absent or
+      empty.
 
   Raises:
     ValueError: if one of the keys that every report needs is missing.
@@ -68,6 +69,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
     f"# {report['task']}",
     margin_sentence(report),
     *_score_tables(report),
+    _warning_section(report.get("warnings") or ()),
     _rollout_section(report["rollout"]),
     _time_section(report["seconds"]),
     _origin_section(report),
@@ -212,6 +214,11 @@ def _decimals(values: Sequence[float]) -> int:
   if largest < 1:
     return 4
   return 2 if largest < 1000 else 0
+
+
+def _warning_section(warnings: Sequence[str]) -> str:
+  lines = [f"- {warning}" for warning in warnings]
+  return "\n".join(["## Warnings\n", *lines]) if lines else ""
 
 
 def _rollout_section(rollout: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from skd_jax import config as config_lib
 from skd_jax import (
   evaluate,
   fit,
+  health,
   input_pipeline,
   metrics,
   model_store,
@@ -97,7 +98,7 @@ def sample_visits(
   seed: int,
   student: model_store.LoadedModel,
   teacher: model_store.LoadedModel,
-  write_fn: writers.WriteFn,
+  policy: writers.PolicyFn,
 ) -> dict[int, fit.Visit]:
   """Returns visits that keep a few rollouts for samples.html.
 
@@ -116,12 +117,13 @@ def sample_visits(
   shown = tokenized.spread_examples(test, count)
   (batch,) = input_pipeline.eval_batches(shown, count)
   annotate = evaluate.make_annotate_fn(student.model, teacher.model)
-  threshold = jnp.float32(config.rollout.threshold)
+  threshold = config_lib.threshold(config)
 
   def visit(state, step):
     keys = writers.row_keys(seed, num_steps, jnp.asarray(batch.index))
     arguments = (state.params, teacher.params, batch)
-    written = write_fn(*arguments, keys, threshold)
+    now = jnp.float32(threshold.at(step, num_steps))
+    written = policy(*arguments, keys, now)
     marks = annotate(*arguments, written)
     views = sample_views(
       run.task.tokenizer,
@@ -220,10 +222,13 @@ def write(
   first = per_seed[0]["scores"]
   evaluated = first["teacher"]["seconds"] + first["student_init"]["seconds"]
   evaluated += sum(entry["scores"]["student"]["seconds"] for entry in per_seed)
+  verify = counts.get("seconds_verify", 0.0)
   times = {
     "teacher": seconds["teacher"],
     "student_init": seconds["student_init"],
     "generate": counts.get("seconds_generate", 0.0),
+    # A pass of its own; those of a rollout are in `generate`.
+    **({"verify": verify} if verify else {}),
     "train": counts["seconds_train"],
     "evaluate": evaluated,
   }
@@ -251,6 +256,9 @@ def write(
       "tokens_per_s": rates.get("generated_tokens_per_s"),
     },
     "seconds": times | {"total": sum(times.values())},
+    "warnings": health.over_the_run(
+      metrics.read_metrics(workdir / metrics.FILE_NAME)
+    ),
     "signature": first["teacher"]["signature"],
     "command": command,
     "versions": versions(),

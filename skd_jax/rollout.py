@@ -218,6 +218,33 @@ def propose(
   return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
 
 
+def draw_again(
+  student: Policy,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  positions: jax.Array,
+) -> jax.Array:
+  """Draws each token of a draft once more, from the same law.
+
+  Args:
+    student: who proposed.
+    proposal: [B, G].
+    row_keys: typed PRNG keys [B].
+    positions: int32 [B, G], in the response.
+
+  Returns:
+    int32 [B, G].
+  """
+  law = sampling_lib.warp(student.logits(proposal.hidden), student.sampling)
+  uniform = sampling_lib.draw_uniform(
+    row_keys, sampling_lib.SECOND_DRAW, positions
+  )
+  tokens = sampling_lib.draw_token(
+    law.reshape(-1, law.shape[-1]), uniform.reshape(-1)
+  )
+  return tokens.reshape(positions.shape)
+
+
 @jax.named_scope("verify")
 def verify_proposal(
   student: Policy,
@@ -250,14 +277,11 @@ def verify_proposal(
       tokens=proposal.tokens,
       teacher_logits=logits,
       student_log_prob=proposal.log_prob,
-      teacher_log_prob=jnp.take_along_axis(
-        sampling_lib.warp(logits, teacher.sampling),
-        proposal.tokens[..., None],
-        axis=-1,
-      )[..., 0],
+      teacher_log_probs=sampling_lib.warp(logits, teacher.sampling),
       uniform=sampling_lib.draw_uniform(
         row_keys, sampling_lib.ACCEPT_DRAW, positions
       ),
+      draw_again=lambda: draw_again(student, proposal, row_keys, positions),
     ),
     threshold,
   )

@@ -8,7 +8,7 @@ from typing import Any
 import grain
 import ml_collections
 
-from skd_jax import input_pipeline, structs, tokenized
+from skd_jax import input_pipeline, stages, structs, tokenized
 from skd_jax import task as task_lib
 
 
@@ -20,6 +20,12 @@ class Run:
   workdir: pathlib.Path
   task: task_lib.Task
   dtype: Any  # Of activations, caches and the frozen teacher.
+
+  def depends_on(self, *sections: str) -> dict[str, Any]:
+    """Returns the settings of some sections, and those of the task, flat."""
+    return task_lib.depends_on(self.config) | stages.settings(
+      self.config, *sections, "seed", "dtype"
+    )
 
   def train_batches(
     self, fit_config: ml_collections.ConfigDict, seed: int

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 STUDENT_DRAW = 0  # The student's proposal.
 ACCEPT_DRAW = 1  # The uniform number of a randomised acceptance rule.
 TEACHER_DRAW = 2  # The teacher's replacement.
+REFERENCE_DRAW = 3  # Whether the row is the data set's; at position 0.
+SECOND_DRAW = 4  # The student's other proposal, of `released_top_k`.
 
 # The blocks in which the nucleus is sought first: how many, and how wide.
 _NUM_BEST = 32
@@ -53,7 +55,7 @@ def draw_uniform(
 
   Args:
     row_keys: typed PRNG keys [B], one a row.
-    role: STUDENT_DRAW, ACCEPT_DRAW or TEACHER_DRAW.
+    role: STUDENT_DRAW, ACCEPT_DRAW, ...
     position: int32 [B] or [B, G], the index of the token in the response.
 
   Returns:

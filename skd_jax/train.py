@@ -25,7 +25,6 @@ from absl import logging
 
 from skd_jax import config as config_lib
 from skd_jax import (
-  divergence,
   fit,
   held_out,
   loss,
@@ -34,14 +33,16 @@ from skd_jax import (
   results,
   stages,
   structs,
+  validation,
   writers,
 )
 from skd_jax import task as task_lib
 from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
 
-# The sections of the config that a distilled student depends on.
-_DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
+# The sections of the config that a distilled student depends on, and the models
+# that it starts from.
+DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
 
 # (state, teacher head, batch, rollout) -> (state, metrics)
 Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
@@ -64,14 +65,8 @@ def train_and_evaluate(
     FloatingPointError: training diverged.
     fit.Interrupted: the run was asked to stop, and has saved.
   """
-  config_lib.validate(config)
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  vocab_size = model_store.common_vocab_size(config)
-  task = task_lib.load_task(config, workdir, vocab_size)
-  run = Run(config, workdir, task, model_store.compute_dtype(config.dtype))
-  results.write_config(workdir, config)
-
+  run = open_run(config, workdir)
+  workdir = run.workdir
   teacher, seconds_teacher = prepare_model(run, "teacher")
   start, seconds_start = prepare_model(run, "student_init")
   scores = {
@@ -86,11 +81,11 @@ def train_and_evaluate(
     student, counts = distill(run, shared, seed)
     name = f"distill_seed_{seed}"
     scores_of_seed = scores | {
-      "student": score(run, name, student, teacher, _DISTILLED)
+      "student": score(run, name, student, teacher, DISTILLED)
     }
     per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
-      model_store.export(workdir / "export", student, task)
+      model_store.export(workdir / "export", student, run.task)
   return results.write(
     workdir,
     config,
@@ -98,6 +93,23 @@ def train_and_evaluate(
     {"teacher": seconds_teacher, "student_init": seconds_start},
     command=" ".join(["python -m skd_jax.main", *sys.argv[1:]]),
   )
+
+
+def open_run(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> Run:
+  """Checks the config, reads the data and writes config.json.
+
+  Raises:
+    ValueError, FileNotFoundError: bad settings, data or checkpoints.
+  """
+  validation.validate(config)
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  vocab_size = model_store.common_vocab_size(config)
+  task = task_lib.load_task(config, workdir, vocab_size)
+  results.write_config(workdir, config)
+  return Run(config, workdir, task, model_store.compute_dtype(config.dtype))
 
 
 def prepare_model(
@@ -126,7 +138,7 @@ def prepare_model(
   if shape.path:
     logging.info("%s: taken from %s", stage, shape.path)
     return load(shape.path), 0.0
-  needs = _depends_on(run, (role,))
+  needs = run.depends_on(role)
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     if shape.init_path:
@@ -162,8 +174,6 @@ def fine_tune(
     written = train_step_lib.reference_rollout(batch)
     state, means = learn(state, None, batch, written)
     jax.block_until_ready(means)
-    # Without a teacher there is no divergence from it.
-    means = {name: value for name, value in means.items() if name != "kl"}
     return state, means, _train_counts(batch.reference_length, begun)
 
   state, counts = fit.fit(
@@ -187,7 +197,8 @@ class Distillation:
   teacher: model_store.LoadedModel
   teacher_head: structs.Params
   optimizer: optax.GradientTransformation
-  write: writers.WriteFn  # Who writes the training data.
+  policy: writers.PolicyFn  # The rollout.
+  write: writers.WriteFn  # Who writes the training data of a step.
   learn: Learn  # The train step.
 
 
@@ -195,48 +206,29 @@ def prepare_distillation(
   run: Run, start: model_store.LoadedModel, teacher: model_store.LoadedModel
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
+  asks_teacher = run.config.loss.divergence != "cross_entropy"
   optimizer, learn = _make_learner(
-    run, run.config.distill, start, teacher.model, _distillation_loss(run)
+    run,
+    run.config.distill,
+    start,
+    teacher.model if asks_teacher else None,
+    config_lib.token_loss(run.config, run.task.vocab_size),
+  )
+  policy = writers.make_policy_fn(
+    run,
+    start,
+    teacher,
+    writers.choose_draft_length(run, start, teacher, DISTILLED),
   )
   return Distillation(
     start=start,
     teacher=teacher,
     teacher_head=teacher.model.head_params(teacher.params),
     optimizer=optimizer,
-    write=writers.make_write_fn(
-      run, start, teacher, choose_draft_length(run, start, teacher)
-    ),
+    policy=policy,
+    write=writers.make_write_fn(run, teacher, policy),
     learn=learn,
   )
-
-
-def choose_draft_length(
-  run: Run, start: model_store.LoadedModel, teacher: model_store.LoadedModel
-) -> int:
-  """Gives G: the config's, or where that is 0, the fastest of a few.
-
-  Measured once, with the student's start on the first batch, and kept like a
-  stage, so that a continued run goes on with the same.
-  """
-  config = run.config
-  length = config.rollout.num_draft_tokens
-  if length or config.rollout.policy != "skd":
-    return length
-  needs = _depends_on(run, _DISTILLED)
-  result = stages.begin(run.workdir, "draft_length", needs)
-  if result is None:
-    batch = next(run.train_batches(config.distill, config.seeds[0]))
-    speeds = writers.measure_draft_lengths(run, start, teacher, batch)
-    length = max(speeds, key=speeds.__getitem__)
-    logging.info(
-      "Draft length %d is the fastest; tokens per second: %s",
-      length,
-      ", ".join(f"{n}: {speed:.0f}" for n, speed in speeds.items()),
-    )
-    result = stages.finish(
-      run.workdir, "draft_length", needs, {"num_draft_tokens": length}
-    )
-  return result["num_draft_tokens"]
 
 
 def distill(
@@ -255,7 +247,7 @@ def distill(
   config, stage = run.config, f"distill_seed_{seed}"
   start, teacher = shared.start, shared.teacher
   folder = run.workdir / "students" / f"seed_{seed}"
-  needs = _depends_on(run, _DISTILLED)
+  needs = run.depends_on(*DISTILLED)
   result = stages.begin(run.workdir, stage, needs)
   if result is not None:
     student = model_store.load(
@@ -263,16 +255,15 @@ def distill(
     )
     return dataclasses.replace(start, params=student.params), result
 
-  threshold = jnp.float32(config.rollout.threshold)
-
   def step_fn(state, batch, step):
-    begun = time.perf_counter()
     keys = writers.row_keys(seed, step, batch.index)
-    written = shared.write(state.params, teacher.params, batch, keys, threshold)
+    written, seconds = shared.write(
+      state.params, teacher.params, batch, keys, step
+    )
     written, counts = writers.trim_and_count(
       written, config.data.length_multiple
     )
-    counts["seconds_generate"] = time.perf_counter() - begun
+    counts |= seconds
     begun = time.perf_counter()
     state, means = shared.learn(state, shared.teacher_head, batch, written)
     jax.block_until_ready(means)
@@ -285,8 +276,8 @@ def distill(
   # The start is used again by the next seed, and the state is donated.
   params = jax.tree.map(jnp.copy, start.params)
   visits = fit.merge_visits(
-    held_out.validation_visits(run, config.distill, start.model),
-    results.sample_visits(run, seed, start, teacher, shared.write),
+    held_out.validation_visits(run, config.distill, start.model, teacher),
+    results.sample_visits(run, seed, start, teacher, shared.policy),
   )
   state, counts = fit.fit(
     step_fn,
@@ -323,7 +314,7 @@ def score(
     As held_out.score_model.
   """
   stage = f"evaluate_{name}"
-  needs = _depends_on(run, sections) | task_lib.scores_depend_on(run.config)
+  needs = run.depends_on(*sections) | task_lib.scores_depend_on(run.config)
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     result = held_out.score_model(run, name, model, teacher)
@@ -358,34 +349,19 @@ def _make_learner(
     token_loss=token_loss,
     chunk_size=run.config.loss.chunk_size,
   )
-  step = functools.partial(
-    train_step_lib.train_step,
-    loss_fn=loss_fn,
-    optimizer=optimizer,
-    num_microbatches=fit_config.num_microbatches,
-  )
+
+  def step(*arguments):
+    state, metrics = train_step_lib.train_step(
+      *arguments,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      num_microbatches=fit_config.num_microbatches,
+    )
+    if teacher is None:
+      metrics.pop("kl")  # There is no teacher that it is the divergence from.
+    return state, metrics
+
   return optimizer, jax.jit(step, donate_argnums=0)
-
-
-def _depends_on(run: Run, sections: tuple[str, ...]) -> dict[str, Any]:
-  """Returns the settings of some sections, and those of the task."""
-  return task_lib.depends_on(run.config) | stages.settings(
-    run.config, *sections, "seed", "dtype"
-  )
-
-
-def _distillation_loss(run: Run) -> loss.TokenLoss:
-  config = run.config
-  return loss.distillation_token_loss(
-    divergence.get_divergence(
-      config.loss.divergence,
-      beta=config.loss.beta,
-      alpha=config.loss.alpha,
-      k=config.loss.k,
-      vocab_size=run.task.vocab_size,
-    ),
-    config.loss.weights,
-  )
 
 
 def _train_counts(length: Any, begun: float) -> dict[str, float]:

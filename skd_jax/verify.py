@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from skd_jax import sampling
+from skd_jax import sampling, schedules
 
 
 @struct.dataclass
@@ -25,8 +25,16 @@ class Evidence:
   tokens: jax.Array  # int32 [B, G], the student's proposals
   teacher_logits: jax.Array  # float32 [B, G, V], raw
   student_log_prob: jax.Array  # float32 [B, G], as drawn (warped)
-  teacher_log_prob: jax.Array  # float32 [B, G], as it would draw (warped)
+  teacher_log_probs: jax.Array  # float32 [B, G, V], as it would draw (warped)
   uniform: jax.Array  # float32 [B, G], for the randomised rules
+  # () -> int32 [B, G]: the student's tokens, drawn once more. A function, as
+  # one rule alone wants them and they cost the student's law at every draft.
+  draw_again: Callable[[], jax.Array] = struct.field(pytree_node=False)
+
+
+def _own(values: jax.Array, tokens: jax.Array) -> jax.Array:
+  """Picks the value of each token: [..., V], [...] -> [...]."""
+  return jnp.take_along_axis(values, tokens[..., None], axis=-1)[..., 0]
 
 
 def token_rank(logits: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -39,7 +47,7 @@ def token_rank(logits: jax.Array, tokens: jax.Array) -> jax.Array:
   Returns:
     int32 [...]; tied tokens share the best of their ranks.
   """
-  own = jnp.take_along_axis(logits, tokens[..., None], axis=-1)
+  own = _own(logits, tokens)[..., None]
   return jnp.sum(logits > own, axis=-1, dtype=jnp.int32)
 
 
@@ -60,7 +68,7 @@ def accept_top_p(evidence: Evidence, threshold: jax.Array) -> jax.Array:
   than `threshold`, so one sum decides.
   """
   probs = jax.nn.softmax(evidence.teacher_logits)
-  own = jnp.take_along_axis(probs, evidence.tokens[..., None], axis=-1)
+  own = _own(probs, evidence.tokens)[..., None]
   mass_above = jnp.sum(jnp.where(probs > own, probs, 0.0), axis=-1)
   return mass_above < threshold
 
@@ -71,8 +79,7 @@ def accept_prob_floor(evidence: Evidence, threshold: jax.Array) -> jax.Array:
   0 accepts everything.
   """
   log_probs = jax.nn.log_softmax(evidence.teacher_logits)
-  own = jnp.take_along_axis(log_probs, evidence.tokens[..., None], axis=-1)
-  return jnp.exp(own[..., 0]) >= threshold
+  return jnp.exp(_own(log_probs, evidence.tokens)) >= threshold
 
 
 def accept_mixture(evidence: Evidence, threshold: jax.Array) -> jax.Array:
@@ -83,7 +90,8 @@ def accept_mixture(evidence: Evidence, threshold: jax.Array) -> jax.Array:
   distributed exactly as (1 - g) p + g q: min(p, m) is kept, and (m - p)+ is
   proportional to (q - p)+ for the mixture m.
   """
-  ratio = jnp.exp(evidence.teacher_log_prob - evidence.student_log_prob)
+  of_teacher = _own(evidence.teacher_log_probs, evidence.tokens)
+  ratio = jnp.exp(of_teacher - evidence.student_log_prob)
   return evidence.uniform < 1 - threshold + threshold * ratio
 
 
@@ -112,6 +120,28 @@ def accept_random(evidence: Evidence, threshold: jax.Array) -> jax.Array:
   return evidence.uniform >= threshold
 
 
+def accept_released_top_k(
+  evidence: Evidence, threshold: jax.Array
+) -> jax.Array:
+  """Accepts as the paper's released code does, to show what it really did.
+
+  A token other than the one that is kept is checked: a second draw from the
+  student's law. It passes when it is among the `threshold` best of the
+  teacher's logits after the teacher's temperature and top-p, so never when it
+  is outside the nucleus: at temperature 0.2 and top-p 0.5 that leaves little
+  but the teacher's first choice. The first draw stays when the second passes.
+
+  What else that code does is not reproduced: drafts that ignore the student's
+  temperature and top-p, a loss that starts at the second token of the response
+  and runs past its end, responses that are decoded and tokenised again, EOS
+  appended to truncated ones.
+  """
+  checked = evidence.draw_again()
+  law = evidence.teacher_log_probs
+  inside = _own(law, checked) > -jnp.inf
+  return inside & (token_rank(law, checked).astype(threshold.dtype) < threshold)
+
+
 ACCEPT: dict[str, Callable[[Evidence, jax.Array], jax.Array]] = {
   "top_k": accept_top_k,
   "top_p": accept_top_p,
@@ -121,7 +151,18 @@ ACCEPT: dict[str, Callable[[Evidence, jax.Array], jax.Array]] = {
   "always": accept_always,
   "never": accept_never,
   "random": accept_random,
+  "released_top_k": accept_released_top_k,
 }
+
+# The rules that look at rollout.threshold.
+WITH_THRESHOLD = (
+  "top_k",
+  "top_p",
+  "prob_floor",
+  "mixture",
+  "random",
+  "released_top_k",
+)
 
 REPLACE = ("sample", "argmax", "residual")
 
@@ -130,7 +171,7 @@ NEEDS_RESIDUAL = ("mixture", "lossless")
 
 
 def check_rule(
-  accept: str, replace: str, threshold: float, vocab_size: int
+  accept: str, replace: str, threshold: schedules.Schedule, vocab_size: int
 ) -> None:
   """Checks a rule, its replacement and its threshold before anything runs.
 
@@ -152,20 +193,29 @@ def check_rule(
     )
   low, high = {
     "top_k": (1, vocab_size),
+    "released_top_k": (1, vocab_size),
     "top_p": (0, 1),
     "prob_floor": (0, 1),
     "mixture": (0, 1),
     "random": (0, 1),
   }.get(accept, (float("-inf"), float("inf")))
-  if not low <= threshold <= high:
+  for field, value in zip(
+    ("threshold", "threshold_end"), threshold.extremes, strict=False
+  ):
+    if not low <= value <= high:
+      raise ValueError(
+        f"rollout.{field} = {value} with rollout.accept = {accept!r}: "
+        f"must be in [{low}, {high}]"
+      )
+    if accept.endswith("top_k") and value != int(value):
+      raise ValueError(
+        f"rollout.{field} = {value} with rollout.accept = {accept!r}: "
+        "must be a whole number"
+      )
+  if threshold.shape != "constant" and accept not in WITH_THRESHOLD:
     raise ValueError(
-      f"rollout.threshold = {threshold} with rollout.accept = {accept!r}: "
-      f"must be in [{low}, {high}]"
-    )
-  if accept == "top_k" and threshold != int(threshold):
-    raise ValueError(
-      f"rollout.threshold = {threshold} with rollout.accept = 'top_k': "
-      "must be a whole number"
+      f"rollout.threshold_schedule = {threshold.shape!r} with rollout.accept = "
+      f"{accept!r}, which has no threshold: must be 'constant'"
     )
 
 

@@ -1,4 +1,11 @@
-"""Who writes the training data: one jitted function for each rollout policy."""
+"""Who writes the training data: the policy, the data set, or row by row.
+
+choose       0    1    2    3        a draw for each row, keyed like the others
+reference?   n    y    n    y
+policy       ...       ...           what is no reference is written
+merge        ...  ref  ...  ref
+score        one pass of the teacher, where no verification has brought it
+"""
 
 import dataclasses
 import time
@@ -7,12 +14,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
+from skd_jax import config as config_lib
 from skd_jax import (
   model_store,
   rollout,
   sampling,
   scoring,
+  stages,
   structs,
 )
 from skd_jax import train_step as train_step_lib
@@ -22,30 +32,38 @@ from skd_jax.run import Run
 _DRAFT_LENGTHS = (1, 2, 4, 8, 16)
 
 # (student params, teacher params, batch, row keys [B], threshold [])
-#   -> Rollout [B, T], with teacher_hidden
-WriteFn = Callable[..., structs.Rollout]
+#   -> Rollout [B, T]
+PolicyFn = Callable[..., structs.Rollout]
+# (student params, teacher params, batch, row keys [B], step)
+#   -> (Rollout [B, T], seconds by part)
+WriteFn = Callable[..., tuple[structs.Rollout, dict[str, float]]]
 
 
-def make_write_fn(
+def make_policy_fn(
   run: Run,
   student: model_store.LoadedModel,
   teacher: model_store.LoadedModel,
   num_draft_tokens: int,
-) -> WriteFn:
+) -> PolicyFn:
   """Returns the jitted rollout of the config's `rollout.policy`.
 
   Args:
-    run: the run.
+    run: the run; its policy is not `reference`.
     student: writes, or proposes.
     teacher: verifies, or writes.
     num_draft_tokens: G, of the policy `skd`.
 
   Returns:
     `(student params, teacher params, batch, row keys [B], threshold []) ->
-    Rollout [B, T]`, always with `teacher_hidden`.
+    Rollout [B, T]`, with `teacher_hidden` where the policy is `skd`.
   """
   settings = run.config.rollout
   max_new_tokens = run.task.max_new_tokens
+
+  def how(who):
+    return sampling.Sampling(
+      settings[f"{who}_temperature"], settings[f"{who}_top_p"]
+    )
 
   def policies(student_params, teacher_params):
     # The float32 masters are cast once here, not at every token.
@@ -53,11 +71,6 @@ def make_write_fn(
     return (
       rollout.Policy(cast, student.model, how("student")),
       rollout.Policy(teacher_params, teacher.model, how("teacher")),
-    )
-
-  def how(who):
-    return sampling.Sampling(
-      settings[f"{who}_temperature"], settings[f"{who}_top_p"]
     )
 
   def slots(batch):
@@ -91,14 +104,75 @@ def make_write_fn(
       batch_size=slots(batch),
       source=(structs.STUDENT, structs.TEACHER)[who],
     )
-    return with_teacher(written, teacher_params, batch)
+    # Its rounds were no passes of a teacher that judges.
+    return dataclasses.replace(
+      written, num_rounds=jnp.zeros_like(written.num_rounds)
+    )
 
-  def reference(student_params, teacher_params, batch, keys, threshold):
-    del student_params, keys, threshold
-    written = train_step_lib.reference_rollout(batch)
-    return with_teacher(written, teacher_params, batch)
+  return jax.jit(skd if settings.policy == "skd" else alone)
 
-  def with_teacher(written, teacher_params, batch):
+
+def make_write_fn(
+  run: Run, teacher: model_store.LoadedModel, policy: PolicyFn
+) -> WriteFn:
+  """Returns the function that writes the training data of a step.
+
+  What a step needs is decided before anything is traced: a step without
+  references, or of references alone, costs no more than that.
+
+  Args:
+    run: the run.
+    teacher: gives the targets of what it has not verified.
+    policy: from make_policy_fn.
+
+  Returns:
+    `(student params, teacher params, batch, row keys [B], step) -> (Rollout
+    [B, T], {"seconds_generate", "seconds_verify"})`. The rollout has
+    `teacher_hidden`, unless the loss asks no teacher; seconds_verify is the
+    time of a teacher pass of its own, and absent where the policy's own
+    passes, which are in seconds_generate, are all.
+  """
+  config = run.config
+  num_steps = config.distill.num_steps
+  threshold = config_lib.threshold(config)
+  reference_share = config_lib.reference_share(config)
+  needs_teacher = config.loss.divergence != "cross_entropy"
+  verifies = config.rollout.policy == "skd"
+  score = make_score_fn(teacher)
+
+  def write(student_params, teacher_params, batch, keys, step):
+    begun = time.perf_counter()
+    now = jnp.float32(threshold.at(step, num_steps))
+    share = reference_share.at(step, num_steps)
+    if share >= 1:
+      written = _only_references(batch)
+    elif share <= 0:
+      written = policy(student_params, teacher_params, batch, keys, now)
+    else:
+      is_reference, rest = choose_references(batch, keys, share)
+      written = policy(student_params, teacher_params, rest, keys, now)
+      written = merge_references(written, batch, is_reference)
+    jax.block_until_ready(written)
+    seconds = {"seconds_generate": time.perf_counter() - begun}
+    if needs_teacher and (share > 0 or not verifies):
+      begun = time.perf_counter()
+      written = jax.block_until_ready(score(teacher_params, batch, written))
+      seconds["seconds_verify"] = time.perf_counter() - begun
+    return written, seconds
+
+  return write
+
+
+def make_score_fn(
+  teacher: model_store.LoadedModel,
+) -> Callable[..., structs.Rollout]:
+  """Returns jitted `(teacher params, batch, Rollout) -> Rollout`.
+
+  It has the `teacher_hidden` of one teacher pass over all rows.
+  """
+
+  @jax.jit
+  def score(teacher_params, batch, written):
     return dataclasses.replace(
       written,
       teacher_hidden=scoring.response_hidden(
@@ -110,13 +184,97 @@ def make_write_fn(
       ),
     )
 
-  by_policy = {
-    "skd": skd,
-    "on_policy": alone,
-    "teacher": alone,
-    "reference": reference,
-  }
-  return jax.jit(by_policy[settings.policy])
+  return score
+
+
+_only_references = jax.jit(train_step_lib.reference_rollout)
+
+
+@jax.jit
+def choose_references(
+  batch: structs.Batch, row_keys: jax.Array, share: float
+) -> tuple[jax.Array, structs.Batch]:
+  """Chooses the rows whose response is the reference, each by its own draw.
+
+  Args:
+    batch: [B, ...].
+    row_keys: typed PRNG keys [B].
+    share: the probability of a row, in [0, 1].
+
+  Returns:
+    (bool [B], the batch with these rows marked as padding, which a rollout
+    leaves empty).
+  """
+  first = jnp.zeros(batch.prompt.shape[0], jnp.int32)
+  uniform = sampling.draw_uniform(row_keys, sampling.REFERENCE_DRAW, first)
+  is_reference = uniform < share
+  return is_reference, dataclasses.replace(
+    batch, index=jnp.where(is_reference, -1, batch.index)
+  )
+
+
+@jax.jit
+def merge_references(
+  written: structs.Rollout, batch: structs.Batch, is_reference: jax.Array
+) -> structs.Rollout:
+  """Puts the references of some rows in the place of what was written.
+
+  Args:
+    written: [B, T], T at least that of the references.
+    batch: [B, ...].
+    is_reference: bool [B].
+
+  Returns:
+    Rollout [B, T] without `teacher_hidden`: nothing has verified references.
+  """
+  longer = written.tokens.shape[1] - batch.reference.shape[1]
+  wide = jnp.pad(jnp.asarray(batch.reference), ((0, 0), (0, longer)))
+  references = train_step_lib.reference_rollout(
+    dataclasses.replace(batch, reference=wide)
+  )
+  return jax.tree.map(
+    lambda a, b: jnp.where(is_reference.reshape(-1, *[1] * (a.ndim - 1)), a, b),
+    references,
+    dataclasses.replace(written, teacher_hidden=None),
+  )
+
+
+def choose_draft_length(
+  run: Run,
+  student: model_store.LoadedModel,
+  teacher: model_store.LoadedModel,
+  sections: tuple[str, ...],
+) -> int:
+  """Gives G: the config's, or where that is 0, the fastest of a few.
+
+  Measured once, with the student's start on the first batch, and kept like a
+  stage, so that a continued run goes on with the same.
+
+  Args:
+    run: the run.
+    student: its start.
+    teacher: the teacher.
+    sections: of the config, what the distilled student depends on.
+  """
+  config = run.config
+  length = config.rollout.num_draft_tokens
+  if length or config.rollout.policy != "skd":
+    return length
+  needs = run.depends_on(*sections)
+  result = stages.begin(run.workdir, "draft_length", needs)
+  if result is None:
+    batch = next(run.train_batches(config.distill, config.seeds[0]))
+    speeds = measure_draft_lengths(run, student, teacher, batch)
+    length = max(speeds, key=speeds.__getitem__)
+    logging.info(
+      "Draft length %d is the fastest; tokens per second: %s",
+      length,
+      ", ".join(f"{n}: {speed:.0f}" for n, speed in speeds.items()),
+    )
+    result = stages.finish(
+      run.workdir, "draft_length", needs, {"num_draft_tokens": length}
+    )
+  return result["num_draft_tokens"]
 
 
 def measure_draft_lengths(
@@ -139,12 +297,12 @@ def measure_draft_lengths(
   for length in _DRAFT_LENGTHS:
     if length > run.task.max_new_tokens:
       break
-    write = make_write_fn(run, student, teacher, length)
+    policy = make_policy_fn(run, student, teacher, length)
     seconds, emitted = [], 0
     for _ in range(3):
       begun = time.perf_counter()
       written = jax.block_until_ready(
-        write(student.params, teacher.params, batch, keys, threshold)
+        policy(student.params, teacher.params, batch, keys, threshold)
       )
       seconds.append(time.perf_counter() - begun)
       emitted = int(np.sum(written.length))
@@ -172,16 +330,41 @@ def trim_and_count(
   small = jax.device_get(dataclasses.replace(written, teacher_hidden=None))
   width = -(-max(int(small.length.max()), 1) // multiple) * multiple
   width = min(width, small.tokens.shape[1])
-  emitted = np.arange(small.tokens.shape[1])[None] < small.length[:, None]
-  counts: dict[str, float] = {
-    "rows": len(small.length),
-    "emitted": int(small.length.sum()),
-    "replaced": int((emitted & (small.source == structs.TEACHER)).sum()),
-    "truncated": int((~small.stopped).sum()),
-    "rounds": int(small.num_rounds.sum()),
-  }
   cut = {
     name: getattr(written, name)[:, :width]
-    for name in ("tokens", "source", "draft_tokens", "teacher_hidden")
+    for name in ("tokens", "source", "draft_tokens")
   }
-  return dataclasses.replace(written, **cut), counts
+  if written.teacher_hidden is not None:
+    cut["teacher_hidden"] = written.teacher_hidden[:, :width]
+  return dataclasses.replace(written, **cut), count(small)
+
+
+def count(written: structs.Rollout) -> dict[str, float]:
+  """Counts what models have written; references are not counted.
+
+  Args:
+    written: [B, T], on the host.
+
+  Returns:
+    rows, emitted and replaced tokens, truncated rows, rounds. Where a teacher
+    has judged, also emitted_from_N and replaced_from_N by the position in the
+    response, N = 0, 1, 2, 4, 8, ...: from N to the next N.
+  """
+  within = np.arange(written.tokens.shape[1]) < written.length[:, None]
+  emitted = within & (written.source != structs.REFERENCE)
+  replaced = emitted & (written.source == structs.TEACHER)
+  rows = emitted.any(axis=1)
+  counts: dict[str, float] = {
+    "rows": int(rows.sum()),
+    "emitted": int(emitted.sum()),
+    "replaced": int(replaced.sum()),
+    "truncated": int((rows & ~written.stopped).sum()),
+    "rounds": int(written.num_rounds.sum()),
+  }
+  if counts["rounds"]:
+    start, end = 0, 1
+    while start < emitted.shape[1]:
+      counts[f"emitted_from_{start}"] = int(emitted[:, start:end].sum())
+      counts[f"replaced_from_{start}"] = int(replaced[:, start:end].sum())
+      start, end = end, 2 * end
+  return counts

@@ -46,9 +46,15 @@ def uniform(row_key, role, position):
   return float(jax.random.uniform(key))
 
 
-def accepts(rule, token, teacher_logits, p, q, u, threshold):
-  """One acceptance decision; p and q are the two sampling laws."""
+def accepts(rule, token, teacher_logits, p, q, u, threshold, second=None):
+  """One acceptance decision; p and q are the two sampling laws.
+
+  `second` is another draw from p, which released_top_k checks instead.
+  """
   raw = softmax(teacher_logits)
+  if rule == "released_top_k":
+    rank = sorted(q, reverse=True).index(q[second])
+    return q[second] > 0 and rank < threshold
   if rule == "top_k":
     return sorted(raw, reverse=True).index(raw[token]) < threshold
   if rule == "top_p":
@@ -104,7 +110,8 @@ def skd(
     y = draft = draw(p, uniform(row_key, sampling.STUDENT_DRAW, i))
     source = 0
     u = uniform(row_key, sampling.ACCEPT_DRAW, i)
-    if not accepts(accept, y, teacher, p, q, u, threshold):
+    second = draw(p, uniform(row_key, sampling.SECOND_DRAW, i))
+    if not accepts(accept, y, teacher, p, q, u, threshold, second):
       law = replacement_law(replace, teacher, p, q)
       y = draw(law, uniform(row_key, sampling.TEACHER_DRAW, i))
       source = 1

@@ -181,9 +181,7 @@ def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
   settings = step_cost.Settings(
     batch_size=2, prompt_size=4, new_tokens=8, draft_lengths=(5,), repeats=1
   )
-  rows = {
-    row["what"]: row for row in step_cost.make_rows(tiny, settings, MACHINE)
-  }
+  rows = {row["what"]: row for row in step_cost.make_rows(tiny, settings)}
   assert rows["on_policy"]["ratio_to_on_policy"] == 1
   for what in ("skd_2pct", "skd_10pct", "supervised"):
     expected = rows[what]["seconds"] / rows["on_policy"]["seconds"]
@@ -335,8 +333,7 @@ def test_table_states_what_is_missing():
 
 
 README = "".join(
-  f"a\n<!-- table: {name} -->\nold\n<!-- end -->\nb\n"
-  for name in targets.TARGETS
+  f"a\n<!-- table: {name} -->\nold\n<!-- end -->\nb\n" for name in tables.NAMES
 )
 
 
@@ -349,7 +346,7 @@ def test_tables_replace_what_stands_between_the_marks():
   assert "old" not in text
   assert text.count("|     8 |") == 2
   assert "nvidia-h200" in text
-  assert text.count("Not measured yet.") == len(targets.TARGETS) - 1
+  assert text.count("Not measured yet.") == len(tables.NAMES) - 1
   assert tables.rebuild(text, []) == tables.rebuild(README, [])
 
 

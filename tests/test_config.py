@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from skd_jax import config as config_lib
+from skd_jax import validation
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -36,7 +37,7 @@ def _shipped() -> list[tuple[str, str]]:
 def test_shipped_config_is_valid(name, variant):
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config(*filter(None, [variant]))
-  config_lib.validate(config)
+  validation.validate(config)
   assert config.is_locked
 
 
@@ -164,6 +165,87 @@ _BAD = [
     "loss.k = 4000",
     "[1, 3999]",
   ),
+  (
+    {"rollout.threshold_schedule": "steep"},
+    "rollout.threshold_schedule = 'steep'",
+    "'cosine'",
+  ),
+  (
+    {"rollout.threshold_schedule": "linear", "rollout.threshold_end": 0.0},
+    "rollout.threshold_end = 0.0",
+    "[1, 4000]",
+  ),
+  (
+    {
+      "rollout.threshold_schedule": "linear",
+      "rollout.accept": "lossless",
+      "rollout.replace": "residual",
+    },
+    "rollout.threshold_schedule = 'linear' with rollout.accept = 'lossless'",
+    "'constant'",
+  ),
+  (
+    {"rollout.threshold_schedule": "cosine", "rollout.policy": "teacher"},
+    "rollout.threshold_schedule = 'cosine' with rollout.policy = 'teacher'",
+    "'skd'",
+  ),
+  (
+    {"rollout.accept": "released_top_k", "rollout.threshold": 0.5},
+    "rollout.threshold = 0.5",
+    "[1, 4000]",
+  ),
+  (
+    {"rollout.reference_share": 1.5},
+    "rollout.reference_share = 1.5",
+    "[0, 1]",
+  ),
+  ({"rollout.switch_at": -0.1}, "rollout.switch_at = -0.1", "[0, 1]"),
+  (
+    {"rollout.policy": "reference", "rollout.reference_share": 0.5},
+    "rollout.reference_share = 0.5",
+    "must be 0",
+  ),
+  (
+    {"rollout.policy": "reference", "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.policy = 'reference'",
+    "'skd'",
+  ),
+  (
+    {"rollout.policy": "on_policy", "loss.weights": "replaced_ce"},
+    "loss.weights = 'replaced_ce' with rollout.policy = 'on_policy'",
+    "'skd'",
+  ),
+  (
+    {"rollout.accept": "always", "loss.weights": "replaced_ce"},
+    "loss.weights = 'replaced_ce' with rollout.accept = 'always'",
+    "rollout.accept",
+  ),
+  (
+    {"rollout.accept": "never", "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.accept = 'never'",
+    "rollout.accept",
+  ),
+  (
+    {"rollout.reference_share": 0.5, "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.reference_share = 0.5",
+    "reference_share to 0",
+  ),
+  (
+    {"loss.divergence": "cross_entropy", "loss.weights": "verified"},
+    "loss.weights = 'verified' with loss.divergence = 'cross_entropy'",
+    "'uniform'",
+  ),
+  (
+    {"loss.divergence": "cross_entropy", "rollout.policy": "on_policy"},
+    "loss.divergence = 'cross_entropy' with rollout.policy = 'on_policy'",
+    "'reference'",
+  ),
+  ({"loss.verified_k": 0}, "loss.verified_k = 0", "1 or above"),
+  (
+    {"loss.unverified_weight": -1.0},
+    "loss.unverified_weight = -1.0",
+    "[0, 1]",
+  ),
   ({"loss.weights": "none"}, "loss.weights = 'none'", "'uniform'"),
   ({"loss.chunk_size": 0}, "loss.chunk_size = 0", "1 or above"),
   ({"evaluate.batch_size": 0}, "evaluate.batch_size = 0", "1 or above"),
@@ -190,7 +272,7 @@ def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
   for field, value in changes.items():
     _set(config, field, value)
   with pytest.raises(ValueError) as caught:
-    config_lib.validate(config)
+    validation.validate(config)
   message = str(caught.value)
   assert message.startswith(named)
   assert allowed in message.removeprefix(named)
@@ -217,7 +299,7 @@ def test_tasks_change_the_data_section_each_for_itself():
   assert (a.kind, b.kind) == ("embedded", "arithmetic")
   assert a.max_test_examples == b.max_test_examples == 9
   assert config.data.max_new_tokens == 64
-  config_lib.validate(config)
+  validation.validate(config)
 
 
 def test_misspelt_field_is_an_error_that_names_the_near_one():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from skd_jax import evaluate, stopping, structs
 from tests import conftest
@@ -85,7 +86,46 @@ def test_model_agrees_with_itself(model):
   params = conftest.trigram_params(V, seed=1)
   sums_fn = evaluate.make_agreement_fn(model, model, chunk_size=4)
   scores = evaluate.agreement(sums_fn, params, params, _batches())
-  assert scores == pytest.approx({"kl": 0.0, "agreement": 1.0}, abs=1e-6)
+  assert scores == pytest.approx(
+    {
+      "kl": 0.0,
+      "agreement": 1.0,
+      "rank_correlation": 1.0,
+      # The 25 best of 7 are all of them.
+      "teacher_top_mass": 1.0,
+      "student_top_mass": 1.0,
+    },
+    abs=1e-5,
+  )
+
+
+def test_comparison_looks_at_the_teachers_best_tokens():
+  rng = np.random.default_rng(0)
+  teacher, student = rng.normal(size=(2, 9, 30)).astype(np.float32)
+  # Ties among the teacher's best, and a student that ties all of them.
+  teacher[1, :3] = teacher[1].max()
+  student[2] = 0.5
+  sums = evaluate.compare_logits(jnp.asarray(teacher), jnp.asarray(student), 6)
+  for row in range(9):
+    p, q = (
+      np.exp(_log_softmax(teacher[row])),
+      np.exp(_log_softmax(student[row])),
+    )
+    top = np.argsort(-p, kind="stable")[:6]
+    assert sums.teacher_top_mass[row] == pytest.approx(p[top].sum(), rel=1e-5)
+    assert sums.student_top_mass[row] == pytest.approx(q[top].sum(), rel=1e-5)
+    assert sums.kl[row] == pytest.approx(np.sum(p * np.log(p / q)), rel=1e-4)
+    expected = 0.0
+    if row != 2:
+      expected = stats.spearmanr(teacher[row, top], student[row, top]).statistic
+    assert sums.rank_correlation[row] == pytest.approx(expected, abs=1e-5)
+  assert min(sums.rank_correlation) < 0 < max(sums.rank_correlation)
+
+
+def test_no_batch_is_no_agreement(model):
+  sums_fn = evaluate.make_agreement_fn(model, model, chunk_size=4)
+  with pytest.raises(ValueError, match="batches is empty"):
+    evaluate.agreement(sums_fn, {}, {}, [])
 
 
 def test_disagreement_is_a_mean_over_the_reference_tokens(model):

@@ -212,6 +212,48 @@ def test_means_are_averaged_and_counts_become_rates(tmp_path):
   assert log[4]["tokens_per_s"] == (12 + 13) / 1.0
 
 
+@pytest.mark.parametrize(
+  ("replaced", "name", "said"),
+  [(60, "gap", "is too large"), (0, "inert", "gate is inert"), (10, None, "")],
+)
+def test_warning_is_said_once_and_logged_at_every_line(
+  tmp_path, capsys, replaced, name, said
+):
+  plain = _step_fn()
+
+  def step_fn(state, batch, step):
+    state, means, counts = plain(state, batch, step)
+    counts |= {"rows": 4, "emitted": 100, "replaced": replaced, "rounds": 30}
+    counts |= {"truncated": 1, "seconds_generate": 1.0}
+    return state, means, counts
+
+  _fit(tmp_path, step_fn)
+  shown = capsys.readouterr()
+  lines = [line for line in _logged(tmp_path) if "loss" in line]
+  (events,) = (tmp_path / "tensorboard/distill/seed_3").glob("events*")
+  if name is None:
+    assert "Warning" not in shown.out + shown.err
+    assert not any("warning" in key for line in lines for key in line)
+  else:
+    assert (shown.out + shown.err).count("Warning: distill: ") == 1
+    assert said in shown.out + shown.err
+    assert f"WARNING {name}" in shown.err  # In the progress bar.
+    assert [line[f"warning_{name}"] for line in lines] == [1] * 7
+    assert f"warning_{name}".encode() in events.read_bytes()
+  assert f"replaced {replaced}.0%" in shown.err
+  assert "cut 25%" in shown.err
+
+
+def test_progress_bar_shows_the_newest_validation(tmp_path, capsys):
+  def visit(state, step):
+    return {"held_out_student_top_mass": 0.875}
+
+  _fit(tmp_path, _step_fn(), {4: visit})
+  shown = capsys.readouterr().err
+  assert "mass 87.5%" in shown
+  assert "mass" not in shown.split("4/7")[0]
+
+
 def test_rates_are_over_all_emitted_tokens():
   counts = {
     "rows": 4,
@@ -232,6 +274,8 @@ def test_rates_are_over_all_emitted_tokens():
   assert "replacement_rate" not in fit.rates(
     {"seconds_train": 1.0, "trained_tokens": 9}
   )
+  # Without a judge, nothing is replaced, whoever wrote.
+  assert "replacement_rate" not in fit.rates(counts | {"rounds": 0})
 
 
 def _visits(seen, *steps):

@@ -41,6 +41,29 @@ def test_without_a_gate_there_is_nothing_to_warn_of():
   assert not list(watch.warnings({"replacement_rate": 1.0}))
 
 
+def test_signs_are_named():
+  assert list(health.signs(_line(0.9))) == ["gap"]
+  assert list(health.signs(_line(0.0))) == ["inert"]
+  assert health.signs(_line(0.2)) == {}
+
+
+def test_report_says_where_a_warning_was_first_given_and_how_often():
+  rates = [0.9, 0.7, 0.2, 0.0]
+  lines = [
+    {"stage": "distill", "seed": seed, "step": 10 * step, **_line(rate)}
+    for seed in (0, 1)
+    for step, rate in enumerate(rates)
+    if seed == 0 or rate < 0.5
+  ]
+  lines.append({"stage": "teacher", "seed": 0, "step": 10, "loss": 1.0})
+  first, second, third = health.over_the_run(lines)
+  assert first.startswith("distill, seed 0, step 0: the teacher replaces 90%")
+  assert first.endswith("(2 x in the log)")
+  assert second.startswith("distill, seed 0, step 30: the teacher replaces 0.0")
+  assert third.startswith("distill, seed 1, step 30: ")
+  assert health.over_the_run(lines[-1:]) == []
+
+
 _GOOD = {"loss": 1.0, "grad_norm": 1.0, "least_token_loss": 0.0}
 
 

@@ -136,6 +136,29 @@ def test_weights_choose_what_counts():
   )
 
 
+@pytest.mark.parametrize(
+  "source", [structs.STUDENT, structs.TEACHER, structs.REFERENCE]
+)
+def test_unverified_tokens_count_less_whoever_wrote_them(source):
+  head, hidden, teacher_head, inputs, mask = case()
+  inputs = inputs.replace(source=jnp.full((N,), source, jnp.int8))
+  token_loss = loss.distillation_token_loss(
+    FORWARD_KL, "verified", verified_k=4, unverified_weight=0.25
+  )
+  value, sums = chunked(token_loss, 8, head, hidden, teacher_head, inputs, mask)
+  teacher = np.asarray(MODEL.head(teacher_head, inputs.teacher_hidden))
+  student = np.asarray(MODEL.head(head, hidden))
+  own = np.take_along_axis(teacher, np.asarray(inputs.tokens)[:, None], 1)
+  weight = np.where((teacher > own).sum(axis=1) < 4, 1.0, 0.25)
+  assert set(weight[np.asarray(mask)].tolist()) == {1.0, 0.25}
+  divergences = np.asarray(FORWARD_KL(jnp.asarray(teacher), student))
+  kept = np.asarray(mask)
+  np.testing.assert_allclose(
+    value, (weight * divergences)[kept].sum(), rtol=1e-5
+  )
+  np.testing.assert_allclose(sums.weight, weight[kept].sum(), rtol=1e-6)
+
+
 def test_first_response_token_and_eos_are_predicted_from_the_right_slots():
   # Prompts of different lengths; EOS is the last token of each response.
   params = trigram_params(V, seed=0)

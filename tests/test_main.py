@@ -81,7 +81,15 @@ def test_report_has_the_scores_of_all_models_and_seeds(workdir):
   assert report["seeds"] == [0, 1]
   assert [entry["seed"] for entry in report["per_seed"]] == [0, 1]
   for scores in report["metrics"].values():
-    assert set(scores) == {"bleu", "chrf", "kl", "agreement"}
+    assert set(scores) == {
+      "bleu",
+      "chrf",
+      "kl",
+      "agreement",
+      "rank_correlation",
+      "teacher_top_mass",
+      "student_top_mass",
+    }
   assert set(report["metrics"]) == {"teacher", "student_init", "student"}
   assert report["metrics"]["teacher"]["kl"] == pytest.approx(0, abs=1e-6)
   assert report["metrics"]["teacher"]["agreement"] == 1
@@ -124,6 +132,14 @@ def test_every_seed_is_validated_also_where_samples_are_kept(workdir):
     if "validation_bleu" in line
   ]
   assert validated == [(0, 3), (0, 6), (1, 3), (1, 6)]
+
+
+def test_validation_shows_how_student_and_teacher_agree(workdir):
+  shown = [line for line in _logged(workdir) if "validation_bleu" in line]
+  for line in shown:
+    assert 0 < line["held_out_student_top_mass"] <= 1
+    assert 0 < line["held_out_teacher_top_mass"] <= 1
+    assert line["held_out_kl"] > 0
 
 
 def test_checkpoint_holds_student_and_optimizer_and_nothing_of_the_teacher(

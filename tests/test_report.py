@@ -183,6 +183,15 @@ def test_quantities_have_sensible_digits(tmp_path):
   assert "| total | 1 h 07 min | 100 % |" in page
 
 
+def test_warnings_stand_above_the_numbers_of_the_rollouts(tmp_path):
+  report = report_of((25.0, 20.0))
+  assert "Warnings" not in written(tmp_path, report)
+  report["warnings"] = ["distill, seed 0, step 20: the gate is inert."]
+  page = written(tmp_path, report)
+  assert "## Warnings\n\n- distill, seed 0, step 20: the gate" in page
+  assert page.index("## Warnings") < page.index("## Rollouts")
+
+
 def test_json_keeps_the_report_and_stays_json(tmp_path):
   report = report_of((25.0, 20.0), (26.0, 20.0))
   report["rollout"]["tokens_per_s"] = math.nan

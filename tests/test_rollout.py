@@ -35,6 +35,7 @@ RULES = {
   "always": 0,
   "never": 0,
   "random": 0.4,
+  "released_top_k": 2,
 }
 
 
@@ -130,7 +131,9 @@ def test_rollout_equals_the_reference(accept, replace):
   assert as_lists(result, "draft_tokens") == [draft for *_, draft in expected]
 
 
-@pytest.mark.parametrize("accept", ["top_k", "mixture", "random"])
+@pytest.mark.parametrize(
+  "accept", ["top_k", "mixture", "random", "released_top_k"]
+)
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 5, 12])
 def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
   arguments = dict(accept=accept, replace=replacements(accept)[0])
@@ -386,6 +389,45 @@ def test_limit_of_a_row_never_exceeds_the_buffer():
     stop_table=stopping.make_stop_table(V, ()),
   )
   assert result.length.tolist() == [4, 2, 4, 1, 4]
+
+
+def test_only_the_released_rule_draws_twice(monkeypatch):
+  def refuse(*_):
+    raise AssertionError("drawn again")
+
+  monkeypatch.setattr(rollout_lib, "draw_again", refuse)
+  for accept in RULES:
+    arguments = dict(accept=accept, replace=replacements(accept)[0])
+    # Traced anew: no other test has this length.
+    arguments |= dict(max_new_tokens=2, num_draft_tokens=2)
+    batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
+    if accept == "released_top_k":
+      with pytest.raises(AssertionError, match="drawn again"):
+        run(batch, keys, jnp.float32(2), **arguments)
+    else:
+      run(batch, keys, jnp.float32(0.5), **arguments)
+
+
+def test_released_rule_keeps_a_token_that_it_would_not_accept():
+  # A greedy teacher accepts its first choice alone; the check is of another
+  # draw than the token that is kept.
+  num_rows = 300
+  result = run(
+    make_batch([[3]] * num_rows),
+    row_keys(num_rows),
+    jnp.float32(25),
+    accept="released_top_k",
+    replace="sample",
+    max_new_tokens=1,
+    teacher_sampling=sampling.GREEDY,
+  )
+  best = int(np.argmax(trigram_logits(TEACHER)([3])))
+  tokens, source = np.asarray(result.tokens)[:, 0], np.asarray(result.source)
+  kept = source[:, 0] == structs.STUDENT
+  share = reference.softmax(trigram_logits(STUDENT)([3]))[best]
+  assert np.mean(kept) == pytest.approx(share, abs=0.1)
+  assert np.mean(tokens[kept] != best) > 0
+  assert np.all(tokens[~kept] == best)
 
 
 def test_eos_only_ends_a_row_that_sampled_it():

@@ -1,0 +1,265 @@
+"""What compare_methods has found: its JSON lines, and the table of them.
+
+One line for each run, and for the teacher and the students before:
+
+  {"task", "method", "seed", "metrics", "seconds", "generated_tokens",
+   "replacement_rate", "curve": [[seconds, step, score], ...], ...}
+"""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from skd_jax import metrics, scores
+
+Record = dict[str, Any]
+Records = Sequence[Mapping[str, Any]]
+
+# A step that takes so many medians has compiled, or something else has run.
+_OUTLIER = 3.0
+
+
+def read(path: pathlib.Path) -> list[Record]:
+  """Reads the lines of a comparison; none where there is no file yet."""
+  if not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write(path: pathlib.Path, records: Records) -> None:
+  """Writes the lines, all or none of them."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = "".join(
+    json.dumps(metrics.finite(record), allow_nan=False) + "\n"
+    for record in records
+  )
+  metrics.write_atomically(path, text)
+
+
+def tests_path(path: pathlib.Path) -> pathlib.Path:
+  """Returns where the tests of a file of lines lie."""
+  return path.with_suffix(".tests.json")
+
+
+def read_tests(path: pathlib.Path) -> dict[str, Any]:
+  """Reads {"baseline", "tests"}; without a test where there is no file yet."""
+  beside = tests_path(path)
+  if not beside.exists():
+    return {"baseline": "", "tests": {}}
+  return json.loads(beside.read_text("utf-8"))
+
+
+def find(
+  records: Records, method: str, seed: int | None
+) -> Mapping[str, Any] | None:
+  """Returns the line of a run, or None."""
+  for record in records:
+    if (record["method"], record["seed"]) == (method, seed):
+      return record
+  return None
+
+
+def names(records: Records) -> list[str]:
+  """Returns the methods that were run, in order; not the models before."""
+  return list(
+    dict.fromkeys(r["method"] for r in records if r["seed"] is not None)
+  )
+
+
+def of_method(records: Records, method: str) -> list[Mapping[str, Any]]:
+  """Returns the lines of one method, one a seed."""
+  return [r for r in records if r["method"] == method]
+
+
+def step_seconds(lines: Records) -> list[float]:
+  """Returns what each training step took, by the log of the run.
+
+  Without the time that compiling takes, which is once for all runs that share a
+  program: a step of more than three medians counts as one median.
+
+  Args:
+    lines: of metrics.jsonl, one a step, of one stage and seed.
+  """
+  seconds = [
+    sum(value for name, value in line.items() if name.startswith("seconds_"))
+    for line in lines
+    if "loss" in line
+  ]
+  if not seconds:
+    return []
+  median = statistics.median(seconds)
+  return [median if s > _OUTLIER * median else s for s in seconds]
+
+
+def validation_curve(
+  lines: Records, score: str
+) -> list[tuple[float, int, float]]:
+  """Returns (seconds of training, step, score) at each validation.
+
+  Args:
+    lines: as step_seconds.
+    score: the name of the validation score in the log.
+  """
+  total = np.cumsum([0.0, *step_seconds(lines)])
+  return [
+    (float(total[line["step"]]), line["step"], line[score])
+    for line in lines
+    if score in line
+  ]
+
+
+def rate_by_position(counts: Mapping[str, float]) -> dict[str, float]:
+  """Returns the replacement rate by the first position of each bucket."""
+  prefix = "emitted_from_"
+  return {
+    name.removeprefix(prefix): counts[name.replace("emitted", "replaced")]
+    / counts[name]
+    for name in counts
+    if name.startswith(prefix) and counts[name]
+  }
+
+
+def mean_curve(
+  curves: Sequence[Sequence[Sequence[float]]],
+) -> list[tuple[float, float]]:
+  """Returns (mean seconds, mean score) at the steps that all seeds have."""
+  by_step = [{step: (s, score) for s, step, score in curve} for curve in curves]
+  shared = set.intersection(*map(set, by_step)) if by_step else set()
+  return [
+    (
+      statistics.fmean(points[step][0] for points in by_step),
+      statistics.fmean(points[step][1] for points in by_step),
+    )
+    for step in sorted(shared)
+  ]
+
+
+def seconds_to_reach(
+  curve: Sequence[tuple[float, float]], score: float
+) -> float | None:
+  """Returns when a curve first reaches a score, None where it never does."""
+  return next((s for s, value in curve if value >= score), None)
+
+
+def rows(
+  records: Records, baseline: str, tests: Mapping[str, Mapping[str, Any]]
+) -> list[Record]:
+  """Returns the table, one row a method, the models before first.
+
+  Args:
+    records: the lines.
+    baseline: what each method is tested against.
+    tests: by method and metric, the fields of significance.Test.
+
+  Returns:
+    Rows of numbers: method, seeds; of each metric its mean NAME, NAME_sd over
+    the seeds, NAME_interval (half of the 95 % confidence interval over the
+    sentences) and NAME_p; seconds, generated_tokens and replacement_rate, means
+    over the seeds; to_baseline, the seconds to the baseline's best validation
+    score.
+  """
+  before = [r for r in records if r["seed"] is None]
+  table = [{"method": r["method"], **_scores([r])} for r in before]
+  curves = {
+    name: mean_curve([r["curve"] for r in of_method(records, name)])
+    for name in names(records)
+  }
+  best = max((score for _, score in curves.get(baseline, [])), default=None)
+  for name in names(records):
+    runs = of_method(records, name)
+    row = {"method": name, "seeds": len(runs), **_scores(runs)}
+    for metric, test in tests.get(name, {}).items():
+      row[f"{metric}_interval"] = test["interval"]
+      if name != baseline:
+        row[f"{metric}_p"] = test["p_value"]
+    for field in ("seconds", "generated_tokens", "replacement_rate"):
+      row[field] = _mean([r[field] for r in runs])
+    if best is not None:
+      row["to_baseline"] = seconds_to_reach(curves[name], best)
+    table.append(row)
+  return table
+
+
+def _scores(runs: Records) -> Record:
+  row: Record = {}
+  for name in runs[0]["metrics"]:
+    values = [run["metrics"][name] for run in runs]
+    row[name] = _mean(values)
+    if len(values) > 1 and row[name] is not None:
+      row[f"{name}_sd"] = statistics.stdev(values)
+  return row
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+  known = [value for value in values if value is not None]
+  return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def table(found: Sequence[Record], main_metrics: Sequence[str]) -> list[Record]:
+  """Returns rows for people: a mean with its deviation and p in one cell each.
+
+  Args:
+    found: from `rows`.
+    main_metrics: the metrics that are shown.
+  """
+  columns: dict[str, Callable[[Record], Any]] = {
+    "method": lambda row: row["method"],
+    "seeds": lambda row: row.get("seeds"),
+  }
+  for name in main_metrics:
+    columns[name] = lambda row, name=name: _with_deviation(row, name)
+    columns[f"{name} 95 %"] = lambda row, name=name: _interval(row, name)
+    columns[f"{name} p"] = lambda row, name=name: row.get(f"{name}_p")
+  columns |= {
+    # How student and teacher agree, on the references.
+    "KL": lambda row: row.get("kl"),
+    "top-1": lambda row: _percent(row.get("agreement")),
+    "rank correlation": lambda row: row.get("rank_correlation"),
+    "seconds": lambda row: row.get("seconds"),
+    "seconds to baseline's best": lambda row: row.get("to_baseline"),
+    "generated tokens": lambda row: row.get("generated_tokens"),
+    "replaced": lambda row: _percent(row.get("replacement_rate")),
+  }
+  return [{name: cell(row) for name, cell in columns.items()} for row in found]
+
+
+def section(records: Records, tested: Mapping[str, Any]) -> str:
+  """Returns the table as Markdown, and what it was measured with."""
+  found = rows(records, tested["baseline"], tested["tests"])
+  last = records[-1]
+  shown = [name for name in last["metrics"] if name in scores.METRICS]
+  used = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
+  parts = [
+    f"`{last['command']}` on {last['device']} ({used}):",
+    harness.format_table(table(found, shown)),
+    "Mean ± standard deviation over the seeds; 95 %, the confidence interval "
+    "over the sentences; seconds of training, without compiling.",
+  ]
+  if tested["baseline"]:
+    parts.append(
+      f"p, of no difference to {tested['baseline']}: paired bootstrap test of "
+      "sacrebleu over the sentences, all seeds together."
+    )
+  return "\n\n".join(parts) + "\n"
+
+
+def _with_deviation(row: Record, name: str) -> str | None:
+  if row.get(name) is None:
+    return None
+  deviation = row.get(f"{name}_sd")
+  mean = f"{row[name]:.2f}"
+  return mean if deviation is None else f"{mean} ± {deviation:.2f}"
+
+
+def _interval(row: Record, name: str) -> str | None:
+  half = row.get(f"{name}_interval")
+  return None if half is None else f"± {half:.2f}"
+
+
+def _percent(rate: float | None) -> str | None:
+  return None if rate is None else f"{100 * rate:.2f} %"

@@ -1,0 +1,132 @@
+"""What compare_methods compares: each grid a few lines.
+
+A variant is a method of skd_jax/methods.py with a few settings changed, and the
+student that it starts from.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skd_jax import methods
+
+_NONE: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A student before distillation; trained once for all who start there."""
+
+  name: str = "start"
+  changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One row of the table."""
+
+  name: str
+  method: str
+  changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  start: Start = Start()
+
+
+# The rivals that an ablation of anything but the rule is worth comparing.
+_RIVALS = ("on_policy_kd", "supervised_kd", "skd")
+_RAW = Start("raw", {"student.fit.num_steps": 0})
+_SIZES = {
+  "small": {
+    "student.hidden_size": 32,
+    "student.intermediate_size": 96,
+    "student.num_layers": 1,
+  },
+  "middle": {
+    "student.hidden_size": 64,
+    "student.intermediate_size": 192,
+    "student.num_layers": 2,
+  },
+  "large": {
+    "student.hidden_size": 96,
+    "student.intermediate_size": 288,
+    "student.num_layers": 3,
+  },
+}
+
+
+def _of(names: Sequence[str]) -> list[Variant]:
+  return [Variant(name, name) for name in names]
+
+
+def _vary(
+  label: str, method: str, field: str, values: Sequence[Any]
+) -> list[Variant]:
+  return [Variant(f"{label}={v}", method, {field: v}) for v in values]
+
+
+GRIDS: Mapping[str, Sequence[Variant]] = {
+  "methods": _of(list(methods.METHODS)),
+  "threshold_k": [
+    *_vary("K", "skd", "rollout.threshold", (1.0, 5.0, 25.0, 50.0)),
+    Variant("K=V", "skd", {"rollout.accept": "always"}),
+  ],
+  "threshold_tau": _vary(
+    "tau", "prob_floor", "rollout.threshold", (0.05, 0.1, 0.25, 0.5, 0.75)
+  ),
+  "threshold_g": _vary(
+    "g", "mixture", "rollout.threshold", (0.05, 0.1, 0.2, 0.5)
+  ),
+  # The tokens are the same: look at the seconds.
+  "draft_length": _vary(
+    "G", "skd", "rollout.num_draft_tokens", (1, 2, 4, 8, 16)
+  ),
+  "divergence": _vary(
+    "D", "skd", "loss.divergence", ("forward_kl", "reverse_kl", "jsd")
+  ),
+  "start": [
+    Variant(f"{start.name}, {method}", method, _NONE, start)
+    for start in (Start(), _RAW)
+    for method in _RIVALS
+  ],
+  "data_size": [
+    Variant(f"{n} prompts, {method}", method, {"distill.max_examples": n})
+    for n in (100, 1000)
+    for method in _RIVALS
+  ],
+  "model_size": [
+    Variant(f"{size}, {method}", method, _NONE, Start(size, changes))
+    for size, changes in _SIZES.items()
+    for method in _RIVALS
+  ],
+}
+
+
+def choose(grid: str | None, names: Sequence[str]) -> list[Variant]:
+  """Returns the variants of a grid, or of named methods; controls last.
+
+  Args:
+    grid: a name of GRIDS, or None.
+    names: of methods, where there is no grid.
+
+  Raises:
+    ValueError: an unknown grid or method, both or neither of them, or a control
+      without what it is the control of.
+  """
+  if (grid is None) == (not names):
+    raise ValueError(
+      f"--grid={grid}, --methods={','.join(names)}: one of them must be given"
+    )
+  if grid is not None and grid not in GRIDS:
+    raise ValueError(f"--grid={grid}: must be one of {', '.join(GRIDS)}")
+  unknown = [name for name in names if name not in methods.METHODS]
+  if unknown:
+    raise ValueError(
+      f"--methods has {unknown[0]!r}: must be of {', '.join(methods.METHODS)}"
+    )
+  if len(set(names)) != len(names):
+    raise ValueError(f"--methods={','.join(names)}: must be distinct")
+  variants = list(GRIDS[grid]) if grid is not None else _of(names)
+  found = {variant.name for variant in variants}
+  for name, of in methods.CONTROLS.items():
+    if name in found and of not in found:
+      raise ValueError(f"--methods has {name!r}: needs {of!r} beside it")
+  return sorted(variants, key=lambda v: v.method in methods.CONTROLS)

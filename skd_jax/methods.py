@@ -1,0 +1,125 @@
+"""Ways to distil, by name: each is a few values of the config.
+
+  SFT, SeqKD                   cross-entropy, on what data or teacher say
+  supervised and on-policy KD  the divergence, on references, on what the
+                               student writes, or on both (ImitKD, GKD)
+  SKD and its relatives        the divergence, on interleaved responses
+
+What no method says, such as lengths, steps and temperatures, is the same for
+all of them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+# What methods differ in. A method that does not name a field has this value,
+# whatever the config said: two methods never differ by accident.
+_COMMON: Mapping[str, Any] = {
+  "rollout.policy": "skd",
+  "rollout.accept": "top_k",
+  "rollout.threshold": 25.0,
+  "rollout.threshold_schedule": "constant",
+  "rollout.replace": "sample",
+  "rollout.reference_share": 0.0,
+  "rollout.reference_share_schedule": "constant",
+  "loss.divergence": "forward_kl",
+  "loss.weights": "uniform",
+}
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+  # On the references, without the teacher.
+  "sft": {"rollout.policy": "reference", "loss.divergence": "cross_entropy"},
+  # On what the teacher writes (arXiv 1606.07947), anew at every step.
+  "seq_kd": {"rollout.policy": "teacher", "loss.divergence": "cross_entropy"},
+  "supervised_kd": {"rollout.policy": "reference"},
+  "on_policy_kd": {"rollout.policy": "on_policy"},
+  # arXiv 2009.07253, with the half of the SKD paper.
+  "imit_kd": {"rollout.policy": "on_policy", "rollout.reference_share": 0.5},
+  # arXiv 2306.13649; the beta of the divergence is loss.beta.
+  "gkd": {
+    "rollout.policy": "on_policy",
+    "rollout.reference_share": 0.5,
+    "loss.divergence": "jsd",
+  },
+  # Supervised KD for half of the run, then on-policy KD.
+  "two_stage": {
+    "rollout.policy": "on_policy",
+    "rollout.reference_share": 1.0,
+    "rollout.reference_share_end": 0.0,
+    "rollout.reference_share_schedule": "step",
+    "rollout.switch_at": 0.5,
+  },
+  # The paper (arXiv 2410.11325).
+  "skd": {},
+  "skd_k1": {"rollout.threshold": 1.0},
+  # arXiv 2609.02401, constant and annealed.
+  "prob_floor": {"rollout.accept": "prob_floor", "rollout.threshold": 0.5},
+  "prob_floor_annealed": {
+    "rollout.accept": "prob_floor",
+    "rollout.threshold": 0.5,
+    "rollout.threshold_end": 0.25,
+    "rollout.threshold_schedule": "linear",
+  },
+  # IPD: exact samples of nine parts student and one part teacher.
+  "mixture": {
+    "rollout.accept": "mixture",
+    "rollout.threshold": 0.1,
+    "rollout.replace": "residual",
+  },
+  # The variant of the SKD paper; the mass is ours.
+  "top_p": {"rollout.accept": "top_p", "rollout.threshold": 0.95},
+  "skd_argmax": {"rollout.replace": "argmax"},
+  "replaced_ce": {"loss.weights": "replaced_ce"},
+  # After arXiv 2510.24021, on what the student writes.
+  "selec_tkd": {"rollout.policy": "on_policy", "loss.weights": "verified"},
+  "teacher_confidence": {"loss.weights": "teacher_confidence"},
+  # The control of `skd`: as many tokens replaced, blindly. Its threshold is the
+  # rate that was measured there.
+  "random": {"rollout.accept": "random"},
+  # What the released code checks; see verify.accept_released_top_k.
+  "released_code": {"rollout.accept": "released_top_k"},
+}
+
+# The methods whose threshold is the replacement rate of another one.
+CONTROLS: Mapping[str, str] = {"random": "skd"}
+
+
+def apply(
+  config: ml_collections.ConfigDict,
+  name: str,
+  replacement_rate: float | None = None,
+) -> ml_collections.ConfigDict:
+  """Returns a copy of the config that distils by a method.
+
+  Args:
+    config: anything else is kept.
+    name: of METHODS.
+    replacement_rate: the share of replaced tokens, in [0, 1], of the run that a
+      method of CONTROLS is the control of; for these methods only.
+
+  Raises:
+    ValueError: an unknown method, or a rate too much or missing.
+  """
+  if name not in METHODS:
+    raise ValueError(f"method = {name!r}: must be one of {list(METHODS)}")
+  if (name in CONTROLS) != (replacement_rate is not None):
+    needs = ", ".join(f"{a} (that of {b})" for a, b in CONTROLS.items())
+    raise ValueError(
+      f"replacement_rate = {replacement_rate} with method = {name!r}: must be "
+      f"given for {needs}, and for no other method"
+    )
+  changes = {**_COMMON, **METHODS[name]}
+  if replacement_rate is not None:
+    changes["rollout.threshold"] = replacement_rate
+  return change(config, changes)
+
+
+def change(
+  config: ml_collections.ConfigDict, changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Returns a copy of the config with other values, by dotted names."""
+  changed = config.copy_and_resolve_references()
+  changed.update_from_flattened_dict(changes)
+  return changed.lock()

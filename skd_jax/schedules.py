@@ -1,0 +1,48 @@
+"""Numbers that change over a run, such as the acceptance threshold.
+
+constant   5  5  5  5  5      linear   5  4    3  2    1
+step       5  5  5  1  1      cosine   5  4.4  3  1.6  1
+"""
+
+import dataclasses
+import math
+
+SHAPES = ("constant", "linear", "cosine", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """A number at each step of a run.
+
+  start: at the first step; at every step where `shape` is constant.
+  end: at the last step; unused where `shape` is constant.
+  shape: one of SHAPES. `step` jumps from start to end.
+  switch_at: where `step` jumps, as a share of the run.
+  """
+
+  start: float
+  end: float = 0.0
+  shape: str = "constant"
+  switch_at: float = 0.5
+
+  def __post_init__(self):
+    if self.shape not in SHAPES:
+      raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
+
+  def at(self, step: int, num_steps: int) -> float:
+    """Returns the value at step 0, ..., num_steps - 1; past them, the last."""
+    if self.shape == "constant":
+      return self.start
+    if self.shape == "step":
+      return self.start if step < self.switch_at * num_steps else self.end
+    done = min(step / max(num_steps - 1, 1), 1.0)
+    if self.shape == "cosine":
+      done = (1 - math.cos(math.pi * done)) / 2
+    return self.start + done * (self.end - self.start)
+
+  @property
+  def extremes(self) -> tuple[float, ...]:
+    """The values between which all others lie."""
+    if self.shape == "constant":
+      return (self.start,)
+    return (self.start, self.end)
