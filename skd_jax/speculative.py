@@ -110,19 +110,16 @@ def _verify(
   hidden, cache = teacher.model.apply(teacher.params, read, at, state.caches[1])
   logits = teacher.logits(hidden)
   judged = logits[:, :-1]
-  log_probs = sampling.warp(judged, teacher.sampling)
+  positions = state.length[:, None] + offsets[None, :-1]
   accept = verify.accept_lossless(
     verify.Evidence(
       tokens=proposal.tokens,
       teacher_logits=judged,
       student_log_prob=proposal.log_prob,
-      teacher_log_prob=jnp.take_along_axis(
-        log_probs, proposal.tokens[..., None], axis=-1
-      )[..., 0],
-      uniform=sampling.draw_uniform(
-        row_keys,
-        sampling.ACCEPT_DRAW,
-        state.length[:, None] + offsets[None, :-1],
+      teacher_log_probs=sampling.warp(judged, teacher.sampling),
+      uniform=sampling.draw_uniform(row_keys, sampling.ACCEPT_DRAW, positions),
+      draw_again=lambda: rollout_lib.draw_again(
+        student, proposal, row_keys, positions
       ),
     ),
     jnp.float32(1),
