@@ -122,3 +122,105 @@ def pass_seconds(
     (weights + cached) * itemsize / machine.bytes_per_s,
     flops / machine.flops_per_s,
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Of a rollout in which no response ends early."""
+
+  rows: int
+  prompt_size: int
+  new_tokens: int
+  itemsize: int  # Bytes of a weight and of a cached number.
+
+  @property
+  def context(self) -> float:
+    """Slots of the cache that a new token sees, on average."""
+    return self.prompt_size + self.new_tokens / 2
+
+
+def read_seconds(
+  machine: Machine, config: models.ModelConfig, sizes: Sizes, tokens: int
+) -> float:
+  """Returns the least seconds to read `tokens` a row, without the head."""
+  return pass_seconds(
+    machine,
+    config,
+    rows=sizes.rows,
+    tokens=tokens,
+    context=tokens / 2,
+    itemsize=sizes.itemsize,
+    head=False,
+  )
+
+
+def step_seconds(
+  machine: Machine, config: models.ModelConfig, sizes: Sizes, tokens: int = 1
+) -> float:
+  """Returns the least seconds of a decode step or of a verification."""
+  return pass_seconds(
+    machine,
+    config,
+    rows=sizes.rows,
+    tokens=tokens,
+    context=sizes.context,
+    itemsize=sizes.itemsize,
+  )
+
+
+def write_seconds(
+  machine: Machine, config: models.ModelConfig, sizes: Sizes
+) -> float:
+  """Returns the least seconds in which one model writes all responses."""
+  prompts = read_seconds(machine, config, sizes, sizes.prompt_size)
+  return prompts + sizes.new_tokens * step_seconds(machine, config, sizes)
+
+
+def on_policy_seconds(
+  machine: Machine,
+  student: models.ModelConfig,
+  teacher: models.ModelConfig,
+  sizes: Sizes,
+) -> float:
+  """Returns the least seconds: the student writes, the teacher reads it."""
+  tokens = sizes.prompt_size + sizes.new_tokens
+  return write_seconds(machine, student, sizes) + read_seconds(
+    machine, teacher, sizes, tokens
+  )
+
+
+def skd_seconds(
+  machine: Machine,
+  student: models.ModelConfig,
+  teacher: models.ModelConfig,
+  sizes: Sizes,
+  *,
+  num_draft_tokens: int,
+  rounds: int,
+) -> float:
+  """Returns the least seconds of a rollout of so many rounds."""
+  prompts = sum(
+    read_seconds(machine, config, sizes, sizes.prompt_size)
+    for config in (student, teacher)
+  )
+  draft = num_draft_tokens * step_seconds(machine, student, sizes)
+  verify = step_seconds(machine, teacher, sizes, num_draft_tokens)
+  return prompts + rounds * (draft + verify)
+
+
+def training_seconds(
+  machine: Machine,
+  student: models.ModelConfig,
+  teacher: models.ModelConfig,
+  sizes: Sizes,
+) -> float:
+  """Returns the least seconds of the products of a train step.
+
+  Three products for each weight of the student, forward and backward, for
+  prompt and response; the teacher's head, forward, for the response.
+  """
+  tokens = sizes.rows * (sizes.prompt_size + sizes.new_tokens)
+  layers = student.num_layers * layer_weights(student)
+  heads = student.vocab_size * (3 * student.hidden_size + teacher.hidden_size)
+  flops = 6 * tokens * layers + 2 * sizes.rows * sizes.new_tokens * heads
+  return flops / machine.flops_per_s

@@ -234,37 +234,24 @@ def limit_seconds(
   machine: limits.Machine,
   contestant: Contestant,
 ) -> float | None:
-  """Returns the least seconds of a whole rollout; None if rounds are unknown.
-
-  The prompts are read once by each model that takes part, without the head.
-  """
-  rows, prompt_size = batch.prompt.shape
-  new_tokens = settings.new_tokens
-  context = prompt_size + new_tokens / 2
-  one_pass = functools.partial(
-    limits.pass_seconds, machine, rows=rows, itemsize=pair.itemsize
-  )
+  """Returns the least seconds of a rollout; None if rounds are unknown."""
+  sizes = limits.Sizes(*batch.prompt.shape, settings.new_tokens, pair.itemsize)
   student, teacher = pair.student.config, pair.teacher.config
-
-  def read_prompt(config, size=prompt_size):
-    return one_pass(config, tokens=size, context=size / 2, head=False)
-
-  def write(config):
-    step = one_pass(config, tokens=1, context=context)
-    return read_prompt(config) + new_tokens * step
-
   if contestant.kind == "student":
-    return write(student)
+    return limits.write_seconds(machine, student, sizes)
   if contestant.kind == "teacher":
-    return write(teacher)
+    return limits.write_seconds(machine, teacher, sizes)
   if contestant.kind == "on_policy":
-    return write(student) + read_prompt(teacher, prompt_size + new_tokens)
+    return limits.on_policy_seconds(machine, student, teacher, sizes)
   if contestant.kind == "skd":
-    length = contestant.columns["num_draft_tokens"]
-    draft = length * one_pass(student, tokens=1, context=context)
-    verify = one_pass(teacher, tokens=length, context=context)
-    prompts = read_prompt(student) + read_prompt(teacher)
-    return prompts + contestant.columns["rounds"] * (draft + verify)
+    return limits.skd_seconds(
+      machine,
+      student,
+      teacher,
+      sizes,
+      num_draft_tokens=contestant.columns["num_draft_tokens"],
+      rounds=contestant.columns["rounds"],
+    )
   return None
 
 

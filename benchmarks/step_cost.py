@@ -11,17 +11,21 @@ models, prompts, lengths and loss, KL(teacher || student).
   skd_2pct, _10pct   SKD, K = 25, a teacher that replaces such a part
   supervised         supervised KD: the teacher reads references
   trl_gkd            TRL's GKDTrainer, on-policy (lmbda = 1, beta = 0)
+
+`limit_seconds` is what the products and the memory of a step need at the rates
+that limits.py measures, the drafts and rounds as they were; the optimizer, the
+norms, softmax and attention come on top.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks import contestants, corrected, gkd, harness
+from benchmarks import contestants, corrected, gkd, harness, limits
 from benchmarks import pair as pair_lib
 from benchmarks.corrected import Corrected
 from benchmarks.pair import Pair
@@ -39,7 +43,7 @@ class Settings:
   batch_size: int = 16
   prompt_size: int = 32
   new_tokens: int = 64
-  draft_lengths: tuple[int, ...] = (4, 6, 8)
+  draft_lengths: tuple[int, ...] = (3, 4, 8)
   repeats: int = 3
   chunk_size: int = 512
 
@@ -95,11 +99,18 @@ class Trainer:
     return metrics
 
 
-def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
+def make_rows(
+  pair: Pair, settings: Settings, machine: limits.Machine
+) -> list[harness.Row]:
   """Times one step of each method, in turns.
 
   Every method writes with the student as it was at the start, so that the
   replacement rate stays what it was tuned to, and trains the same state.
+
+  Args:
+    pair: the models.
+    settings: sizes.
+    machine: what the limits are computed from.
   """
   few, many = corrected.at_rates(
     pair,
@@ -120,7 +131,11 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
     what: functools.partial(_step, trainer, pair, batch, write)
     for what, (write, _) in writers.items()
   }
-  columns = {what: found for what, (_, found) in writers.items()}
+  columns = {
+    what: found
+    | {"limit_seconds": limit_seconds(pair, settings, machine, what, found)}
+    for what, (_, found) in writers.items()
+  }
   missing = gkd.missing()
   if missing:
     timings = harness.interleaved(calls, settings.repeats)
@@ -133,6 +148,38 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
       calls | {"trl_gkd": peer.step}, settings.repeats
     )
   return _rows(timings, columns)
+
+
+def limit_seconds(
+  pair: Pair,
+  settings: Settings,
+  machine: limits.Machine,
+  what: str,
+  columns: Mapping[str, Any],
+) -> float:
+  """Returns the least seconds of a step: of its products, or of memory."""
+  student, teacher = pair.student.config, pair.teacher.config
+  sizes = limits.Sizes(
+    settings.batch_size,
+    settings.prompt_size,
+    settings.new_tokens,
+    pair.itemsize,
+  )
+  if what == "supervised":
+    tokens = sizes.prompt_size + sizes.new_tokens
+    write = limits.read_seconds(machine, teacher, sizes, tokens)
+  elif what == "on_policy":
+    write = limits.on_policy_seconds(machine, student, teacher, sizes)
+  else:
+    write = limits.skd_seconds(
+      machine,
+      student,
+      teacher,
+      sizes,
+      num_draft_tokens=columns["num_draft_tokens"],
+      rounds=columns["rounds"],
+    )
+  return write + limits.training_seconds(machine, student, teacher, sizes)
 
 
 def make_writers(
@@ -212,7 +259,8 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   """Runs what the command line asks for."""
   pair = pair_lib.from_flags(quick)
   print(pair.name)
-  return make_rows(pair, QUICK if quick else Settings())
+  machine = limits.measure(pair.teacher.params["embedding"].dtype, quick=quick)
+  return make_rows(pair, QUICK if quick else Settings(), machine)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,14 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 # The columns of each table; the rest is in the JSON. Rollout speed is a table
 # of one row a `what` and one column a batch.
 COLUMNS = {
-  "step_cost": ("what", "seconds", "ratio_to_on_policy", "replacement_rate"),
+  "step_cost": (
+    "what",
+    "seconds",
+    "limit_seconds",
+    "ratio_to_on_policy",
+    "replacement_rate",
+    "num_draft_tokens",
+  ),
   "loss_memory": (
     "vocab",
     "length",

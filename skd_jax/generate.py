@@ -1,9 +1,16 @@
-"""Text in, text out: python -m skd_jax.generate --model=FOLDER < lines.txt."""
+"""Text in, text out: python -m skd_jax.generate --model=FOLDER < lines.txt.
+
+With --draft=FOLDER a student drafts: the same answers (greedy), or answers of
+the same law, in fewer passes of the model.
+"""
 
 import contextlib
+import dataclasses
+import functools
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +23,13 @@ from skd_jax import (
   models,
   rollout,
   sampling,
+  speculative,
   stopping,
   structs,
 )
 from skd_jax import tokenizer as tokenizer_lib
+
+DecodeFn = Callable[[structs.Batch], structs.Rollout]
 
 _MODEL = flags.DEFINE_string(
   "model", None, "Hugging Face folder, such as WORKDIR/export.", required=True
@@ -47,6 +57,16 @@ _TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus mass, in (0, 1].")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
 _BATCH_SIZE = flags.DEFINE_integer(
   "batch_size", 32, "Lines answered at once.", lower_bound=1
+)
+
+_DRAFT = flags.DEFINE_string(
+  "draft",
+  None,
+  "Hugging Face folder of a student that drafts for --model (lossless "
+  "speculative decoding); what it brought is printed at the end.",
+)
+_NUM_DRAFT_TOKENS = flags.DEFINE_integer(
+  "num_draft_tokens", 4, "Tokens drafted before --model reads.", lower_bound=1
 )
 
 _PROMPT_MULTIPLE = 32  # Prompt buffers are rounded up to this.
@@ -96,45 +116,91 @@ def make_prompt_batch(
   )
 
 
-def answer_lines(lines: Iterable[str]) -> Iterator[str]:
-  """Answers line by line, in order; an empty line gives an empty line."""
-  folder = _MODEL.value
-  tokenizer = tokenizer_lib.load(folder)
-  config = models.load_config(folder)
-  vocab_size = tokenizer_lib.check_same_vocabulary(
-    tokenizer, tokenizer, config.vocab_size, config.vocab_size
-  )
+def make_decode_fns(
+  tokenizer: tokenizer_lib.Tokenizer, max_new_tokens: int
+) -> dict[str, DecodeFn]:
+  """Loads the models of the flags and returns jitted ways to decode.
+
+  Returns:
+    {"plain": by --model alone} and, with --draft, "speculative".
+
+  Raises:
+    ValueError: --draft speaks another vocabulary.
+  """
   dtype = model_store.compute_dtype("auto")
-  loaded = model_store.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+  folders = [_MODEL.value] + ([_DRAFT.value] if _DRAFT.value else [])
+  vocab_size = min(
+    tokenizer_lib.check_same_vocabulary(
+      tokenizer_lib.load(folder),
+      tokenizer,
+      models.load_config(folder).vocab_size,
+      len(tokenizer),
+    )
+    for folder in folders
+  )
+  loaded = [
+    model_store.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+    for folder in folders
+  ]
   stop_table = stopping.stop_table_for(
     tokenizer,
     vocab_size,
-    tokenizer_lib.eos_ids(tokenizer, folder),
+    tokenizer_lib.eos_ids(tokenizer, _MODEL.value),
     _STOP.value,
   )
   how = sampling.Sampling(_TEMPERATURE.value, _TOP_P.value)
-  max_new_tokens = _MAX_NEW_TOKENS.value or min(
-    config.max_position_embeddings // 2, 256
-  )
-  limit = config.max_position_embeddings - max_new_tokens
-  if limit < 1:
-    raise ValueError(
-      f"--max_new_tokens = {max_new_tokens}: the model reads at most "
-      f"{config.max_position_embeddings} tokens, the prompt included"
+
+  def policies(params):
+    return [
+      rollout.Policy(p, model.model, how)
+      for p, model in zip(params, loaded, strict=True)
+    ]
+
+  def keys(batch):
+    seed = jax.random.key(_SEED.value)
+    return jax.vmap(lambda i: jax.random.fold_in(seed, i))(batch.index)
+
+  @jax.jit
+  def plain(params, batch):
+    (teacher, *_) = policies(params)
+    return rollout.decode(
+      teacher, batch, keys(batch), stop_table, max_new_tokens=max_new_tokens
     )
 
   @jax.jit
-  def decode(params, batch, seed):
-    keys = jax.vmap(
-      lambda index: jax.random.fold_in(jax.random.key(seed), index)
-    )(batch.index)
-    return rollout.decode(
-      rollout.Policy(params, loaded.model, how),
+  def speculate(params, batch):
+    teacher, student = policies(params)
+    return speculative.decode(
+      student,
+      teacher,
       batch,
-      keys,
+      keys(batch),
       stop_table,
+      num_draft_tokens=_NUM_DRAFT_TOKENS.value,
       max_new_tokens=max_new_tokens,
     )
+
+  found = {"plain": plain} | (
+    {"speculative": speculate} if _DRAFT.value else {}
+  )
+  params = [model.params for model in loaded]
+  return {name: functools.partial(fn, params) for name, fn in found.items()}
+
+
+def answer_lines(lines: Iterable[str]) -> Iterator[str]:
+  """Answers line by line, in order; an empty line gives an empty line."""
+  tokenizer = tokenizer_lib.load(_MODEL.value)
+  longest = models.load_config(_MODEL.value).max_position_embeddings
+  max_new_tokens = _MAX_NEW_TOKENS.value or min(longest // 2, 256)
+  limit = longest - max_new_tokens
+  if limit < 1:
+    raise ValueError(
+      f"--max_new_tokens = {max_new_tokens}: the model reads at most "
+      f"{longest} tokens, the prompt included"
+    )
+  decode_fns = make_decode_fns(tokenizer, max_new_tokens)
+  decode = decode_fns.get("speculative", decode_fns["plain"])
+  summary = SpeculationSummary(_NUM_DRAFT_TOKENS.value)
 
   size, first = _BATCH_SIZE.value, 0
   iterator = iter(lines)
@@ -152,7 +218,9 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
         limit,
         max_new_tokens,
       )
-      written = jax.device_get(decode(loaded.params, batch, _SEED.value))
+      written = jax.device_get(decode(batch))
+      if _DRAFT.value:
+        summary = summary.add(written, decode_fns, batch)
       ids = [written.tokens[i, : written.length[i]] for i in range(len(filled))]
       for row, text in zip(
         filled, tokenizer_lib.decode(tokenizer, ids), strict=True
@@ -162,6 +230,53 @@ def answer_lines(lines: Iterable[str]) -> Iterator[str]:
         texts[row] = " ".join(text.split())
     first += len(chunk)
     yield from texts
+  if summary.passes:
+    print(summary, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeculationSummary:
+  """What drafting brought, over all answers."""
+
+  num_draft_tokens: int
+  passes: int = 0  # Of the teacher, counted by row.
+  accepted: int = 0
+  emitted: int = 0
+  speedup: float = 0.0  # Over plain decoding, of the first batch.
+
+  def add(
+    self,
+    written: structs.Rollout,
+    decode_fns: Mapping[str, DecodeFn],
+    batch: structs.Batch,
+  ) -> "SpeculationSummary":
+    """Counts a batch; the first is also decoded plainly, for the clock."""
+    speedup = self.speedup
+    if not self.passes:
+      seconds = {}
+      for name, decode in decode_fns.items():
+        jax.block_until_ready(decode(batch))  # Compiles.
+        begun = time.perf_counter()
+        jax.block_until_ready(decode(batch))
+        seconds[name] = time.perf_counter() - begun
+      speedup = seconds["plain"] / seconds["speculative"]
+    emitted = np.arange(written.tokens.shape[1]) < written.length[:, None]
+    drafted = emitted & (written.source == structs.STUDENT)
+    return dataclasses.replace(
+      self,
+      passes=self.passes + int(written.num_rounds.sum()),
+      accepted=self.accepted + int(drafted.sum()),
+      emitted=self.emitted + int(emitted.sum()),
+      speedup=speedup,
+    )
+
+  def __str__(self) -> str:
+    share = self.accepted / (self.passes * self.num_draft_tokens)
+    return (
+      f"Drafts: {share:.0%} of the tokens accepted, "
+      f"{self.emitted / self.passes:.2f} tokens a teacher pass, "
+      f"{self.speedup:.2f} times the speed of plain decoding (first batch)"
+    )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -105,6 +105,7 @@ def rollout(
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,
     num_draft_tokens=num_draft_tokens,
+    keep_teacher_hidden=True,
   )
 
 
@@ -161,6 +162,7 @@ def decode(
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,
     num_draft_tokens=1,
+    keep_teacher_hidden=False,
   )
 
 

@@ -25,6 +25,7 @@ def init_state(
   batch_size: int,
   max_new_tokens: int,
   num_draft_tokens: int,
+  keep_teacher_hidden: bool,
 ) -> structs.DecodeState:
   """Allocates the buffers.
 
@@ -34,6 +35,7 @@ def init_state(
     batch_size: B.
     max_new_tokens: T.
     num_draft_tokens: G; a draft may run past T by up to G slots of the cache.
+    keep_teacher_hidden: whether the rollout has `teacher_hidden`.
 
   Returns:
     DecodeState with empty responses; every slot is free.
@@ -43,7 +45,7 @@ def init_state(
   zeros = jnp.zeros(batch_size, jnp.int32)
   response = jnp.zeros((num_rows, max_new_tokens), jnp.int32)
   teacher_hidden = None
-  if len(models) == 2:
+  if keep_teacher_hidden:
     teacher, params = models[1]
     like = jax.eval_shape(
       teacher.apply, params, batch.prompt, batch.prompt, None
@@ -212,6 +214,7 @@ def run(
   batch_size: int | None,
   max_new_tokens: int,
   num_draft_tokens: int,
+  keep_teacher_hidden: bool,
 ) -> structs.Rollout:
   """Decodes every row: calls `one_round` until all are done.
 
@@ -223,6 +226,7 @@ def run(
     batch_size: B, or None for Q.
     max_new_tokens: T.
     num_draft_tokens: G.
+    keep_teacher_hidden: as in init_state.
 
   Returns:
     Rollout [Q, T].
@@ -242,6 +246,7 @@ def run(
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,
     num_draft_tokens=num_draft_tokens,
+    keep_teacher_hidden=keep_teacher_hidden,
   )
 
   def live(state):

@@ -1,6 +1,7 @@
 """Text in, text out."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -67,6 +68,26 @@ def test_sampling_repeats_with_its_seed(workdir, answer):
   first = answer(lines, temperature=1.0, seed=5)
   assert answer(lines, temperature=1.0, seed=5) == first
   assert answer(lines, temperature=1.0, seed=6) != first
+
+
+def test_greedy_answers_stay_the_same_with_a_draft(workdir, answer, capsys):
+  lines = _test_sources(workdir)
+  teacher = str(workdir / "teacher")
+  plain = answer(lines, model=teacher)
+  assert capsys.readouterr().err == ""
+  drafted = answer(
+    lines, model=teacher, draft=str(workdir / "export"), num_draft_tokens=2
+  )
+  assert drafted == plain
+  summary = capsys.readouterr().err
+  found = re.search(
+    r"(\d+)% of the tokens accepted, ([\d.]+) tokens a teacher", summary
+  )
+  assert found, summary
+  # Of 2 drafted tokens a pass, so many are accepted, and one is the teacher's.
+  accepted, per_pass = int(found[1]) / 100, float(found[2])
+  assert 0 < accepted <= 1
+  assert per_pass == pytest.approx(1 + 2 * accepted, abs=0.3)
 
 
 def test_stop_text_ends_an_answer(workdir, answer):
