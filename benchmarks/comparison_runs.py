@@ -281,12 +281,13 @@ def _keep(
     "git": results.git_revision(),
     "command": asked.command,
   }
-  others = [
-    record
-    for record in comparison.read(asked.path)
-    if (record["method"], record["seed"]) != (name, seed)
-  ]
-  comparison.write(asked.path, [*others, line])
+  records = comparison.read(asked.path)
+  runs = [(record["method"], record["seed"]) for record in records]
+  if (name, seed) in runs:
+    records[runs.index((name, seed))] = line
+  else:
+    records.append(line)
+  comparison.write(asked.path, records)
 
 
 def _settings(asked: Comparison, config: ml_collections.ConfigDict) -> str:

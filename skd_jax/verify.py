@@ -29,7 +29,9 @@ class Evidence:
   uniform: jax.Array  # float32 [B, G], for the randomised rules
   # () -> int32 [B, G]: the student's tokens, drawn once more. A function, as
   # one rule alone wants them and they cost the student's law at every draft.
-  draw_again: Callable[[], jax.Array] = struct.field(pytree_node=False)
+  draw_again: Callable[[], jax.Array] | None = struct.field(
+    pytree_node=False, default=None
+  )
 
 
 def _own(values: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -136,6 +138,8 @@ def accept_released_top_k(
   and runs past its end, responses that are decoded and tokenised again, EOS
   appended to truncated ones.
   """
+  if evidence.draw_again is None:
+    raise ValueError("accept = 'released_top_k' needs draw_again")
   checked = evidence.draw_again()
   law = evidence.teacher_log_probs
   inside = _own(law, checked) > -jnp.inf

@@ -181,7 +181,9 @@ def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
   settings = step_cost.Settings(
     batch_size=2, prompt_size=4, new_tokens=8, draft_lengths=(5,), repeats=1
   )
-  rows = {row["what"]: row for row in step_cost.make_rows(tiny, settings)}
+  rows = {
+    row["what"]: row for row in step_cost.make_rows(tiny, settings, MACHINE)
+  }
   assert rows["on_policy"]["ratio_to_on_policy"] == 1
   for what in ("skd_2pct", "skd_10pct", "supervised"):
     expected = rows[what]["seconds"] / rows["on_policy"]["seconds"]

@@ -60,8 +60,11 @@ def test_every_task_is_scored_by_its_metrics_and_the_mean(workdir):
   for scores in [*report["metrics"].values(), report["per_seed"][0]["metrics"]]:
     scores = scores.get("student", scores)
     assert set(scores) == {"mean", "translation", "sums"}
-    assert list(scores["translation"]) == ["chrf", "kl", "agreement"]
-    assert list(scores["sums"]) == ["accuracy", "rougeL", "kl", "agreement"]
+    for task, names in (
+      ("translation", ["chrf", "kl", "agreement"]),
+      ("sums", ["accuracy", "rougeL", "kl", "agreement"]),
+    ):
+      assert list(scores[task])[: len(names)] == names
     main = scores["translation"]["chrf"], scores["sums"]["accuracy"]
     assert scores["mean"] == pytest.approx(sum(main) / 2)
   assert set(report["signature"]) == {"chrf", "accuracy", "rougeL"}

@@ -11,7 +11,15 @@ import pytest
 from skd_jax import config as config_lib
 from skd_jax import methods, model_store, scoring, stopping, structs, writers
 from skd_jax.run import Run
+from tests import tiny_run
 from tests.conftest import make_batch, trigram_model, trigram_params
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation(tmp_path_factory):
+  with tiny_run.quick_compilation(tmp_path_factory):
+    yield
+
 
 V, T, EOS, ROWS = 7, 8, 0, 40
 MODEL = trigram_model(V)
