@@ -115,13 +115,14 @@ def refill(
   prompt, length = batch.prompt[rows], batch.prompt_length[rows]
 
   positions = jnp.broadcast_to(jnp.arange(prompt_size), prompt.shape)
-  zero_caches = [
-    jax.tree.map(lambda x: jnp.zeros((num_refilled, *x.shape[1:]), x.dtype), c)
-    for c in state.caches
-  ]
+  caches = state.caches  # What they hold of earlier rows is stale.
+  if num_refilled < num_slots:
+    caches = jax.tree.map(
+      lambda x: jnp.zeros((num_refilled, *x.shape[1:]), x.dtype), caches
+    )
   caches = tuple(
     model.apply(params, prompt, positions, cache)[1]
-    for (model, params), cache in zip(models, zero_caches, strict=True)
+    for (model, params), cache in zip(models, caches, strict=True)
   )
 
   def put(buffer, values):
