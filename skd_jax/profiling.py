@@ -8,7 +8,7 @@ from absl import logging
 
 from skd_jax import fit
 
-_SKIPPED = 2  # The first steps compile.
+SKIPPED = 2  # The first steps compile.
 
 
 def trace_steps(
@@ -29,11 +29,11 @@ def trace_steps(
 
   def traced(state, batch, step):
     call = next(calls)
-    if call == _SKIPPED:
+    if call == SKIPPED:
       jax.profiler.start_trace(folder, create_perfetto_trace=True)
     with jax.profiler.StepTraceAnnotation("step", step_num=step):
       result = step_fn(state, batch, step)
-    if call == _SKIPPED + num_steps - 1:
+    if call == SKIPPED + num_steps - 1:
       jax.block_until_ready(result)
       jax.profiler.stop_trace()
       logging.info("%d steps are traced in %s", num_steps, folder)

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from skd_jax import config as config_lib
-from skd_jax import sampling, schedules, scores, verify
+from skd_jax import profiling, sampling, schedules, scores, verify
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -43,6 +43,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
   _at_least(config, "seed", 0)
   _at_least(config, "profile", 0)
+  if config.profile > max(config.distill.num_steps - profiling.SKIPPED, 0):
+    raise ValueError(
+      f"profile = {config.profile}: must be in [0, distill.num_steps - "
+      f"{profiling.SKIPPED} = {config.distill.num_steps - profiling.SKIPPED}]"
+    )
   for stage in ("teacher.fit", "student.fit", "distill"):
     _validate_fit(config, stage)
   _validate_rollout(config, vocab_size)

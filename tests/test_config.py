@@ -122,6 +122,11 @@ _BAD = [
   ),
   ({"rollout.batch_size": 65}, "rollout.batch_size = 65", "[0, distill.batch"),
   ({"profile": -1}, "profile = -1", "0 or above"),
+  (
+    {"profile": 9, "distill.num_steps": 10},
+    "profile = 9",
+    "[0, distill.num_steps - 2 = 8]",
+  ),
   ({"rollout.accept": "topk"}, "rollout.accept = 'topk'", "'top_k'"),
   ({"rollout.replace": "best"}, "rollout.replace = 'best'", "'argmax'"),
   (
