@@ -78,6 +78,31 @@ def at_rates(
   return regimes
 
 
+def usual_regimes(
+  pair: Pair, *, num_rows: int, prompt_size: int, new_tokens: int
+) -> dict[str, Corrected]:
+  """Returns the regimes of the targets: all accepted, 2 % and 10 % replaced.
+
+  Args:
+    pair: to tune.
+    num_rows: as in at_rates, like the next two.
+    prompt_size: P.
+    new_tokens: T.
+  """
+  few, many = at_rates(
+    pair,
+    (0.02, 0.1),
+    num_rows=num_rows,
+    prompt_size=prompt_size,
+    new_tokens=new_tokens,
+  )
+  return {
+    "skd_all_accepted": all_accepted(pair),
+    "skd_2pct": few,
+    "skd_10pct": many,
+  }
+
+
 def fastest_rollouts(
   regimes: Mapping[str, Corrected],
   batch: structs.Batch,

@@ -82,17 +82,13 @@ def make_rows(
   Returns:
     One row for each `what` and batch.
   """
-  few, many = corrected.at_rates(
+  regimes = corrected.usual_regimes(
     pair,
-    (0.02, 0.1),
     num_rows=settings.tune_rows,
     prompt_size=settings.prompt_size,
     new_tokens=settings.new_tokens,
   )
-  regimes = {
-    "skd_all_accepted": corrected.all_accepted(pair),
-    "skd_2pct": few,
-    "skd_10pct": many,
+  regimes |= {
     "skd_k25": Corrected(pair, "top_k", float(corrected.TOP_K)),
     "skd_k1": Corrected(pair, "top_k", 1.0),
   }

@@ -112,18 +112,12 @@ def make_rows(
     settings: sizes.
     machine: what the limits are computed from.
   """
-  few, many = corrected.at_rates(
+  regimes = corrected.usual_regimes(
     pair,
-    (0.02, 0.1),
     num_rows=settings.batch_size,
     prompt_size=settings.prompt_size,
     new_tokens=settings.new_tokens,
   )
-  regimes = {
-    "skd_all_accepted": corrected.all_accepted(pair),
-    "skd_2pct": few,
-    "skd_10pct": many,
-  }
   batch = pair_lib.make_prompts(pair, settings.batch_size, settings.prompt_size)
   writers = make_writers(pair, regimes, batch, settings)
   trainer = Trainer(pair, settings.chunk_size)
