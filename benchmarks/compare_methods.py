@@ -25,6 +25,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import jax
 import ml_collections
 from absl import app, flags
 
@@ -36,7 +37,7 @@ from benchmarks import (
   harness,
   significance,
 )
-from skd_jax import compilation, methods, metrics
+from skd_jax import compilation, methods, metrics, sharding
 from skd_jax import main as main_lib
 
 _METHODS = flags.DEFINE_list(
@@ -67,6 +68,13 @@ def run_all(asked: comparison_runs.Comparison) -> list[comparison.Record]:
   """
   config = comparison_runs.fair(asked.config)
   comparison_runs.check(asked, config)
+  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
+    return _run_checked(asked, config)
+
+
+def _run_checked(
+  asked: comparison_runs.Comparison, config: ml_collections.ConfigDict
+) -> list[comparison.Record]:
   prepared: dict[str, comparison_runs.Prepared] = {}
   for variant in asked.variants:
     start = variant.start

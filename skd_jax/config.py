@@ -57,6 +57,9 @@ def model_config(**changes) -> ml_collections.ConfigDict:
   config.num_heads = 8
   config.num_kv_heads = 4
   config.head_dim = 32
+  # Where it is trained: keep less for the backward pass, and compute each layer
+  # once more there.
+  config.remat = False
   config.update(changes)
   config.fit = fit_config()  # Supervised fine-tuning on the references (SFT).
   return config
@@ -75,6 +78,13 @@ def default_config() -> ml_collections.ConfigDict:
   # Steps of distillation to trace with jax.profiler, into WORKDIR/profile; the
   # first two, which compile, are left out. 0 is none.
   config.profile = 0
+
+  # The devices, as groups; see skd_jax/sharding.py. Rows are dealt out over
+  # data * fsdp groups of `tensor` devices each.
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.data = -1  # -1: as many as there are devices for.
+  config.mesh.fsdp = 1  # Deals out the weights that are trained as well.
+  config.mesh.tensor = 1  # Deals out all weights.
 
   config.data = ml_collections.ConfigDict()
   # embedded (translation), arithmetic (word problems), parallel, jsonl, tfds

@@ -19,6 +19,7 @@ from skd_jax import (
   rollout,
   sampling,
   scoring,
+  sharding,
   structs,
   verify,
 )
@@ -47,13 +48,17 @@ def make_decode_fn(
 
 @functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
 def _decode_greedily(params, batch, *, stop_table, model, max_new_tokens):
-  return rollout.decode(
-    rollout.Policy(params, model, sampling.GREEDY),
-    batch,
-    jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
-    stop_table,
-    max_new_tokens=max_new_tokens,
-  )
+  def decode(shared, batch):
+    params, stop_table = shared
+    return rollout.decode(
+      rollout.Policy(params, model, sampling.GREEDY),
+      batch,
+      jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
+      stop_table,
+      max_new_tokens=max_new_tokens,
+    )
+
+  return sharding.by_rows(decode)((params, stop_table), batch)
 
 
 def answer(
@@ -130,18 +135,27 @@ def _agreement_sums(
   student_head = student.head_params(student_params)
   teacher_head = teacher.head_params(teacher_params)
 
-  def one_chunk(take, valid, total):
-    values = compare_logits(
-      teacher.head(teacher_head, take(of_teacher)),
-      student.head(student_head, take(of_student)),
-    )
-    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
-    return jax.tree.map(jnp.add, total, sums)
+  def walk(heads, rows):
+    student_head, teacher_head = heads
+    of_student, of_teacher, mask = rows
+
+    def one_chunk(take, valid, total):
+      values = compare_logits(
+        teacher.head(teacher_head, take(of_teacher)),
+        student.head(student_head, take(of_student)),
+      )
+      sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
+      return jax.tree.map(jnp.add, total, sums)
+
+    zeros = AgreementSums(*[jnp.float32(0)] * 6)
+    sums = loss.walk_chunks(one_chunk, zeros, mask, chunk_size)
+    return sharding.sum_over_groups(sums)
 
   size = batch.reference.shape[1]
   mask = jnp.arange(size)[None, :] < batch.reference_length[:, None]
-  zeros = AgreementSums(*[jnp.float32(0)] * 6)
-  return loss.walk_chunks(one_chunk, zeros, mask.reshape(-1), chunk_size)
+  return sharding.by_rows(walk, out=sharding.OF_ALL)(
+    (student_head, teacher_head), (of_student, of_teacher, mask.reshape(-1))
+  )
 
 
 def compare_logits(

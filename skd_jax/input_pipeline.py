@@ -18,7 +18,7 @@ mixture.py says how often an epoch reads each, and a batch may hold rows of any.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -181,6 +181,7 @@ def train_batches(
   num_epochs: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
+  place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> grain.DatasetIterator[Batch]:
   """Full batches for training, in a new order every epoch.
 
@@ -201,9 +202,11 @@ def train_batches(
       ends.
     process_index: Which rows to make: those of this process.
     process_count: All processes get rows of the same P and T.
+    place: Called with each batch, ahead of its use; puts it on the devices.
 
   Returns:
-    An iterator of Batch, of numpy arrays with B / process_count rows.
+    An iterator of what `place` makes of each Batch of numpy arrays with
+    B / process_count rows.
 
   Raises:
     ValueError: batch_size exceeds the examples or does not divide among the
@@ -230,7 +233,7 @@ def train_batches(
   batches = grain.MapDataset.source(
     _TrainBatches(collate, shares, seed, num_epochs)
   )
-  return iter(batches.to_iter_dataset(ahead))
+  return iter(batches.map(place).to_iter_dataset(ahead))
 
 
 def eval_batches(

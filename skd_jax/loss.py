@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import divergence as divergence_lib
-from skd_jax import structs, verify
+from skd_jax import sharding, structs, verify
 
 _HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
 
@@ -53,6 +53,13 @@ class Sums:
     total = jax.tree.map(jnp.add, self, other)
     return dataclasses.replace(
       total, least=jnp.minimum(self.least, other.least)
+    )
+
+  def over_groups(self) -> "Sums":
+    """Returns the sums over all groups of devices; see sharding.by_rows."""
+    return dataclasses.replace(
+      sharding.sum_over_groups(self),
+      least=sharding.least_of_groups(self.least),
     )
 
   def means(self) -> dict[str, jax.Array]:
@@ -218,12 +225,20 @@ def _chunked(
 ):
   """Walks over the chunks without gradients; see chunked_loss."""
 
-  def one_chunk(take, valid, carry):
-    logits = head(weights, take(hidden))
-    _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
-    return carry + sums
+  def walk(shared, rows):
+    weights, constants = shared
+    hidden, inputs, mask = rows
 
-  sums = walk_chunks(one_chunk, Sums.zero(), mask, chunk_size)
+    def one_chunk(take, valid, carry):
+      logits = head(weights, take(hidden))
+      _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
+      return carry + sums
+
+    return walk_chunks(one_chunk, Sums.zero(), mask, chunk_size).over_groups()
+
+  sums = sharding.by_rows(walk, out=sharding.OF_ALL)(
+    (weights, constants), (hidden, inputs, mask)
+  )
   return sums.loss, sums
 
 
@@ -232,23 +247,36 @@ def _chunked_forward(
 ):
   """Walks over the chunks and takes the gradients on the way."""
 
-  def one_chunk(take, valid, carry):
-    sums, weights_grad, hidden_grad = carry
-    states = take(hidden)
-    logits, to_states = jax.vjp(functools.partial(head, weights), states)
-    (_, more), logits_grad = jax.value_and_grad(sums_fn, has_aux=True)(
-      logits, jax.tree.map(take, inputs), constants, valid
-    )
-    weights_grad = _add_head_gradient(
-      weights_grad, head, weights, states, logits_grad
-    )
-    (states_grad,) = to_states(logits_grad)
-    return sums + more, weights_grad, take.put(hidden_grad, states_grad)
+  def walk(shared, rows):
+    weights, constants = shared
+    hidden, inputs, mask = rows
 
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
-  sums, weights_grad, hidden_grad = walk_chunks(
-    one_chunk, (Sums.zero(), zeros, jnp.zeros_like(hidden)), mask, chunk_size
-  )
+    def one_chunk(take, valid, carry):
+      sums, weights_grad, hidden_grad = carry
+      states = take(hidden)
+      logits, to_states = jax.vjp(functools.partial(head, weights), states)
+      (_, more), logits_grad = jax.value_and_grad(sums_fn, has_aux=True)(
+        logits, jax.tree.map(take, inputs), constants, valid
+      )
+      weights_grad = _add_head_gradient(
+        weights_grad, head, weights, states, logits_grad
+      )
+      (states_grad,) = to_states(logits_grad)
+      return sums + more, weights_grad, take.put(hidden_grad, states_grad)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
+    sums, weights_grad, hidden_grad = walk_chunks(
+      one_chunk, (Sums.zero(), zeros, jnp.zeros_like(hidden)), mask, chunk_size
+    )
+    return (
+      sums.over_groups(),
+      sharding.sum_over_groups(weights_grad),
+      hidden_grad,
+    )
+
+  sums, weights_grad, hidden_grad = sharding.by_rows(
+    walk, out=(sharding.OF_ALL, sharding.OF_ALL, sharding.OF_ROWS)
+  )((weights, constants), (hidden, inputs, mask))
   weights_grad = jax.tree.map(
     lambda grad, x: grad.astype(x.dtype), weights_grad, weights
   )
@@ -266,13 +294,16 @@ def _add_head_gradient(
 
   At once, the gradient of a chunk would be a second array of the size of the
   head. Row v of the head alone decides logit v, so a block of rows can be
-  treated as a head of its own. V = 10, blocks of 4:
+  treated as a head of its own. A head that is cut along `tensor` is in blocks
+  already. V = 10, blocks of 4:
 
     rows   0 1 2 3 | 4 5 6 7 | 6 7 8 9     the last block starts early, to fit;
     new    y y y y | y y y y | n n y y     what it repeats is not added twice
   """
   vocab_size = logits_grad.shape[-1]
   size = min(_HEAD_BLOCK, vocab_size)
+  if sharding.shards_tensors():
+    size = vocab_size
 
   def add_block(i, total):
     start = jnp.minimum(i * size, vocab_size - size)

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+from absl import logging
 
-from skd_jax import models, structs
+from skd_jax import models, sharding, structs
 from skd_jax import task as task_lib
 from skd_jax import tokenizer as tokenizer_lib
 
@@ -61,16 +62,50 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
   return min(sizes)
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Where the weights of a model lie."""
+
+  mesh: jax.sharding.Mesh
+  rules: sharding.Rules  # sharding.TRAINED or FROZEN
+
+  def shardings(self, config: models.ModelConfig) -> structs.Params:
+    """Returns the sharding of each weight; logs what is not divided."""
+    rules, kept = models.usable_rules(config, self.mesh, self.rules)
+    for line in kept:
+      logging.info("Whole on every device: %s", line)
+    return models.param_shardings(config, self.mesh, rules)
+
+
 def load(
-  folder: str | pathlib.Path, vocab_size: int, *, dtype: Any, param_dtype: Any
+  folder: str | pathlib.Path,
+  vocab_size: int,
+  *,
+  dtype: Any,
+  param_dtype: Any,
+  placement: Placement | None = None,
+  remat: bool = False,
 ) -> LoadedModel:
-  """Reads a Hugging Face folder, its head cut to the common vocabulary."""
+  """Reads a Hugging Face folder, its head cut to the common vocabulary.
+
+  Args:
+    folder: the folder.
+    vocab_size: V that is kept.
+    dtype: of the activations.
+    param_dtype: of the weights.
+    placement: of the weights; None: on the default device.
+    remat: see models.create.
+  """
   config = models.load_config(folder)
+  cut = dataclasses.replace(config, vocab_size=vocab_size)
   params = models.load_params(
-    folder, config, param_dtype=param_dtype, vocab_size=vocab_size
+    folder,
+    config,
+    param_dtype=param_dtype,
+    vocab_size=vocab_size,
+    shardings=placement and placement.shardings(cut),
   )
-  config = dataclasses.replace(config, vocab_size=vocab_size)
-  return LoadedModel(config, models.create(config, dtype=dtype), params)
+  return LoadedModel(cut, models.create(cut, dtype=dtype, remat=remat), params)
 
 
 def from_scratch(
@@ -80,6 +115,7 @@ def from_scratch(
   *,
   seed: int,
   dtype: Any,
+  placement: Placement,
 ) -> LoadedModel:
   """Makes a Llama with random float32 weights and a tied head."""
   config = models.ModelConfig(
@@ -93,10 +129,12 @@ def from_scratch(
     max_position_embeddings=max_length,
     tie_embeddings=True,
   )
-  params = jax.jit(lambda key: models.init_params(config, key))(
-    jax.random.key(seed)
-  )
-  return LoadedModel(config, models.create(config, dtype=dtype), params)
+  params = jax.jit(
+    lambda key: models.init_params(config, key),
+    out_shardings=placement.shardings(config),
+  )(jax.random.key(seed))
+  model = models.create(config, dtype=dtype, remat=shape.remat)
+  return LoadedModel(config, model, params)
 
 
 def export(

@@ -21,7 +21,6 @@ from skd_jax import (
   evaluate,
   fit,
   health,
-  input_pipeline,
   metrics,
   model_store,
   report,
@@ -115,19 +114,19 @@ def sample_visits(
   num_steps = config.distill.num_steps
   folder = run.workdir / "samples"
   shown = tokenized.spread_examples(test, count)
-  (batch,) = input_pipeline.eval_batches(shown, count)
+  batch = run.one_batch(shown)
   annotate = evaluate.make_annotate_fn(student.model, teacher.model)
   threshold = config_lib.threshold(config)
 
   def visit(state, step):
-    keys = writers.row_keys(seed, num_steps, jnp.asarray(batch.index))
+    keys = writers.row_keys(seed, num_steps, batch.index)
     arguments = (state.params, teacher.params, batch)
     now = jnp.float32(threshold.at(step, num_steps))
     written = policy(*arguments, keys, now)
     marks = annotate(*arguments, written)
     views = sample_views(
       run.task.tokenizer,
-      [test.examples[index] for index in batch.index],
+      [test.examples[i] for i in jax.device_get(batch.index) if i >= 0],
       *jax.device_get((written, marks)),
       step=step,
     )

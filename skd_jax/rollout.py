@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import sampling as sampling_lib
-from skd_jax import slots, stopping, structs, verify
+from skd_jax import sharding, slots, stopping, structs, verify
 
 
 @struct.dataclass
@@ -39,7 +39,8 @@ class Policy:
 
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Applies the head: [..., D] -> float32 [..., V]."""
-    return self.model.head(self.model.head_params(self.params), hidden)
+    logits = self.model.head(self.model.head_params(self.params), hidden)
+    return sharding.constrain(logits, "logits_row", *[None] * (logits.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
+import jax
 import ml_collections
 
-from skd_jax import input_pipeline, stages, structs, tokenized
+from skd_jax import input_pipeline, sharding, stages, structs, tokenized
 from skd_jax import task as task_lib
 
 
@@ -20,6 +21,7 @@ class Run:
   workdir: pathlib.Path
   task: task_lib.Task
   dtype: Any  # Of activations, caches and the frozen teacher.
+  mesh: jax.sharding.Mesh
 
   def depends_on(self, *sections: str) -> dict[str, Any]:
     """Returns the settings of some sections, and those of the task, flat."""
@@ -30,28 +32,54 @@ class Run:
   def train_batches(
     self, fit_config: ml_collections.ConfigDict, seed: int
   ) -> grain.DatasetIterator[structs.Batch]:
-    """Returns the endless batches of a stage."""
+    """Returns the endless batches of a stage, their rows on the devices."""
     train = self.task.train
     if fit_config.max_examples:
       train = tokenized.first_examples(train, fit_config.max_examples)
     multiple = self.config.data.length_multiple
+    batch_size = fit_config.batch_size
+    index, count = sharding.reader(self.mesh, batch_size)
     return input_pipeline.train_batches(
       train,
-      batch_size=fit_config.batch_size,
+      batch_size=batch_size,
       seed=seed,
       shares=self.task.shares(train),
       prompt_multiple=multiple,
       response_multiple=multiple,
+      process_index=index,
+      process_count=count,
+      place=lambda batch: self._place(batch, batch_size),
     )
 
   def eval_batches(
     self, split: tokenized.TokenizedSet
   ) -> Iterator[structs.Batch]:
-    """Returns the batches of a held-out split, each example once."""
+    """Returns the batches of a held-out split, each example once.
+
+    Their rows are on the devices, as those of train_batches.
+    """
+    return self._held_out(split, self.config.evaluate.batch_size)
+
+  def one_batch(self, split: tokenized.TokenizedSet) -> structs.Batch:
+    """Returns a few examples as one batch, filled up for the mesh."""
+    parts = sharding.num_row_shards(self.mesh)
+    (batch,) = self._held_out(split, -(-len(split) // parts) * parts)
+    return batch
+
+  def _held_out(
+    self, split: tokenized.TokenizedSet, batch_size: int
+  ) -> Iterator[structs.Batch]:
     multiple = self.config.data.length_multiple
-    return input_pipeline.eval_batches(
+    index, count = sharding.reader(self.mesh, batch_size)
+    batches = input_pipeline.eval_batches(
       split,
-      self.config.evaluate.batch_size,
+      batch_size,
       prompt_multiple=multiple,
       response_multiple=multiple,
+      process_index=index,
+      process_count=count,
     )
+    return (self._place(batch, batch_size) for batch in batches)
+
+  def _place(self, batch: structs.Batch, batch_size: int) -> structs.Batch:
+    return sharding.place_rows(batch, self.mesh, batch_size)

@@ -16,11 +16,13 @@ import ml_collections
 from skd_jax import config as config_lib
 from skd_jax import metrics
 
-# Settings that change when something is shown or saved, but not the result.
+# Settings that change what is shown or saved when, or the memory that it takes,
+# but not the result.
 _WITHOUT_EFFECT = (
   "log_every_steps",
   "checkpoint_every_steps",
   "evaluate_every_steps",
+  "remat",
 )
 
 

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 from absl import logging
 
 from skd_jax import config as config_lib
@@ -31,6 +30,7 @@ from skd_jax import (
   model_store,
   profiling,
   results,
+  sharding,
   stages,
   structs,
   validation,
@@ -44,6 +44,8 @@ from skd_jax.run import Run
 # that it starts from.
 DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
 
+# params -> state
+Begin = Callable[[structs.Params], structs.TrainState]
 # (state, teacher head, batch, rollout) -> (state, metrics)
 Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
 
@@ -66,7 +68,12 @@ def train_and_evaluate(
     fit.Interrupted: the run was asked to stop, and has saved.
   """
   run = open_run(config, workdir)
-  workdir = run.workdir
+  with jax.set_mesh(run.mesh):
+    return _all_stages(run)
+
+
+def _all_stages(run: Run) -> dict[str, Any]:
+  config, workdir = run.config, run.workdir
   teacher, seconds_teacher = prepare_model(run, "teacher")
   start, seconds_start = prepare_model(run, "student_init")
   scores = {
@@ -100,16 +107,21 @@ def open_run(
 ) -> Run:
   """Checks the config, reads the data and writes config.json.
 
+  What computes with the run does so within `jax.set_mesh(run.mesh)`.
+
   Raises:
     ValueError, FileNotFoundError: bad settings, data or checkpoints.
   """
   validation.validate(config)
+  mesh = sharding.make_mesh(**config.mesh)
+  validation.validate_rows(config, sharding.num_row_shards(mesh))
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   vocab_size = model_store.common_vocab_size(config)
   task = task_lib.load_task(config, workdir, vocab_size)
   results.write_config(workdir, config)
-  return Run(config, workdir, task, model_store.compute_dtype(config.dtype))
+  dtype = model_store.compute_dtype(config.dtype)
+  return Run(config, workdir, task, dtype, mesh)
 
 
 def prepare_model(
@@ -123,26 +135,35 @@ def prepare_model(
 
   Returns:
     (the model, the seconds that its training took). The teacher's weights are
-    in the run's dtype, the student's in float32.
+    in the run's dtype and lie as sharding.FROZEN says, the student's in float32
+    and as TRAINED.
   """
   role = "teacher" if stage == "teacher" else "student"
   shape = run.config[role]
   vocab_size = run.task.vocab_size
-  param_dtype = run.dtype if role == "teacher" else jnp.float32
+  trained = model_store.Placement(run.mesh, sharding.TRAINED)
   load = functools.partial(
     model_store.load,
     vocab_size=vocab_size,
     dtype=run.dtype,
-    param_dtype=param_dtype,
+    param_dtype=jnp.float32,
+    placement=trained,
+    remat=shape.remat,
   )
+  load_ready = load
+  if role == "teacher":
+    frozen = model_store.Placement(run.mesh, sharding.FROZEN)
+    load_ready = functools.partial(
+      load, param_dtype=run.dtype, placement=frozen
+    )
   if shape.path:
     logging.info("%s: taken from %s", stage, shape.path)
-    return load(shape.path), 0.0
+    return load_ready(shape.path), 0.0
   needs = run.depends_on(role)
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     if shape.init_path:
-      model = load(shape.init_path, param_dtype=jnp.float32)
+      model = load(shape.init_path)
     else:
       model = model_store.from_scratch(
         shape,
@@ -150,11 +171,12 @@ def prepare_model(
         run.task.max_length,
         seed=run.config.seed + (role == "student"),
         dtype=run.dtype,
+        placement=trained,
       )
     model, counts = fine_tune(run, stage, shape.fit, model)
     model_store.export(run.workdir / stage, model, run.task)
     result = stages.finish(run.workdir, stage, needs, counts)
-  return load(run.workdir / stage), result.get("seconds_train", 0.0)
+  return load_ready(run.workdir / stage), result.get("seconds_train", 0.0)
 
 
 def fine_tune(
@@ -164,7 +186,7 @@ def fine_tune(
   model: model_store.LoadedModel,
 ) -> tuple[model_store.LoadedModel, dict[str, float]]:
   """Trains a model on the references by cross-entropy (SFT)."""
-  optimizer, learn = _make_learner(
+  begin, learn = make_learner(
     run, fit_config, model, None, loss.supervised_token_loss
   )
 
@@ -178,7 +200,7 @@ def fine_tune(
 
   state, counts = fit.fit(
     step_fn,
-    train_step_lib.init_train_state(model.params, optimizer),
+    begin(model.params),
     run.train_batches(fit_config, run.config.seed),
     fit_config,
     workdir=run.workdir,
@@ -196,7 +218,7 @@ class Distillation:
   start: model_store.LoadedModel
   teacher: model_store.LoadedModel
   teacher_head: structs.Params
-  optimizer: optax.GradientTransformation
+  begin: Begin  # The state before the first step.
   policy: writers.PolicyFn  # The rollout.
   write: writers.WriteFn  # Who writes the training data of a step.
   learn: Learn  # The train step.
@@ -207,7 +229,7 @@ def prepare_distillation(
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
   asks_teacher = run.config.loss.divergence != "cross_entropy"
-  optimizer, learn = _make_learner(
+  begin, learn = make_learner(
     run,
     run.config.distill,
     start,
@@ -224,7 +246,7 @@ def prepare_distillation(
     start=start,
     teacher=teacher,
     teacher_head=teacher.model.head_params(teacher.params),
-    optimizer=optimizer,
+    begin=begin,
     policy=policy,
     write=writers.make_write_fn(run, teacher, policy),
     learn=learn,
@@ -251,7 +273,11 @@ def distill(
   result = stages.begin(run.workdir, stage, needs)
   if result is not None:
     student = model_store.load(
-      folder, run.task.vocab_size, dtype=run.dtype, param_dtype=jnp.float32
+      folder,
+      run.task.vocab_size,
+      dtype=run.dtype,
+      param_dtype=jnp.float32,
+      placement=model_store.Placement(run.mesh, sharding.TRAINED),
     )
     return dataclasses.replace(start, params=student.params), result
 
@@ -273,15 +299,13 @@ def distill(
     step_fn = profiling.trace_steps(
       step_fn, run.workdir / "profile", config.profile
     )
-  # The start is used again by the next seed, and the state is donated.
-  params = jax.tree.map(jnp.copy, start.params)
   visits = fit.merge_visits(
     held_out.validation_visits(run, config.distill, start.model, teacher),
     results.sample_visits(run, seed, start, teacher, shared.policy),
   )
   state, counts = fit.fit(
     step_fn,
-    train_step_lib.init_train_state(params, shared.optimizer),
+    shared.begin(start.params),
     run.train_batches(config.distill, seed),
     config.distill,
     workdir=run.workdir,
@@ -322,14 +346,26 @@ def score(
   return result
 
 
-def _make_learner(
+def make_learner(
   run: Run,
   fit_config: ml_collections.ConfigDict,
   model: model_store.LoadedModel,
   teacher: structs.LanguageModel | None,
   token_loss: loss.TokenLoss,
-) -> tuple[optax.GradientTransformation, Learn]:
-  """Returns the optimizer and the jitted train step; it donates the state."""
+) -> tuple[Begin, Learn]:
+  """Returns the jitted first state and the jitted train step.
+
+  Args:
+    run: the run.
+    fit_config: how it is trained.
+    model: what is trained; moments lie on the mesh as its weights do.
+    teacher: None where the loss asks no teacher.
+    token_loss: the loss of a token.
+
+  Returns:
+    (`params -> TrainState`, whose weights are a copy; `(state, teacher head,
+    batch, rollout) -> (state, metrics)`, which donates the state).
+  """
   optimizer = train_step_lib.make_optimizer(
     train_step_lib.make_schedule(
       learning_rate=fit_config.learning_rate,
@@ -361,7 +397,20 @@ def _make_learner(
       metrics.pop("kl")  # There is no teacher that it is the divergence from.
     return state, metrics
 
-  return optimizer, jax.jit(step, donate_argnums=0)
+  begin = functools.partial(
+    train_step_lib.init_train_state, optimizer=optimizer
+  )
+  shardings = sharding.state_shardings(
+    optimizer,
+    jax.eval_shape(begin, model.params),
+    jax.tree.map(lambda x: x.sharding, model.params),
+    run.mesh,
+  )
+  return jax.jit(begin, out_shardings=shardings), jax.jit(
+    step,
+    donate_argnums=0,
+    out_shardings=(shardings, sharding.replicated(run.mesh)),
+  )
 
 
 def _train_counts(length: Any, begun: float) -> dict[str, float]:

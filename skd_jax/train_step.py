@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from skd_jax import loss, scoring, structs
+from skd_jax import loss, scoring, sharding, structs
 
 
 def make_schedule(
@@ -171,9 +171,12 @@ def train_step(
     more, more_sums = gradient_fn(state.params, teacher_head, *part)
     return (jax.tree.map(jnp.add, gradient, more), sums + more_sums), None
 
-  parts = jax.tree.map(
-    lambda x: x.reshape(num_microbatches, -1, *x.shape[1:]), (batch, rollout)
-  )
+  def deal(x):
+    # Part m takes the rows m, m + M, ...: each device keeps the rows it has.
+    dealt = x.reshape(-1, num_microbatches, *x.shape[1:])
+    return jnp.swapaxes(dealt, 0, 1)
+
+  parts = jax.tree.map(deal, sharding.constrain_rows((batch, rollout)))
   zeros = jax.tree.map(jnp.zeros_like, state.params)
   (gradient, sums), _ = jax.lax.scan(
     add_part, (zeros, loss.Sums.zero()), parts, unroll=num_microbatches == 1

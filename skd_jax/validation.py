@@ -55,6 +55,31 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _validate_combination(config)
 
 
+def validate_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
+  """Checks that rows can be dealt out.
+
+  Args:
+    config: the config.
+    num_shards: mesh.data * mesh.fsdp.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  parts = {"evaluate.batch_size": 1, "rollout.batch_size": 1}
+  trained = {"teacher.fit": config.teacher, "student.fit": config.student}
+  stages = [stage for stage, model in trained.items() if not model.path]
+  for stage in (*stages, "distill"):
+    parts[f"{stage}.batch_size"] = _get(config, f"{stage}.num_microbatches")
+  for field, num_microbatches in parts.items():
+    multiple = num_shards * num_microbatches
+    if _get(config, field) % multiple:
+      why = " * num_microbatches" if num_microbatches > 1 else ""
+      raise ValueError(
+        f"{field} = {_get(config, field)}: must be a multiple of mesh.data * "
+        f"mesh.fsdp{why} = {multiple}"
+      )
+
+
 def _validate_rollout(
   config: ml_collections.ConfigDict, vocab_size: int
 ) -> None:

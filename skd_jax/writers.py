@@ -22,6 +22,7 @@ from skd_jax import (
   rollout,
   sampling,
   scoring,
+  sharding,
   stages,
   structs,
 )
@@ -65,7 +66,7 @@ def make_policy_fn(
       settings[f"{who}_temperature"], settings[f"{who}_top_p"]
     )
 
-  def policies(student_params, teacher_params):
+  def of_models(student_params, teacher_params):
     # The float32 masters are cast once here, not at every token.
     cast = jax.tree.map(lambda x: x.astype(run.dtype), student_params)
     return (
@@ -74,17 +75,20 @@ def make_policy_fn(
     )
 
   def slots(batch):
-    # The rollouts for samples.html have fewer rows than a training batch.
-    return min(settings.batch_size, batch.prompt.shape[0]) or None
+    # Each group of devices has its part of the slots. The rollouts for
+    # samples.html have fewer rows than a training batch.
+    of_group = settings.batch_size // sharding.num_row_shards(run.mesh)
+    return min(of_group, batch.prompt.shape[0]) or None
 
-  def skd(student_params, teacher_params, batch, keys, threshold):
-    of_student, of_teacher = policies(student_params, teacher_params)
+  def skd(shared, rows):
+    of_student, of_teacher, stop_table, threshold = shared
+    batch, keys = rows
     return rollout.rollout(
       of_student,
       of_teacher,
       batch,
       keys,
-      run.task.stop_table,
+      stop_table,
       threshold,
       rule=rollout.Rule(settings.accept, settings.replace),
       num_draft_tokens=num_draft_tokens,
@@ -92,24 +96,31 @@ def make_policy_fn(
       batch_size=slots(batch),
     )
 
-  def alone(student_params, teacher_params, batch, keys, threshold):
-    del threshold
-    who = ("on_policy", "teacher").index(settings.policy)
+  def alone(shared, rows):
+    of_student, of_teacher, stop_table, _ = shared
+    batch, keys = rows
+    student_writes = settings.policy == "on_policy"
     written = rollout.decode(
-      policies(student_params, teacher_params)[who],
+      of_student if student_writes else of_teacher,
       batch,
       keys,
-      run.task.stop_table,
+      stop_table,
       max_new_tokens=max_new_tokens,
       batch_size=slots(batch),
-      source=(structs.STUDENT, structs.TEACHER)[who],
+      source=structs.STUDENT if student_writes else structs.TEACHER,
     )
     # Its rounds were no passes of a teacher that judges.
     return dataclasses.replace(
       written, num_rounds=jnp.zeros_like(written.num_rounds)
     )
 
-  return jax.jit(skd if settings.policy == "skd" else alone)
+  @jax.jit
+  def policy(student_params, teacher_params, batch, keys, threshold):
+    policies = of_models(student_params, teacher_params)
+    write = sharding.by_rows(skd if settings.policy == "skd" else alone)
+    return write((*policies, run.task.stop_table, threshold), (batch, keys))
+
+  return policy
 
 
 def make_write_fn(

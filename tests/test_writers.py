@@ -52,7 +52,8 @@ def make_run(method="skd", num_steps=4, **changes):
   task = types.SimpleNamespace(
     max_new_tokens=T, stop_table=stopping.make_stop_table(V, (EOS,))
   )
-  return Run(config, pathlib.Path(), task, jnp.float32)
+  mesh = sharding.make_mesh(data=-1, fsdp=1, tensor=1)
+  return Run(config, pathlib.Path(), task, jnp.float32, mesh)
 
 
 def write(run, step=0, batch=BATCH, policy=None):

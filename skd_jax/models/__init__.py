@@ -4,6 +4,7 @@ from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.decoder import create, init_params, param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.huggingface import load_config, load_params, save
+from skd_jax.models.placement import param_shardings, usable_rules
 
 __all__ = [
   "ModelConfig",
@@ -15,5 +16,7 @@ __all__ = [
   "model_config_from_hf",
   "model_config_to_hf",
   "param_shapes",
+  "param_shardings",
   "save",
+  "usable_rules",
 ]

@@ -13,13 +13,14 @@ The cache is a list with one {"k", "v"} of [B, N, S, H] a layer. Layers with a
 window keep all S slots too.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from skd_jax import structs
+from skd_jax import sharding, structs
 from skd_jax.models import layers
 from skd_jax.models.config import ModelConfig
 
@@ -49,11 +50,13 @@ class Decoder(nnx.Module):
     tokens: jax.Array,
     positions: jax.Array,
     cache: structs.Cache,
+    *,
     dtype: Any,
+    remat: bool,
   ) -> tuple[jax.Array, structs.Cache]:
     """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
     config = self.config
-    x = self.embedding[...][tokens].astype(dtype)
+    x = sharding.constrain_rows(self.embedding[...][tokens].astype(dtype))
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
     ropes = [config.layer_rope(i) for i in range(config.num_layers)]
@@ -63,8 +66,14 @@ class Decoder(nnx.Module):
     }
     written = []
     for i, block in enumerate(self.layers):
-      layer_cache = None if cache is None else cache[i]
-      x, layer_cache = block(x, tables[ropes[i]], positions, layer_cache)
+      one_layer = functools.partial(
+        block,
+        tables=tables[ropes[i]],
+        positions=positions,
+        cache=None if cache is None else cache[i],
+      )
+      x, layer_cache = (jax.checkpoint(one_layer) if remat else one_layer)(x)
+      x = sharding.constrain_rows(x)
       written.append(layer_cache)
     return self.final_norm(x), None if cache is None else written
 
@@ -104,7 +113,7 @@ def param_shapes(
 
 
 def create(
-  config: ModelConfig, *, dtype: Any = jnp.float32
+  config: ModelConfig, *, dtype: Any = jnp.float32, remat: bool = False
 ) -> structs.LanguageModel:
   """The decoder as pure functions; allocates no weights.
 
@@ -113,6 +122,8 @@ def create(
     dtype: compute dtype of activations, cache and matrix products. Weights of
       another dtype are cast where they are used. Norms, softmax, rotary
       embedding and logits are float32 whatever it is.
+    remat: keep the input of each layer alone for the backward pass, and compute
+      the layer once more there.
 
   Returns:
     The functions of `structs.LanguageModel`. The cache is a list with one
@@ -129,7 +140,7 @@ def create(
   def apply(params, tokens, positions, cache):
     by_index = {int(i): p for i, p in params["layers"].items()}
     model = nnx.merge(graphdef, {**params, "layers": by_index})
-    return model(tokens, positions, cache, dtype)
+    return model(tokens, positions, cache, dtype=dtype, remat=remat)
 
   def head(head_params, hidden):
     # W [V, D] times hidden^T [D, M], then the small result is transposed: both
@@ -150,10 +161,12 @@ def create(
 
   def init_cache(batch_size, num_slots):
     shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-    return [
-      {"k": jnp.zeros(shape, dtype), "v": jnp.zeros(shape, dtype)}
-      for _ in range(config.num_layers)
-    ]
+
+    def zeros():
+      empty = jnp.zeros(shape, dtype)
+      return sharding.constrain(empty, "row", "kv_heads", None, None)
+
+    return [{"k": zeros(), "v": zeros()} for _ in range(config.num_layers)]
 
   return structs.LanguageModel(
     apply=apply,

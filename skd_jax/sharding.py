@@ -1,0 +1,262 @@
+"""The mesh of devices, and what of each array a device holds.
+
+The mesh has three axes. Rows of a batch are dealt out over `data` and `fsdp`;
+weights are cut along `tensor`, and those that are trained along `fsdp` as well,
+with their gradient and moments:
+
+                        data 2, fsdp 2, tensor 2: 8 devices
+  rows 0..3             4 groups of 2 devices, one row each
+  kernel [D, F]         F/2 of it on each device of a group, D whole
+  ... where trained     D/2 of that; gathered over fsdp where it is used
+
+One table says which dimension of an array goes along which axis of the mesh.
+A rollout reads every weight at every token, so it has them whole along `fsdp`:
+the student's are gathered once before it, the teacher's are always so. Every
+group of devices decodes its own rows, with its own queue, at its own pace.
+
+Functions that compute take the mesh from the context (`jax.set_mesh`). Without
+one, as with a single device, they do nothing.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from skd_jax import structs
+
+MESH_AXES = ("data", "fsdp", "tensor")
+ROW_AXES = ("data", "fsdp")
+OF_ALL = PartitionSpec()
+OF_ROWS = PartitionSpec(ROW_AXES)
+
+Rules = Mapping[str, tuple[str, ...]]
+
+# Which axes of the mesh each kind of dimension goes along.
+FROZEN: Rules = {
+  "row": ROW_AXES,
+  "vocab": ("tensor",),
+  "heads": ("tensor",),
+  "kv_heads": ("tensor",),
+  "mlp": ("tensor",),
+  "width": (),
+  # Logits from which a token is drawn: each row whole on one device.
+  "logits_row": MESH_AXES,
+}
+TRAINED: Rules = {**FROZEN, "width": ("fsdp",)}
+
+
+def make_mesh(
+  *, data: int, fsdp: int, tensor: int, devices: Any = None
+) -> Mesh:
+  """Returns the mesh.
+
+  Args:
+    data: groups of devices that share no weights; -1: as many as there are
+      devices for.
+    fsdp: devices that deal out rows, and the weights that are trained.
+    tensor: devices that deal out the dimensions of every weight.
+    devices: default: all.
+
+  Raises:
+    ValueError: the devices do not divide into the axes.
+  """
+  devices = jax.devices() if devices is None else devices
+  for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+    if size < 1:
+      raise ValueError(f"mesh.{name} = {size}: must be at least 1")
+  if data == -1:
+    data = max(len(devices) // (fsdp * tensor), 1)
+  if data < 1 or data * fsdp * tensor != len(devices):
+    raise ValueError(
+      f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: the "
+      f"product must be the number of devices, {len(devices)}"
+    )
+  return jax.make_mesh(
+    (data, fsdp, tensor),
+    MESH_AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    devices=devices,
+  )
+
+
+def num_row_shards(mesh: Mesh) -> int:
+  """Returns into how many parts the rows of a batch are dealt out."""
+  return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of what every device holds."""
+  return NamedSharding(mesh, OF_ALL)
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of arrays [B, ...] whose rows are dealt out."""
+  return NamedSharding(mesh, OF_ROWS)
+
+
+def state_shardings(
+  optimizer: optax.GradientTransformation,
+  state: structs.TrainState,
+  shardings: structs.Params,
+  mesh: Mesh,
+) -> structs.TrainState:
+  """Returns the sharding of each array of a training state.
+
+  Args:
+    optimizer: whose state it holds.
+    state: the state, or its shapes.
+    shardings: of the weights; moments lie as their weights do.
+    mesh: the mesh.
+  """
+  return structs.TrainState(
+    step=replicated(mesh),
+    params=shardings,
+    opt_state=optax.tree_utils.tree_map_params(
+      optimizer,
+      lambda _, sharding: sharding,
+      state.opt_state,
+      shardings,
+      transform_non_params=lambda _: replicated(mesh),
+    ),
+  )
+
+
+def row_range(mesh: Mesh, num_rows: int) -> tuple[int, int]:
+  """Returns the first row that this process's devices hold, and the end."""
+  held = rows(mesh).addressable_devices_indices_map((num_rows,))
+  bounds = [index[0].indices(num_rows) for index in held.values()]
+  return min(b[0] for b in bounds), max(b[1] for b in bounds)
+
+
+def reader(mesh: Mesh, num_rows: int) -> tuple[int, int]:
+  """Returns which part of each batch this process has to read.
+
+  Args:
+    mesh: the mesh.
+    num_rows: B over all processes.
+
+  Returns:
+    (index, count): part `index` of `count` equal ones. Processes that hold the
+    same rows, as those along `tensor` do, read the same part.
+  """
+  start, end = row_range(mesh, num_rows)
+  size = end - start
+  if start % size or num_rows % size:
+    return 0, 1  # Its rows are no such part: it reads the whole batch.
+  return start // size, num_rows // size
+
+
+def place_rows(tree: Any, mesh: Mesh, num_rows: int) -> Any:
+  """Puts a batch on the devices.
+
+  Args:
+    tree: of numpy arrays [B / count, ...], the part that `reader` names.
+    mesh: the mesh.
+    num_rows: B over all processes.
+
+  Returns:
+    The tree of global jax.Arrays [B, ...].
+  """
+  sharding = rows(mesh)
+  index, count = reader(mesh, num_rows)
+  start = index * (num_rows // count)
+
+  def place(x: np.ndarray) -> jax.Array:
+    def part(where):
+      begin, end, _ = where[0].indices(num_rows)
+      return x[begin - start : end - start]
+
+    return jax.make_array_from_callback(
+      (num_rows, *x.shape[1:]), sharding, part
+    )
+
+  return jax.tree.map(place, tree)
+
+
+def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
+  """Fixes how an array lies on the mesh of the context; inside jit.
+
+  Args:
+    x: [...].
+    dimensions: the kind of each, a name of the table, or None for one that is
+      whole on every device. One that does not divide is whole as well.
+
+  Returns:
+    x.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  spec = []
+  for name, size in zip(dimensions, x.shape, strict=True):
+    # Inside `by_rows` the rows are dealt out already.
+    axes = tuple(a for a in FROZEN.get(name or "", ()) if a in mesh.auto_axes)
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    spec.append(axes if axes and size % parts == 0 else None)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def constrain_rows(tree: Any) -> Any:
+  """Deals out the rows of each array [B, ...] of a tree; inside jit."""
+  return jax.tree.map(
+    lambda x: constrain(x, "row", *[None] * (x.ndim - 1)), tree
+  )
+
+
+def shards_rows() -> bool:
+  """Whether the mesh of the context deals out rows."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and any(
+    mesh.shape[axis] > 1 for axis in ROW_AXES if axis in mesh.auto_axes
+  )
+
+
+def shards_tensors() -> bool:
+  """Whether the mesh of the context cuts weights along `tensor`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.shape["tensor"] > 1
+
+
+def by_rows(
+  function: Callable[[Any, Any], Any], *, out: Any = OF_ROWS
+) -> Callable[[Any, Any], Any]:
+  """Runs a function on each group of devices, with the rows of that group.
+
+  No group waits for another inside it, whatever their loops do.
+
+  Args:
+    function: `(shared, rows) -> result`: a tree that every group has whole, a
+      tree of arrays [B, ...], and what it makes of them.
+    out: of the result, or of its parts: OF_ROWS, arrays [B, ...] of the rows;
+      OF_ALL, what `sum_over_groups` has made equal on all groups.
+
+  Returns:
+    A function of the same arguments, of all rows.
+  """
+  if not shards_rows():
+    return function
+  return jax.shard_map(
+    function,
+    in_specs=(OF_ALL, OF_ROWS),
+    out_specs=out,
+    axis_names=set(ROW_AXES),
+    # What a loop carries begins equal on all groups and then differs.
+    check_vma=False,
+  )
+
+
+def sum_over_groups(tree: Any) -> Any:
+  """Adds up what the groups of devices have; inside `by_rows`."""
+  axes = jax.sharding.get_abstract_mesh().manual_axes
+  return jax.lax.psum(tree, axes) if axes else tree
+
+
+def least_of_groups(x: jax.Array) -> jax.Array:
+  """Returns the least value of any group of devices; inside `by_rows`."""
+  axes = jax.sharding.get_abstract_mesh().manual_axes
+  return jax.lax.pmin(x, axes) if axes else x

@@ -1,0 +1,233 @@
+"""Eight devices compute what one does, however they are arranged.
+
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 pytest tests/test_meshes.py
+
+Without eight devices all of it is skipped; check.sh sets the flag.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conftest import make_batch
+from skd_jax import config as config_lib
+from skd_jax import evaluate, methods, model_store, models, sharding, stopping
+from skd_jax import loss as loss_lib
+from skd_jax import train, writers
+from skd_jax.run import Run
+
+pytestmark = pytest.mark.skipif(
+  len(jax.devices()) < 8,
+  reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+
+V, T, EOS, ROWS = 64, 6, 3, 16
+SHAPES = [
+  (8, 1, 1),
+  (1, 8, 1),
+  (1, 1, 8),
+  (4, 2, 1),
+  (2, 4, 1),
+  (4, 1, 2),
+  (2, 1, 4),
+  (1, 4, 2),
+  (1, 2, 4),
+  (2, 2, 2),
+]
+FEW = [(2, 2, 2), (1, 1, 8)]
+
+LLAMA = models.ModelConfig(
+  vocab_size=V,
+  hidden_size=16,
+  intermediate_size=32,
+  num_layers=2,
+  num_heads=8,
+  num_kv_heads=4,
+  head_dim=8,
+)
+GEMMA = dataclasses.replace(
+  LLAMA,
+  model_type="gemma",
+  activation="gelu_tanh",
+  tie_embeddings=True,
+  unit_offset_norm=True,
+  scale_embeddings=True,
+  num_kv_heads=1,
+)
+FAMILIES = {
+  "llama": LLAMA,
+  "qwen2": dataclasses.replace(
+    LLAMA, model_type="qwen2", attention_bias=True, tie_embeddings=True
+  ),
+  "qwen3": dataclasses.replace(LLAMA, model_type="qwen3", qk_norm=True),
+  "gemma": GEMMA,
+  "gemma2": dataclasses.replace(
+    GEMMA,
+    model_type="gemma2",
+    num_kv_heads=4,
+    sandwich_norm=True,
+    attention_soft_cap=3.0,
+    final_soft_cap=2.0,
+    layer_windows=(4, None),
+  ),
+  "gemma3": dataclasses.replace(
+    GEMMA,
+    model_type="gemma3_text",
+    num_kv_heads=4,
+    sandwich_norm=True,
+    qk_norm=True,
+    layer_windows=(4, None),
+    local_rope=models.RopeConfig(),
+  ),
+}
+# Some of each: fast tests take the first.
+CASES = [
+  pytest.param(
+    family,
+    shape,
+    id=f"{family}-{'x'.join(map(str, shape))}",
+    marks=[]
+    if (family == "llama" and shape in FEW)
+    or (family, shape) == ("gemma2", (1, 2, 4))
+    else [pytest.mark.slow],
+  )
+  for family in FAMILIES
+  for shape in SHAPES
+]
+
+
+def make_mesh(shape):
+  data, fsdp, tensor = shape
+  size = data * fsdp * tensor
+  return sharding.make_mesh(
+    data=data, fsdp=fsdp, tensor=tensor, devices=jax.devices()[:size]
+  )
+
+
+def host_params(config, seed):
+  """Weights of a confident model, in numpy."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: (
+      (0.3 * rng.normal(size=x.shape)).astype(np.float32)
+      + np.float32(x.ndim == 1 and not config.unit_offset_norm)
+    ),
+    models.param_shapes(config),
+  )
+
+
+def load(config, seed, mesh, rules):
+  placement = model_store.Placement(mesh, rules)
+  params = jax.device_put(
+    host_params(config, seed), placement.shardings(config)
+  )
+  return model_store.LoadedModel(config, models.create(config), params)
+
+
+def make_run(mesh, **changes):
+  config = methods.apply(config_lib.default_config(), "skd")
+  config = methods.change(
+    config,
+    {
+      "rollout.threshold": 8.0,
+      "rollout.student_temperature": 1.0,
+      "rollout.student_top_p": 0.9,
+      "rollout.teacher_top_p": 0.9,
+      "distill.num_steps": 10,
+      "distill.learning_rate": 1e-3,
+      "distill.num_microbatches": 2,
+      "loss.chunk_size": 8,
+      **changes,
+    },
+  )
+  task = types.SimpleNamespace(
+    max_new_tokens=T, stop_table=stopping.make_stop_table(V, (EOS,))
+  )
+  return Run(config, pathlib.Path(), task, jnp.float32, mesh)
+
+
+def make_prompts():
+  rng = np.random.default_rng(7)
+  prompts = [
+    rng.integers(4, V, rng.integers(1, 5)).tolist() for _ in range(ROWS)
+  ]
+  batch = jax.device_get(make_batch(prompts, references=[[5, 6, 3]] * ROWS))
+  limits = np.asarray([1 + i % T for i in range(ROWS)], np.int32)
+  return dataclasses.replace(batch, max_new_tokens=limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  written: object
+  metrics: dict
+  params: object
+  agreement: object
+
+
+def learn(family, shape, **changes) -> Result:
+  """One rollout and one step of training on a mesh."""
+  mesh = make_mesh(shape)
+  run = make_run(mesh, **changes)
+  config = FAMILIES[family]
+  with jax.set_mesh(mesh):
+    student = load(config, 0, mesh, sharding.TRAINED)
+    wide = dataclasses.replace(config, hidden_size=24)
+    teacher = load(wide, 1, mesh, sharding.FROZEN)
+    batch = sharding.place_rows(make_prompts(), mesh, ROWS)
+    keys = writers.row_keys(0, 0, batch.index)
+    policy = writers.make_policy_fn(run, student, teacher, 3)
+    written = policy(
+      student.params, teacher.params, batch, keys, jnp.float32(8.0)
+    )
+    begin, step = train.make_learner(
+      run,
+      run.config.distill,
+      student,
+      teacher.model,
+      config_lib.token_loss(run.config, V),
+    )
+    head = teacher.model.head_params(teacher.params)
+    state, metrics = step(begin(student.params), head, batch, written)
+    agree = evaluate.make_agreement_fn(student.model, teacher.model, 8)
+    agreement = agree(student.params, teacher.params, batch)
+    return Result(*jax.device_get((written, metrics, state.params, agreement)))
+
+
+@functools.cache
+def on_one_device(family, **changes):
+  return learn(family, (1, 1, 1), **changes)
+
+
+def assert_same(got: Result, want: Result):
+  for name in ("tokens", "length", "source", "draft_tokens", "stopped"):
+    np.testing.assert_array_equal(
+      getattr(got.written, name), getattr(want.written, name), err_msg=name
+    )
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)
+  close(got.written.teacher_hidden, want.written.teacher_hidden)
+  for name, value in want.metrics.items():
+    close(got.metrics[name], value, err_msg=name)
+  jax.tree.map(close, got.params, want.params)
+  jax.tree.map(close, got.agreement, want.agreement)
+
+
+@pytest.mark.parametrize(("family", "shape"), CASES)
+def test_mesh_writes_and_learns_what_one_device_does(family, shape):
+  want = on_one_device(family)
+  replaced = want.written.source == 1
+  assert 0 < replaced.sum() < want.written.length.sum()
+  assert_same(learn(family, shape), want)
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_each_group_refills_its_slots_from_its_own_rows(shape):
+  assert_same(
+    learn("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")
+  )
