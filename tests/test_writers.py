@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import methods, model_store, scoring, stopping, structs, writers
+from skd_jax import (
+  methods,
+  model_store,
+  scoring,
+  sharding,
+  stopping,
+  structs,
+  writers,
+)
 from skd_jax.run import Run
 from tests import tiny_run
 from tests.conftest import make_batch, trigram_model, trigram_params
