@@ -18,8 +18,16 @@ import numpy as np
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import evaluate, methods, model_store, models, sharding, stopping
-from skd_jax import train, writers
+from skd_jax import (
+  evaluate,
+  methods,
+  model_store,
+  models,
+  sharding,
+  stopping,
+  train,
+  writers,
+)
 from skd_jax.run import Run
 from tests.conftest import make_batch
 
