@@ -7,6 +7,7 @@ Without eight devices all of it is skipped; check.sh sets the flag.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 import types
@@ -16,12 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conftest import make_batch
 from skd_jax import config as config_lib
-from skd_jax import evaluate, methods, model_store, models, sharding, stopping
-from skd_jax import loss as loss_lib
-from skd_jax import train, writers
+from skd_jax import (
+  evaluate,
+  methods,
+  model_store,
+  models,
+  sharding,
+  stopping,
+  train,
+  writers,
+)
 from skd_jax.run import Run
+from tests.conftest import make_batch
 
 pytestmark = pytest.mark.skipif(
   len(jax.devices()) < 8,
@@ -230,4 +238,85 @@ def test_mesh_writes_and_learns_what_one_device_does(family, shape):
 def test_each_group_refills_its_slots_from_its_own_rows(shape):
   assert_same(
     learn("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")
+  )
+
+
+@functools.cache
+def compiled_texts(shape):
+  """The programs of the rollout and of the step of training."""
+  mesh = make_mesh(shape)
+  run = make_run(mesh)
+  config = dataclasses.replace(
+    LLAMA, hidden_size=128, intermediate_size=256, vocab_size=1024
+  )
+  with jax.set_mesh(mesh):
+    student = load(config, 0, mesh, sharding.TRAINED)
+    wide = dataclasses.replace(config, hidden_size=192)
+    teacher = load(wide, 1, mesh, sharding.FROZEN)
+    batch = sharding.place_rows(make_prompts(), mesh, ROWS)
+    keys = writers.row_keys(0, 0, batch.index)
+    policy = writers.make_policy_fn(run, student, teacher, 3)
+    arguments = (student.params, teacher.params, batch, keys, jnp.float32(8.0))
+    rollout = policy.lower(*arguments).compile().as_text()
+    begin, step = train.make_learner(
+      run,
+      run.config.distill,
+      student,
+      teacher.model,
+      config_lib.token_loss(run.config, 1024),
+    )
+    head = teacher.model.head_params(teacher.params)
+    learn = step.lower(
+      begin(student.params), head, batch, policy(*arguments)
+    ).compile()
+  weights = jax.tree.leaves((student.params, teacher.params))
+  return rollout, learn.as_text(), {x.shape for x in weights if x.ndim > 1}
+
+
+def in_loops(text: str, operation: str) -> set[tuple[int, ...]]:
+  """Shapes of the results of an operation outside of the entry."""
+  shapes, in_entry = set(), False
+  for line in text.splitlines():
+    if line and not line.startswith((" ", "}")):
+      in_entry = line.startswith("ENTRY")
+    found = re.match(rf"\s+(?:ROOT )?%\S+ = (.*?) {operation}\(", line)
+    if found and not in_entry:
+      for dims in re.findall(r"\[([\d,]*)\]", found[1]):
+        shapes.add(tuple(map(int, filter(None, dims.split(",")))))
+  return shapes
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_the_decode_loop_gathers_neither_weights_nor_caches(shape):
+  text, _, weights = compiled_texts(shape)
+  gathered = in_loops(text, "all-gather")
+  whole = weights | {shape[::-1] for shape in weights}
+  assert not gathered & whole
+  data, fsdp, _ = shape
+  num_slots = 4 + T + 3
+  cache = (ROWS // (data * fsdp)) * LLAMA.num_kv_heads * num_slots * 8
+  assert all(math.prod(found) < cache for found in gathered)
+
+
+def test_rollout_gathers_the_weights_of_the_student_once():
+  text, _, weights = compiled_texts((2, 2, 2))
+  entry = text[text.index("ENTRY") :]
+  assert "all-gather" in entry
+  assert (128, 256) in weights
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_compiled_programs_call_nothing_on_the_host(shape):
+  for text in compiled_texts(shape)[:2]:
+    calls = set(re.findall(r'custom_call_target="([^"]+)"', text))
+    assert not [call for call in calls if "callback" in call]
+
+
+def test_the_step_of_training_donates_its_state():
+  _, text, _ = compiled_texts((2, 2, 2))
+  header = text.split("\n", 1)[0]
+  num_weights = len(jax.tree.leaves(models.param_shapes(LLAMA)))
+  # Weights and both moments, and two counters of the optimizer and the step.
+  assert header.count("may-alias") + header.count("must-alias") >= (
+    3 * num_weights
   )

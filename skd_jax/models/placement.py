@@ -1,7 +1,8 @@
 """How the weights of a decoder lie on the mesh; see skd_jax/sharding.py."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -69,6 +70,15 @@ def usable_rules(
   return usable, kept
 
 
+def kinds_of(path: Sequence[Any]) -> tuple[str, ...]:
+  """Returns the kind of each dimension of the weight at a path of the tree.
+
+  Empty for a weight that every device has whole.
+  """
+  keys = [str(key.key) for key in path]
+  return _WEIGHTS.get(keys[-1]) or _WEIGHTS.get(".".join(keys[-2:]), ())
+
+
 def param_shardings(
   config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> structs.Params:
@@ -85,8 +95,7 @@ def param_shardings(
 
   def of(path, leaf):
     del leaf
-    keys = [str(key.key) for key in path]
-    kinds = _WEIGHTS.get(keys[-1]) or _WEIGHTS.get(".".join(keys[-2:]), ())
+    kinds = kinds_of(path)
     spec = jax.sharding.PartitionSpec(*(rules[kind] or None for kind in kinds))
     return jax.sharding.NamedSharding(mesh, spec)
 
