@@ -44,7 +44,7 @@ setuptools.setup(
     # an environment of its own: beside it every program that imports jax looks
     # for a TPU unless JAX_PLATFORMS=cpu. jax[tpu] names the release that
     # belongs to the release of jax.
-    "tpu_plan": [
+    "tpu-plan": [
       "jax[tpu]>=0.10,<0.13; "
       "sys_platform == 'linux' and platform_machine == 'x86_64'",
       "libtpu>=0.0.42,<0.1; "
