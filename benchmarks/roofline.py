@@ -24,14 +24,13 @@ from collections.abc import Mapping
 import jax
 
 from benchmarks import chips
-from skd_jax import models, sharding, structs
+from skd_jax import models, sharding
 
 _BF16, _F32 = 2, 4
-# Of the products of a forward pass: forward, and twice backward; with remat
-# forward once more.
+# Forward passes that training is worth: forward, and twice backward; with remat
+# the forward pass once more.
 _TRAIN_PASSES, _REMAT_PASSES = 3, 4
-# All-reduces along `tensor`: two a layer in each of forward, remat, backward.
-_REDUCES_PER_LAYER = 2
+_REDUCES_PER_LAYER = 2  # Along `tensor`: after attention and after the MLP.
 # float32 numbers of each weight that the update reads or writes: weight and
 # both moments twice, the gradient once.
 _UPDATE_NUMBERS = 7
@@ -75,7 +74,7 @@ class Part:
   @property
   def seconds(self) -> float:
     """The least that the part takes."""
-    return max(self.memory, self.compute, self.network)
+    return max(dataclasses.astuple(self))
 
   @property
   def bound(self) -> str:
@@ -94,59 +93,29 @@ class Part:
     return Part(*(a + b for a, b in pairs))
 
 
-def abstract_mesh(
-  data: int, fsdp: int, tensor: int
-) -> jax.sharding.AbstractMesh:
-  """Returns a mesh without devices, for arithmetic."""
-  return jax.sharding.AbstractMesh((data, fsdp, tensor), sharding.MESH_AXES)
-
-
-def shard_elements(tree: structs.Params, shardings: structs.Params) -> int:
-  """Counts the numbers of a tree of arrays that one device holds."""
-  return sum(
-    math.prod(where.shard_shape(x.shape))
-    for x, where in zip(
-      jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True
-    )
-  )
+def _mesh(fsdp: int, tensor: int) -> jax.sharding.AbstractMesh:
+  return jax.sharding.AbstractMesh((1, fsdp, tensor), sharding.MESH_AXES)
 
 
 @functools.cache
-def _param_shapes(config: models.ModelConfig) -> structs.Params:
-  return models.param_shapes(config)
-
-
 def weights_per_chip(
-  config: models.ModelConfig,
-  mesh: jax.sharding.AbstractMesh,
-  rules: sharding.Rules,
+  config: models.ModelConfig, *, fsdp: int = 1, tensor: int = 1
 ) -> int:
-  """Counts the weights of a model that one device holds."""
-  usable, _ = models.usable_rules(config, mesh, rules)
-  return shard_elements(
-    models.param_shapes(config), models.param_shardings(config, mesh, usable)
+  """Counts the weights of a model that one chip holds.
+
+  Args:
+    config: the model.
+    fsdp: chips along mesh.fsdp; 1 also for weights that are not trained.
+    tensor: chips along mesh.tensor.
+  """
+  mesh = _mesh(fsdp, tensor)
+  usable, _ = models.usable_rules(config, mesh, sharding.TRAINED)
+  leaves = zip(
+    jax.tree.leaves(models.param_shapes(config)),
+    jax.tree.leaves(models.param_shardings(config, mesh, usable)),
+    strict=True,
   )
-
-
-def _parts(
-  config: models.ModelConfig, mesh: jax.sharding.AbstractMesh, kind: str
-) -> int:
-  """Into how many parts a kind of dimension is cut along `tensor`."""
-  usable, _ = models.usable_rules(config, mesh, sharding.FROZEN)
-  return math.prod(mesh.shape[axis] for axis in usable[kind])
-
-
-def _head(config: models.ModelConfig, mesh: jax.sharding.AbstractMesh) -> int:
-  """Counts the weights of the head that one device holds, tied or not."""
-  rows = config.vocab_size // _parts(config, mesh, "vocab")
-  return rows * config.hidden_size
-
-
-def _layers(config: models.ModelConfig, mesh: jax.sharding.AbstractMesh) -> int:
-  """Counts the weights between embedding and head that one device holds."""
-  tables = 1 if config.tie_embeddings else 2
-  weights = weights_per_chip(config, mesh, sharding.FROZEN)
-  return weights - tables * _head(config, mesh)
+  return sum(math.prod(where.shard_shape(x.shape)) for x, where in leaves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,20 +123,44 @@ class Machine:
   """Chips of one kind, arranged as a mesh."""
 
   chip: chips.Chip
-  mesh: jax.sharding.AbstractMesh
+  data: int
+  fsdp: int
+  tensor: int
+
+  @property
+  def num_chips(self) -> int:
+    """How many chips there are."""
+    return self.num_groups * self.tensor
 
   @property
   def num_groups(self) -> int:
     """Groups of chips with rows of their own."""
-    return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+    return self.data * self.fsdp
+
+  def cut(self, config: models.ModelConfig, kind: str, size: int) -> int:
+    """Returns how much of a dimension a chip has: all, where it is not cut."""
+    mesh = _mesh(1, self.tensor)
+    usable, _ = models.usable_rules(config, mesh, sharding.FROZEN)
+    return size // math.prod(mesh.shape[axis] for axis in usable[kind])
+
+  def head(self, config: models.ModelConfig) -> int:
+    """Counts the weights of the head that a chip reads, tied or not."""
+    rows = self.cut(config, "vocab", config.vocab_size)
+    return rows * config.hidden_size
+
+  def layers(self, config: models.ModelConfig) -> int:
+    """Counts the weights between embedding and head that a chip reads."""
+    tables = 1 if config.tie_embeddings else 2
+    weights = weights_per_chip(config, tensor=self.tensor)
+    return weights - tables * self.head(config)
+
+  def gather(self, num_bytes: float, size: int) -> float:
+    """Seconds until each chip of a ring of `size` has all of so many bytes."""
+    return num_bytes * (size - 1) / size / self.chip.ici_bytes_per_s
 
   def all_reduce(self, num_bytes: float, size: int) -> float:
     """Seconds to sum so many bytes over a ring of `size` chips."""
     return 2 * self.gather(num_bytes, size)
-
-  def gather(self, num_bytes: float, size: int) -> float:
-    """Seconds until each of `size` chips has all of so many bytes."""
-    return num_bytes * (size - 1) / size / self.chip.ici_bytes_per_s
 
   def one_pass(
     self,
@@ -179,46 +172,44 @@ class Machine:
     head: bool = True,
   ) -> Part:
     """Returns a pass with a cache, of the rows of one group of chips."""
-    chip, tensor = self.chip, self.mesh.shape["tensor"]
-    weights = _layers(config, self.mesh) + head * _head(config, self.mesh)
-    kv_heads = config.num_kv_heads // _parts(config, self.mesh, "kv_heads")
-    heads = config.num_heads // _parts(config, self.mesh, "heads")
-    cached = 2 * config.num_layers * rows * kv_heads * config.head_dim * context
-    attention = 4 * config.num_layers * rows * tokens * heads
-    attention *= config.head_dim * context
+    weights = self.layers(config) + head * self.head(config)
+    kv_heads = self.cut(config, "kv_heads", config.num_kv_heads)
+    heads = self.cut(config, "heads", config.num_heads)
+    seen = config.num_layers * rows * config.head_dim * context
     reduces = _REDUCES_PER_LAYER * config.num_layers + 1  # And the embedding's.
     reduced = reduces * rows * tokens * config.hidden_size * _BF16
-    logits = head * rows * tokens * config.vocab_size * _F32 / tensor
+    logits = head * rows * tokens * config.vocab_size * _F32 / self.tensor
+    flops = 2 * rows * tokens * weights + 4 * tokens * heads * seen
+    read = (weights + 2 * kv_heads * seen) * _BF16
     return Part(
-      memory=(weights + cached) * _BF16 / chip.hbm_bytes_per_s,
-      compute=(2 * rows * tokens * weights + attention) / chip.flops_per_s,
-      network=self.all_reduce(reduced, tensor) + self.gather(logits, tensor),
+      memory=read / self.chip.hbm_bytes_per_s,
+      compute=flops / self.chip.flops_per_s,
+      network=self.all_reduce(reduced, self.tensor)
+      + self.gather(logits, self.tensor),
     )
 
   def train(self, work: Work) -> Part:
     """Returns forward and backward of the step."""
-    config, chip, tensor = work.student, self.chip, self.mesh.shape["tensor"]
-    data, fsdp = self.mesh.shape["data"], self.mesh.shape["fsdp"]
+    config, parts = work.student, work.num_microbatches
     sequences = work.rows / self.num_groups
     response = sequences * work.response_tokens
     tokens = response + sequences * work.prompt_tokens
     passes = _REMAT_PASSES if work.remat else _TRAIN_PASSES
-    layers, head = _layers(config, self.mesh), _head(config, self.mesh)
+    layers, head = self.layers(config), self.head(config)
     flops = 2 * passes * tokens * layers
-    flops += 2 * response * _TRAIN_PASSES * head
-    flops += 2 * response * _head(work.teacher, self.mesh)
+    flops += 2 * response * (_TRAIN_PASSES * head + self.head(work.teacher))
     weights = layers + head
     reduces = passes * _REDUCES_PER_LAYER * config.num_layers
-    gathers = (passes - 1) * work.num_microbatches
-    read = weights * _F32 / chip.hbm_bytes_per_s
     network = (
-      self.all_reduce(reduces * tokens * config.hidden_size * _BF16, tensor)
-      + gathers * self.gather(weights * _BF16, fsdp)
-      + work.num_microbatches * self.all_reduce(weights * _F32, data * fsdp)
+      self.all_reduce(
+        reduces * tokens * config.hidden_size * _BF16, self.tensor
+      )
+      + (passes - 1) * parts * self.gather(weights * _BF16, self.fsdp)
+      + parts * self.all_reduce(weights * _F32, self.num_groups)
     )
     return Part(
-      memory=passes * work.num_microbatches * read,
-      compute=flops / chip.flops_per_s,
+      memory=passes * parts * weights * _F32 / self.chip.hbm_bytes_per_s,
+      compute=flops / self.chip.flops_per_s,
       network=network,
     )
 
@@ -233,20 +224,44 @@ class Machine:
     )
     draft = self.one_pass(student, rows, 1, work.context)
     verify = self.one_pass(teacher, rows, work.num_draft_tokens, work.context)
-    whole = weights_per_chip(student, self.mesh, sharding.FROZEN)
-    masters = weights_per_chip(student, self.mesh, sharding.TRAINED)
+    whole = weights_per_chip(student, tensor=self.tensor)
+    masters = weights_per_chip(student, fsdp=self.fsdp, tensor=self.tensor)
+    update = _UPDATE_NUMBERS * masters * _F32 / self.chip.hbm_bytes_per_s
     return {
-      "gather": Part(
-        network=self.gather(whole * _BF16, self.mesh.shape["fsdp"])
-      ),
+      "gather": Part(network=self.gather(whole * _BF16, self.fsdp)),
       "prompts": sum(prompts, Part()),
       "draft": draft.times(work.rounds * work.num_draft_tokens),
       "verify": verify.times(work.rounds),
       "train": self.train(work),
-      "update": Part(
-        memory=_UPDATE_NUMBERS * masters * _F32 / self.chip.hbm_bytes_per_s
-      ),
+      "update": Part(memory=update),
     }
+
+  def memory_bytes(self, work: Work) -> float:
+    """Returns the bytes that a chip holds at least, by shapes.
+
+    Weights, moments, and the larger of what the rollout adds (the student once
+    more, in bfloat16, and both caches) and what training adds (the gradient of
+    a microbatch and their sum, and the input of each layer).
+    """
+    rows = work.rows / self.num_groups
+    student, teacher = work.student, work.teacher
+    masters = weights_per_chip(student, fsdp=self.fsdp, tensor=self.tensor)
+    whole = weights_per_chip(student, tensor=self.tensor)
+    frozen = weights_per_chip(teacher, tensor=self.tensor)
+    tokens = work.prompt_tokens + work.response_tokens
+    caches = sum(
+      2
+      * config.num_layers
+      * rows
+      * tokens
+      * self.cut(config, "kv_heads", config.num_kv_heads)
+      * config.head_dim
+      for config in (student, teacher)
+    )
+    inputs = student.num_layers * tokens * rows * student.hidden_size
+    rollout = _BF16 * (whole + caches)
+    training = 2 * _F32 * masters + _BF16 * inputs / work.num_microbatches
+    return _BF16 * frozen + 3 * _F32 * masters + max(rollout, training)
 
 
 def summary(parts: Mapping[str, Part]) -> dict[str, float | str]:
@@ -262,6 +277,6 @@ def summary(parts: Mapping[str, Part]) -> dict[str, float | str]:
   return {
     "step_s": total,
     "rollout_s": total - train,
-    "train_s": train,
+    "training_s": train,
     "bound": f"{longest} {parts[longest].bound}",
   }

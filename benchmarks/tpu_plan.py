@@ -36,7 +36,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from benchmarks import chips, harness, plans, roofline
+from benchmarks import chips, columns, harness, plans, roofline
 from configs import wmt
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -112,7 +112,7 @@ def make_row(
     row |= plans.compile_plan(plan)
   except plans.DoesNotFitError as error:
     return row | {"fits": False, "note": str(error)}
-  machine = roofline.Machine(chip, plan.run.mesh.abstract_mesh)
+  machine = roofline.Machine(chip, **plan.run.mesh.shape)
   seconds = roofline.summary(machine.step(plan.work(replacement_rate)))
   available = chip.hbm_bytes / chips.GIB
   fits = row["peak_gib"] <= available
@@ -217,4 +217,9 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
 
 
 if __name__ == "__main__":
-  harness.run("tpu_plan", rows_from_flags, device=_compiler)
+  harness.run(
+    "tpu_plan",
+    rows_from_flags,
+    device=_compiler,
+    columns=columns.COLUMNS["tpu_plan"],
+  )
