@@ -21,14 +21,19 @@ KINDS = (
   "collective-permute",
 )
 
-_ITEM_BYTES = {"pred": 1, "bf16": 2}
+
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _COLLECTIVE = re.compile(
   rf"= (?P<shapes>.*?) (?P<kind>{'|'.join(KINDS)})(?P<half>-start|-done)?\("
 )
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_CALLED = re.compile(r"(?:to_apply|calls|body|condition)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CALLED = re.compile(
+  r"(?:to_apply|calls|body|condition|true_computation|false_computation)"
+  r"=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(
+  r"(?:branch_computations|called_computations)=\{([^}]*)\}"
+)
 _BODY = re.compile(r"\bwhile\(.*?\bbody=%?([\w.\-]+)")
 
 
@@ -51,8 +56,8 @@ class _Line:
 
 def _item_bytes(dtype: str) -> float:
   """Bytes of a number: f32 is 4, s8 is 1, s4 is a half."""
-  if dtype in _ITEM_BYTES:
-    return _ITEM_BYTES[dtype]
+  if dtype == "pred":
+    return 1
   bits = re.search(r"\d+", dtype)
   return int(bits[0]) / 8 if bits else 0
 

@@ -27,8 +27,8 @@ needs_libtpu = pytest.mark.skipif(
 IDS = [f"{s.variant}-{s.topology}" for s in tpu_plan.SHIPPED]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
   with tiny_run.quick_compilation(tmp_path_factory):
     yield
 
@@ -41,6 +41,7 @@ def small_row(variant, **mesh):
 
 
 @needs_devices
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   ("variant", "mesh"),
   [
@@ -61,6 +62,7 @@ def test_small_models_of_each_config_are_proven(variant, mesh):
 
 
 @needs_devices
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_head_that_is_gathered_in_the_loop_is_found(monkeypatch):
   def logits(self, hidden):
     whole = jax.sharding.PartitionSpec(None, None)
