@@ -40,6 +40,16 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
+    # The TPU compiler, for a machine without a TPU: benchmarks/tpu_plan.py. In
+    # an environment of its own: beside it every program that imports jax looks
+    # for a TPU unless JAX_PLATFORMS=cpu. jax[tpu] names the release that
+    # belongs to the release of jax.
+    "tpu-plan": [
+      "jax[tpu]>=0.10,<0.13; "
+      "sys_platform == 'linux' and platform_machine == 'x86_64'",
+      "libtpu>=0.0.42,<0.1; "
+      "sys_platform == 'linux' and platform_machine == 'x86_64'",
+    ],
     # What benchmarks/ measures beside: transformers and TRL, with torch.
     "peers": [
       "accelerate>=1.0,<2",

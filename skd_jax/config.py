@@ -51,6 +51,9 @@ def model_config(**changes) -> ml_collections.ConfigDict:
   # A Hugging Face folder to start the stage from. Empty: random weights of the
   # shape below.
   config.init_path = ""
+  # What one of these two must hold, by its name on the Hugging Face hub, such
+  # as google/gemma-7b-it; the shape below is then not used. Empty: anything.
+  config.checkpoint = ""
   config.hidden_size = 256
   config.intermediate_size = 768
   config.num_layers = 3

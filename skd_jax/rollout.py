@@ -40,7 +40,11 @@ class Policy:
   def logits(self, hidden: jax.Array) -> jax.Array:
     """Applies the head: [..., D] -> float32 [..., V]."""
     logits = self.model.head(self.model.head_params(self.params), hidden)
-    return sharding.constrain(logits, "logits_row", *[None] * (logits.ndim - 1))
+    inner = [None] * (logits.ndim - 2)
+    # Each device computes the logits of its part of V, and then has those of
+    # its rows: the logits are moved, not the head.
+    logits = sharding.constrain(logits, "row", *inner, "vocab")
+    return sharding.constrain(logits, "logits_row", *inner, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +199,8 @@ def propose(
     uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
     token = sampling_lib.draw_token(log_probs, uniform)
     log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
-    return structs.Proposal(token, log_prob, hidden[:, 0]), cache
+    drafted = structs.Proposal(token, log_prob, hidden[:, 0])
+    return sharding.constrain_rows(drafted), cache
 
   def step(g, carry):
     token, cache, drafted = carry
@@ -317,4 +322,5 @@ def verify_proposal(
     draft_tokens=proposal.tokens,
     teacher_hidden=hidden,
   )
+  verdict = sharding.constrain_rows(verdict)
   return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))

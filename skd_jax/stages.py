@@ -17,12 +17,13 @@ from skd_jax import config as config_lib
 from skd_jax import metrics
 
 # Settings that change what is shown or saved when, or the memory that it takes,
-# but not the result.
+# but not the result; or that only name what a folder holds.
 _WITHOUT_EFFECT = (
   "log_every_steps",
   "checkpoint_every_steps",
   "evaluate_every_steps",
   "remat",
+  ".checkpoint",
 )
 
 

@@ -48,6 +48,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f"profile = {config.profile}: must be in [0, distill.num_steps - "
       f"{profiling.SKIPPED} = {config.distill.num_steps - profiling.SKIPPED}]"
     )
+  for role in ("teacher", "student"):
+    _validate_checkpoint(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _validate_fit(config, stage)
   _validate_rollout(config, vocab_size)
@@ -78,6 +80,17 @@ def validate_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
         f"{field} = {_get(config, field)}: must be a multiple of mesh.data * "
         f"mesh.fsdp{why} = {multiple}"
       )
+
+
+def _validate_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
+  """Refuses random weights where the config names a checkpoint."""
+  if model.checkpoint and not model.path and not model.init_path:
+    raise ValueError(
+      f"{role}.checkpoint = {model.checkpoint!r}, but {role}.path and "
+      f"{role}.init_path are empty: run `hf download {model.checkpoint} "
+      f"--local-dir FOLDER` and give --config.{role}.init_path=FOLDER to start "
+      f"from it, or --config.{role}.path=FOLDER to take it as it is"
+    )
 
 
 def _validate_rollout(

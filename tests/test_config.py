@@ -37,8 +37,27 @@ def _shipped() -> list[tuple[str, str]]:
 def test_shipped_config_is_valid(name, variant):
   module = importlib.import_module(f"configs.{name}")
   config = module.get_config(*filter(None, [variant]))
+  for model in (config.teacher, config.student):
+    if model.checkpoint:
+      model.init_path = "FOLDER"
   validation.validate(config)
   assert config.is_locked
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("field", ["path", "init_path"])
+def test_missing_checkpoint_says_how_to_get_it(role, field):
+  config = config_lib.default_config()
+  config[role].checkpoint = "google/gemma-2b-it"
+  with pytest.raises(ValueError) as error:
+    validation.validate(config)
+  message = str(error.value)
+  assert "\n" not in message
+  assert f"{role}.checkpoint = 'google/gemma-2b-it'" in message
+  assert "hf download google/gemma-2b-it --local-dir FOLDER" in message
+  assert f"--config.{role}.init_path=FOLDER" in message
+  config[role][field] = "FOLDER"
+  validation.validate(config)
 
 
 def test_variants_are_discovered():

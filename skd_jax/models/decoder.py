@@ -56,6 +56,7 @@ class Decoder(nnx.Module):
   ) -> tuple[jax.Array, structs.Cache]:
     """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
     config = self.config
+    tokens, positions = sharding.constrain_rows((tokens, positions))
     x = sharding.constrain_rows(self.embedding[...][tokens].astype(dtype))
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
@@ -163,8 +164,7 @@ def create(
     shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
 
     def zeros():
-      empty = jnp.zeros(shape, dtype)
-      return sharding.constrain(empty, "row", "kv_heads", None, None)
+      return layers.place_cache(jnp.zeros(shape, dtype))
 
     return [{"k": zeros(), "v": zeros()} for _ in range(config.num_layers)]
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from skd_jax import sharding
 from skd_jax.models.config import ModelConfig, RopeConfig
 
 INIT_STDDEV = 0.02
@@ -132,6 +133,14 @@ def write_slots(
   )
 
 
+def place_cache(x: jax.Array) -> jax.Array:
+  """Fixes how keys or values [B, N, S, H] lie on the mesh; inside jit.
+
+  Where the heads do not divide, each device has all of them for its rows.
+  """
+  return sharding.constrain(x, "row", "kv_heads", None, None)
+
+
 class Norm(nnx.Module):
   """RMS norm (arXiv 1910.07467) in float32, over the last axis."""
 
@@ -233,8 +242,8 @@ class Attention(nnx.Module):
       key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
       positions = jnp.broadcast_to(jnp.arange(n), (batch, n))
     else:
-      key = write_slots(cache["k"], key, positions)
-      value = write_slots(cache["v"], value, positions)
+      key = place_cache(write_slots(cache["k"], key, positions))
+      value = place_cache(write_slots(cache["v"], value, positions))
       cache = {"k": key, "v": value}
     mask = attention_mask(positions, key.shape[2], self.window)
     return self.out(self._attend(query, key, value, mask)), cache
