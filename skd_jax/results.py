@@ -24,6 +24,7 @@ from skd_jax import (
   input_pipeline,
   metrics,
   model_store,
+  processes,
   report,
   samples,
   structs,
@@ -64,9 +65,8 @@ def write_config(
     "devices": [str(device) for device in jax.devices()],
     "git": git_revision(),
   }
-  metrics.write_atomically(
-    workdir / "config.json", json.dumps(record, indent=2) + "\n"
-  )
+  text = json.dumps(record, indent=2) + "\n"
+  processes.on_first(metrics.write_atomically, workdir / "config.json", text)
 
 
 def write_answers(
@@ -76,7 +76,8 @@ def write_answers(
   folder = workdir / "answers"
   folder.mkdir(exist_ok=True)
   lines = [" ".join(answer.split()) for answer in answers]
-  metrics.write_atomically(folder / f"{name}.txt", "\n".join(lines) + "\n")
+  text = "\n".join(lines) + "\n"
+  processes.on_first(metrics.write_atomically, folder / f"{name}.txt", text)
 
 
 def describe(scores: Mapping[str, float]) -> str:
@@ -127,13 +128,13 @@ def sample_visits(
     marks = annotate(*arguments, written)
     views = sample_views(
       run.task.tokenizer,
-      [test.examples[index] for index in batch.index],
-      *jax.device_get((written, marks)),
+      [test.examples[i] for i in processes.to_host(batch.index) if i >= 0],
+      *processes.to_host((written, marks)),
       step=step,
     )
     folder.mkdir(exist_ok=True)
     text = json.dumps([dataclasses.asdict(view) for view in views])
-    metrics.write_atomically(folder / f"{step}.json", text)
+    processes.on_first(metrics.write_atomically, folder / f"{step}.json", text)
     return {}
 
   steps = {0, num_steps // 10, num_steps // 2, num_steps}
@@ -203,7 +204,9 @@ def write(
   seconds: Mapping[str, float],
   command: str,
 ) -> dict[str, Any]:
-  """Writes samples.html, the plots, report.json and report.md.
+  """Writes samples.html, the plots, report.json and report.md, and prints it.
+
+  For one process: of several, the first.
 
   Args:
     workdir: of the run.

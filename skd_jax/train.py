@@ -29,6 +29,7 @@ from skd_jax import (
   held_out,
   loss,
   model_store,
+  processes,
   profiling,
   results,
   stages,
@@ -86,7 +87,8 @@ def train_and_evaluate(
     per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
       model_store.export(workdir / "export", student, run.task)
-  return results.write(
+  return processes.on_first(
+    results.write,
     workdir,
     config,
     per_seed,
@@ -101,11 +103,13 @@ def open_run(
   """Checks the config, reads the data and writes config.json.
 
   Raises:
-    ValueError, FileNotFoundError: bad settings, data or checkpoints.
+    ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
+      processes see the same workdir.
   """
   validation.validate(config)
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
+  processes.check_shared(workdir)
   vocab_size = model_store.common_vocab_size(config)
   task = task_lib.load_task(config, workdir, vocab_size)
   results.write_config(workdir, config)
@@ -269,7 +273,8 @@ def distill(
     jax.block_until_ready(means)
     return state, means, counts | _train_counts(written.length, begun)
 
-  if config.profile and seed == config.seeds[0]:
+  is_traced = seed == config.seeds[0] and processes.is_first()
+  if config.profile and is_traced:
     step_fn = profiling.trace_steps(
       step_fn, run.workdir / "profile", config.profile
     )
@@ -318,7 +323,7 @@ def score(
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     result = held_out.score_model(run, name, model, teacher)
-    stages.finish(run.workdir, stage, needs, result)
+    result = stages.finish(run.workdir, stage, needs, result)
   return result
 
 
@@ -366,6 +371,6 @@ def _make_learner(
 
 def _train_counts(length: Any, begun: float) -> dict[str, float]:
   return {
-    "trained_tokens": int(np.sum(jax.device_get(length))),
+    "trained_tokens": int(np.sum(processes.to_host(length))),
     "seconds_train": time.perf_counter() - begun,
   }
