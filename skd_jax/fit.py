@@ -70,6 +70,7 @@ def fit(
     manager = stack.enter_context(checkpoint.open_manager(folder))
     stop = stack.enter_context(_stop_signals())
     meter = _Meter()
+    shows = processes.is_first()
     restored = checkpoint.restore(manager, state)
     if restored is not None:
       state, saved = restored
@@ -88,7 +89,7 @@ def fit(
         initial=first,
         desc=stage,
         unit="step",
-        disable=not processes.is_first(),
+        disable=not shows,
       )
     )
     watch = health.Watch(stage)
@@ -110,8 +111,8 @@ def fit(
         log(done, line | signs)
         shown |= line
         bar.set_postfix_str(_short(shown))
-        for warning in watch.warnings(line):
-          _say(f"Warning: {warning}")
+        for warning in watch.warnings(line) if shows else ():
+          tqdm.tqdm.write(f"Warning: {warning}")
       # Before the save: what a checkpoint has behind it has been visited.
       shown |= _visit(visits, state, done, log)
       if due:
@@ -157,12 +158,6 @@ def _visit(
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
-
-
-def _say(text: str) -> None:
-  """Shows a line above the progress bar, once for all processes."""
-  if processes.is_first():
-    tqdm.tqdm.write(text)
 
 
 class _Meter:
@@ -250,13 +245,17 @@ def _stop_signals() -> Iterator[threading.Event]:
     yield event
     return
   before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  shows = processes.is_first()  # Not asked for inside a signal.
 
   def restore():
     for number, handler in before.items():
       signal.signal(number, handler)
 
   def on_signal(*_):
-    _say("Finishing this step, then saving. Once more to quit now.")
+    if shows:
+      tqdm.tqdm.write(
+        "Finishing this step, then saving. Once more to quit now."
+      )
     event.set()
     restore()
 

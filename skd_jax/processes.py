@@ -143,8 +143,10 @@ def _tpu_vm_workers() -> int:
     "worker-network-endpoints",
     headers={"Metadata-Flavor": "Google"},
   )
+  # Not by way of a proxy.
+  opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
   try:
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with opener.open(request, timeout=10) as answer:
       return len(answer.read().decode().split(","))
   except OSError:  # No such server, or no such attribute.
     return 1
