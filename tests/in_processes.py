@@ -91,6 +91,7 @@ def talk(folder):
         "host": np.arange(2),
       }
     ),
+    "cut": processes.to_host(spread(np.arange(16).reshape(8, 2), "x")[:, :1]),
     "one": processes.any_process(here == jax.process_count() - 1),
     "none": processes.any_process(False),
     "value": processes.on_first(lambda: ("of process", here, "ä" * 5000)),

@@ -266,6 +266,7 @@ def test_processes_agree(start, tmp_path):
       "whole": [0, 1, 2],
       "host": [0, 1],
     }
+    assert found["cut"] == [[2 * i] for i in range(8)]
     assert found["one"] is True
     assert found["none"] is False
     assert found["value"] == ["of process", 0, "ä" * 5000]
