@@ -164,6 +164,8 @@ def multi30k_compare() -> ml_collections.ConfigDict:
   """
   config = multi30k()
   config.task = "Multi30k German to English, methods"
+  config.data.length_multiple = 16
+  config.data.max_new_tokens = 48
   config.student.fit.update(num_steps=1500, warmup_steps=150)
   config.distill.update(num_steps=160, batch_size=32, evaluate_every_steps=20)
   return config
