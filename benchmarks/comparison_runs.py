@@ -5,8 +5,6 @@ finished is not repeated, and the run that it was in goes on.
 """
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +14,15 @@ import ml_collections
 from absl import logging
 
 from benchmarks import comparison, grids, harness
-from skd_jax import config as config_lib
-from skd_jax import methods, model_store, results, structs, train, validation
+from skd_jax import (
+  methods,
+  model_store,
+  results,
+  stages,
+  structs,
+  train,
+  validation,
+)
 from skd_jax import metrics as metrics_lib
 from skd_jax.run import Run
 
@@ -245,18 +250,29 @@ def measure(
 
 
 def _known(
-  asked: Comparison, name: str, seed: int | None, settings: str
+  asked: Comparison, name: str, seed: int | None, settings: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
   """Returns the line of a run that has these settings.
+
+  A setting that only one of them knows is new or gone, and is not compared.
 
   Raises:
     ValueError: the line has others.
   """
   record = comparison.find(comparison.read(asked.path), name, seed)
-  if record is not None and record["settings"] != settings:
+  if record is None:
+    return None
+  before = record["settings"]
+  changed = [
+    f"{field} was {before[field]!r} and is {settings[field]!r}"
+    for field in sorted(before.keys() & settings.keys())
+    if before[field] != settings[field]
+  ]
+  if changed:
     raise ValueError(
-      f"{asked.path} holds {name!r}, seed {seed}, with other settings. Undo "
-      "the change, choose another --json, or delete the file to begin anew"
+      f"{asked.path} holds {name!r}, seed {seed}, with other settings: "
+      f"{'; '.join(changed[:5])}. Undo the change, choose another --json, or "
+      "delete the file to begin anew"
     )
   return record
 
@@ -265,7 +281,7 @@ def _keep(
   asked: Comparison,
   name: str,
   seed: int | None,
-  settings: str,
+  settings: Mapping[str, Any],
   found: Mapping[str, Any],
 ) -> None:
   """Adds a line, or puts it in the place of the one of the same run."""
@@ -290,16 +306,16 @@ def _keep(
   comparison.write(asked.path, records)
 
 
-def _settings(asked: Comparison, config: ml_collections.ConfigDict) -> str:
-  """Returns a short name for all settings: the same only where all are.
+def _settings(
+  asked: Comparison, config: ml_collections.ConfigDict
+) -> dict[str, Any]:
+  """Returns the settings that a result depends on, flat.
 
   Where in the workdir the models lie is none of them.
   """
-  plain = config_lib.to_plain(config)
-  for role in ("teacher", "student"):
-    plain[role]["path"] = asked.config[role].path
-  text = json.dumps(plain, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
+  return stages.settings(config, *config) | {
+    f"{role}.path": asked.config[role].path for role in ("teacher", "student")
+  }
 
 
 def _folder(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:

@@ -64,6 +64,12 @@ def _vary(
 
 
 GRIDS: Mapping[str, Sequence[Variant]] = {
+  # Look at the validation curve, not at the scores: to choose the rate by.
+  "learning_rate": [
+    Variant(f"{rate:g}, {method}", method, {"distill.learning_rate": rate})
+    for rate in (3e-4, 1e-3, 3e-3)
+    for method in _RIVALS
+  ],
   "methods": _of(list(methods.METHODS)),
   "threshold_k": [
     *_vary("K", "skd", "rollout.threshold", (1.0, 5.0, 25.0, 50.0)),

@@ -18,7 +18,8 @@ Rows, by `what`:
                      batch
 
 `tokens_per_s` counts emitted tokens, prefill included in the time. The draft
-length G of every SKD row is the fastest of a few, each tried in the same run.
+length G is the fastest of a few, each tried in the same run; the shortest of
+them for the untrained student.
 `fraction_of_limit` compares with limits.py: reading the weights and the filled
 cache once a pass, and the multiplications, at the measured rates.
 """
@@ -41,17 +42,18 @@ from skd_jax import structs
 class Settings:
   """Sizes of the measurement."""
 
-  batches: tuple[int, ...] = (1, 4, 16, 64)
+  # Rows, and how often each contestant is timed: a large batch is steadier.
+  batches: tuple[tuple[int, int], ...] = ((1, 3), (4, 3), (16, 3), (64, 2))
   prompt_size: int = 32
   new_tokens: int = 64
   draft_lengths: tuple[int, ...] = (4, 8, 16)
-  repeats: int = 3
   tune_rows: int = 16
   queue_batch: int = 16
+  queue_repeats: int = 3
 
 
 QUICK = Settings(
-  batches=(1, 4),
+  batches=((1, 3), (4, 3)),
   prompt_size=8,
   new_tokens=16,
   draft_lengths=(4, 8),
@@ -88,20 +90,20 @@ def make_rows(
     prompt_size=settings.prompt_size,
     new_tokens=settings.new_tokens,
   )
-  regimes |= {
+  untrained = {
     "skd_k25": Corrected(pair, "top_k", float(corrected.TOP_K)),
     "skd_k1": Corrected(pair, "top_k", 1.0),
   }
   others = peer_calls(pair, regimes["skd_2pct"].pair, settings.new_tokens)
   rows: list[harness.Row] = []
-  for batch_size in settings.batches:
+  for batch_size, repeats in settings.batches:
     batch = pair_lib.make_prompts(pair, batch_size, settings.prompt_size)
-    field = ours(pair, regimes, batch, settings) | {
+    field = ours(pair, regimes, untrained, batch, settings) | {
       what: Contestant(functools.partial(call, batch.prompt), columns, kind)
       for what, (call, columns, kind) in others.items()
       if what != "hf_assisted" or batch_size == 1
     }
-    rows += race(field, pair, batch, settings, machine)
+    rows += race(field, pair, batch, settings, machine, repeats)
   rows += missing_peers(settings)
   return rows + queues.make_rows(
     regimes["skd_2pct"],
@@ -109,17 +111,22 @@ def make_rows(
     prompt_size=settings.prompt_size,
     max_new_tokens=settings.new_tokens,
     num_draft_tokens=settings.draft_lengths[0],
-    repeats=settings.repeats,
+    repeats=settings.queue_repeats,
   )
 
 
 def ours(
   pair: Pair,
   regimes: dict[str, Corrected],
+  untrained: dict[str, Corrected],
   batch: structs.Batch,
   settings: Settings,
 ) -> dict[str, Contestant]:
-  """Returns the rollouts of this project, each SKD one with its best G."""
+  """Returns the rollouts of this project.
+
+  Each of `regimes` has its best G; where the student is `untrained`, most is
+  replaced, and the shortest is.
+  """
   stop_table = contestants.never_stop(pair.teacher.config.vocab_size)
   new_tokens = settings.new_tokens
   alone = functools.partial(
@@ -136,11 +143,11 @@ def ours(
     what: Contestant(contestants.bind(write, pair, batch, 0.0), {}, what)
     for what, write in simple.items()
   }
-  rollouts = corrected.fastest_rollouts(
-    regimes,
-    batch,
-    max_new_tokens=new_tokens,
-    draft_lengths=settings.draft_lengths,
+  fastest = functools.partial(
+    corrected.fastest_rollouts, batch=batch, max_new_tokens=new_tokens
+  )
+  rollouts = fastest(regimes, draft_lengths=settings.draft_lengths) | fastest(
+    untrained, draft_lengths=settings.draft_lengths[:1]
   )
   return field | {
     what: Contestant(call, columns, kind="skd")
@@ -183,7 +190,7 @@ def missing_peers(settings: Settings) -> list[harness.Row]:
       "note": f"torch {harness.NOT_INSTALLED}",
     }
     for what in ("hf_student", "hf_teacher", "hf_assisted")
-    for batch in settings.batches
+    for batch, _ in settings.batches
   ]
 
 
@@ -193,6 +200,7 @@ def race(
   batch: structs.Batch,
   settings: Settings,
   machine: limits.Machine,
+  repeats: int,
 ) -> list[harness.Row]:
   """Times all contestants of one batch, in turns."""
   print(f"batch {batch.prompt.shape[0]}: {', '.join(field)}", flush=True)
@@ -201,7 +209,7 @@ def race(
       jax.block_until_ready(contestant.call())
   timings = harness.interleaved(
     {what: contestant.call for what, contestant in field.items()},
-    settings.repeats,
+    repeats,
     warm_up=False,
   )
   num_tokens = batch.prompt.shape[0] * settings.new_tokens

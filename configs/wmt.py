@@ -13,6 +13,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
   """Returns the config of one variant."""
   variants = {
     "demo": demo,
+    "embedded_compare": embedded_compare,
     "multi30k": multi30k,
     "multi30k_base": multi30k_base,
     "multi30k_compare": multi30k_compare,
@@ -85,6 +86,20 @@ def demo() -> ml_collections.ConfigDict:
   config.rollout.student_top_p = 1.0
   config.loss.chunk_size = 128
   config.distill = fit_config(num_steps=220, batch_size=32, learning_rate=2e-3)
+  return config
+
+
+def embedded_compare() -> ml_collections.ConfigDict:
+  """The demo's data for the ablations; not run yet.
+
+  python -m benchmarks.compare_methods --grid=threshold_k --seeds=3 \\
+    --config=configs/wmt.py:embedded_compare --workdir=workdir/embedded_compare
+  """
+  config = demo()
+  config.task = "embedded German to English, ablations"
+  config.data.max_validation_examples = 128
+  config.student.fit.num_steps = 1500
+  config.distill.update(num_steps=120, evaluate_every_steps=20)
   return config
 
 
@@ -167,6 +182,8 @@ def multi30k_compare() -> ml_collections.ConfigDict:
   """
   config = multi30k()
   config.task = "Multi30k German to English, methods"
+  config.data.length_multiple = 16
+  config.data.max_new_tokens = 48
   config.student.fit.update(num_steps=1500, warmup_steps=150)
   config.distill.update(num_steps=160, batch_size=32, evaluate_every_steps=20)
   return config

@@ -16,6 +16,7 @@ from flax import struct
 from skd_jax import (
   divergence,
   loss,
+  processes,
   rollout,
   sampling,
   scoring,
@@ -72,7 +73,7 @@ def answer(
   Args:
     decode_fn: from make_decode_fn.
     params: of the model.
-    batches: held-out examples; rows of index -1 only pad.
+    batches: held-out examples, of all processes; rows of index -1 only pad.
     to_texts: decodes lists of ids.
 
   Returns:
@@ -81,11 +82,10 @@ def answer(
   texts: dict[int, str] = {}
   tokens, truncated = 0, 0
   for batch in batches:
-    result = jax.device_get(decode_fn(params, batch))
-    rows = np.flatnonzero(np.asarray(batch.index) >= 0)
+    result, index = processes.to_host((decode_fn(params, batch), batch.index))
+    rows = np.flatnonzero(index >= 0)
     ids = [result.tokens[row, : result.length[row]] for row in rows]
-    indices = np.asarray(batch.index)[rows].tolist()
-    texts |= dict(zip(indices, to_texts(ids), strict=True))
+    texts |= dict(zip(index[rows].tolist(), to_texts(ids), strict=True))
     tokens += int(result.length[rows].sum())
     truncated += int((~result.stopped[rows]).sum())
   return texts, {"tokens": tokens, "truncated": truncated}
@@ -227,7 +227,7 @@ def agreement(
     total = sums if total is None else jax.tree.map(jnp.add, total, sums)
   if total is None:
     raise ValueError("batches is empty; at least one is needed")
-  sums = {k: float(v) for k, v in vars(jax.device_get(total)).items()}
+  sums = {k: float(v) for k, v in vars(processes.to_host(total)).items()}
   tokens = max(sums.pop("tokens"), 1.0)
   return {name: value / tokens for name, value in sums.items()}
 

@@ -9,12 +9,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import jax
 import ml_collections
 import tqdm
 from absl import logging
 
-from skd_jax import checkpoint, health, metrics, structs
+from skd_jax import checkpoint, health, metrics, processes, structs
 
 Metrics = Mapping[str, Any]
 # (state, batch, step) -> (state, means, counts). Means are averaged over the
@@ -62,8 +61,8 @@ def fit(
     (the last state, the counts summed over the whole run).
 
   Raises:
-    Interrupted: SIGINT or SIGTERM came; the step in flight was finished and
-      saved.
+    Interrupted: SIGINT or SIGTERM came, to any of the processes; the step in
+      flight was finished and saved.
     FloatingPointError: the loss is not finite, or a divergence is negative.
   """
   folder = workdir / "checkpoints" / f"{stage}_seed_{seed}"
@@ -71,6 +70,7 @@ def fit(
     manager = stack.enter_context(checkpoint.open_manager(folder))
     stop = stack.enter_context(_stop_signals())
     meter = _Meter()
+    shows = processes.is_first()
     restored = checkpoint.restore(manager, state)
     if restored is not None:
       state, saved = restored
@@ -84,7 +84,13 @@ def fit(
       metrics.open_metrics(workdir, stage=stage, seed=seed, last_step=last_step)
     )
     bar = stack.enter_context(
-      tqdm.tqdm(total=config.num_steps, initial=first, desc=stage, unit="step")
+      tqdm.tqdm(
+        total=config.num_steps,
+        initial=first,
+        desc=stage,
+        unit="step",
+        disable=not shows,
+      )
     )
     watch = health.Watch(stage)
     shown: dict[str, Any] = {}  # The newest of all that was logged.
@@ -95,7 +101,8 @@ def fit(
       meter.add(means, counts)
       bar.update()
       done = step + 1
-      last = done == config.num_steps or stop.is_set()
+      is_stopped = processes.any_process(stop.is_set())
+      last = done == config.num_steps or is_stopped
       due = _due(done, config.checkpoint_every_steps) or last
       if _due(done, config.log_every_steps) or due:
         line = meter.line()
@@ -104,7 +111,7 @@ def fit(
         log(done, line | signs)
         shown |= line
         bar.set_postfix_str(_short(shown))
-        for warning in watch.warnings(line):
+        for warning in watch.warnings(line) if shows else ():
           tqdm.tqdm.write(f"Warning: {warning}")
       # Before the save: what a checkpoint has behind it has been visited.
       shown |= _visit(visits, state, done, log)
@@ -113,7 +120,7 @@ def fit(
         checkpoint.save(
           manager, state, {"batches": batches.get_state(), "totals": totals}
         )
-      if stop.is_set() and done < config.num_steps:
+      if is_stopped and done < config.num_steps:
         raise Interrupted(f"stopped after step {done} of {stage!r}")
   return state, dict(meter.totals)
 
@@ -169,7 +176,7 @@ class _Meter:
 
   def line(self) -> dict[str, float]:
     """Sums up the steps since the last line: mean values and rates."""
-    fetched = jax.device_get(self._means)
+    fetched = processes.to_host(self._means)
     line = {
       name: sum(float(means[name]) for means in fetched) / len(fetched)
       for name in fetched[0]
@@ -238,13 +245,17 @@ def _stop_signals() -> Iterator[threading.Event]:
     yield event
     return
   before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  shows = processes.is_first()  # Not asked for inside a signal.
 
   def restore():
     for number, handler in before.items():
       signal.signal(number, handler)
 
   def on_signal(*_):
-    tqdm.tqdm.write("Finishing this step, then saving. Once more to quit now.")
+    if shows:
+      tqdm.tqdm.write(
+        "Finishing this step, then saving. Once more to quit now."
+      )
     event.set()
     restore()
 

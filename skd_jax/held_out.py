@@ -21,7 +21,15 @@ import ml_collections
 from absl import logging
 
 from skd_jax import config as config_lib
-from skd_jax import evaluate, fit, model_store, results, scores, structs
+from skd_jax import (
+  evaluate,
+  fit,
+  model_store,
+  processes,
+  results,
+  scores,
+  structs,
+)
 from skd_jax import task as task_lib
 from skd_jax.run import Run
 
@@ -144,7 +152,8 @@ def score_answers(
 ) -> tuple[dict[str, float], dict[str, str]]:
   """Scores answers by the metrics of their task; see scores.score."""
   examples = part.split(split).examples
-  return scores.score(
+  return processes.on_first(
+    scores.score,
     part.metrics,
     [example["source"] for example in examples],
     answers,

@@ -19,7 +19,20 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir",
   "workdir",
-  "Where results, checkpoints and logs go. A second start continues.",
+  "Where results, checkpoints and logs go. A second start continues. Several "
+  "processes must share this folder.",
+)
+# SLURM and TPU VMs need none of these.
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  "coordinator_address",
+  None,
+  "HOST:PORT of process 0, where several processes are started by hand.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "How many processes the run has."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "Which of them this one is, from 0."
 )
 
 
@@ -28,29 +41,45 @@ def main(argv: Sequence[str]) -> None:
   del argv
   show_our_messages()
   # Imported late, so that a misspelt flag is reported at once.
-  from skd_jax import compilation, train
+  from skd_jax import compilation, processes, train
 
   compilation.keep_compiled()
   with stop_in_one_line():
+    processes.initialize(
+      _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+    if not processes.is_first():
+      logging.set_verbosity(logging.WARNING)
     train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
 
 
 @contextlib.contextmanager
 def stop_in_one_line() -> Iterator[None]:
-  """Ends the program with one line for people where a run stops or fails."""
-  from skd_jax import fit
+  """Ends the program with one line for people where a run stops or fails.
+
+  In a run of several processes, each that fails says so in its line; how that
+  ends the others, processes.initialize says.
+  """
+  from skd_jax import fit, processes
 
   try:
     yield
   except fit.Interrupted as stop:
-    print(f"\n{stop}. The same command continues from there.", file=sys.stderr)
+    if processes.is_first():  # All have stopped.
+      message = f"\n{stop}. The same command continues from there."
+      print(message, file=sys.stderr)
     sys.exit(130)
   except KeyboardInterrupt:
     print("\nStopped. The same command continues.", file=sys.stderr)
     sys.exit(130)
-  except (ValueError, FileNotFoundError, FloatingPointError) as error:
+  except (
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+    processes.FirstProcessError,
+  ) as error:
     logging.debug("Where it was raised:", exc_info=True)
-    print(f"\nError: {error}", file=sys.stderr)
+    print(f"\nError{processes.describe()}: {error}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -19,6 +19,8 @@ from typing import Any, SupportsFloat
 
 import tensorboardX
 
+from skd_jax import processes
+
 FILE_NAME = "metrics.jsonl"
 _KEYS = ("stage", "seed", "step")
 
@@ -38,8 +40,8 @@ def open_metrics(
     with open_metrics(workdir, stage="distill", seed=0) as log:
       log(10, {"loss": loss, "kl": kl})
 
-  Only one process may log to a workdir at a time: in a run of many processes,
-  the first.
+  Only one process may log to a workdir at a time: in a run of several, the
+  first; the `log` of the others does nothing.
 
   Args:
     workdir: folder of metrics.jsonl, made where it does not exist. TensorBoard
@@ -60,14 +62,10 @@ def open_metrics(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE_NAME
-  if path.exists():
-    kept = [
-      line
-      for line in read_metrics(path)
-      if (line["stage"], line["seed"]) != (stage, seed)
-      or line["step"] <= last_step
-    ]
-    write_atomically(path, "".join(map(_json_line, kept)))
+  processes.on_first(_drop_lines, path, stage, seed, last_step)
+  if not processes.is_first():
+    yield lambda step, scalars: None
+    return
   # TensorBoard hides what an earlier writer left at purge_step and after. The
   # suffix keeps two writers of one second from sharing a file.
   board = tensorboardX.SummaryWriter(
@@ -90,6 +88,21 @@ def open_metrics(
       board.flush()
 
     yield log
+
+
+def _drop_lines(
+  path: pathlib.Path, stage: str, seed: int, last_step: int
+) -> None:
+  """Drops the lines of a stage and seed past a step."""
+  if not path.exists():
+    return
+  kept = [
+    line
+    for line in read_metrics(path)
+    if (line["stage"], line["seed"]) != (stage, seed)
+    or line["step"] <= last_step
+  ]
+  write_atomically(path, "".join(map(_json_line, kept)))
 
 
 def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:

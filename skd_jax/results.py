@@ -23,6 +23,7 @@ from skd_jax import (
   health,
   metrics,
   model_store,
+  processes,
   report,
   samples,
   structs,
@@ -63,9 +64,8 @@ def write_config(
     "devices": [str(device) for device in jax.devices()],
     "git": git_revision(),
   }
-  metrics.write_atomically(
-    workdir / "config.json", json.dumps(record, indent=2) + "\n"
-  )
+  text = json.dumps(record, indent=2) + "\n"
+  processes.on_first(metrics.write_atomically, workdir / "config.json", text)
 
 
 def write_answers(
@@ -75,7 +75,8 @@ def write_answers(
   folder = workdir / "answers"
   folder.mkdir(exist_ok=True)
   lines = [" ".join(answer.split()) for answer in answers]
-  metrics.write_atomically(folder / f"{name}.txt", "\n".join(lines) + "\n")
+  text = "\n".join(lines) + "\n"
+  processes.on_first(metrics.write_atomically, folder / f"{name}.txt", text)
 
 
 def describe(scores: Mapping[str, float]) -> str:
@@ -126,13 +127,13 @@ def sample_visits(
     marks = annotate(*arguments, written)
     views = sample_views(
       run.task.tokenizer,
-      [test.examples[i] for i in jax.device_get(batch.index) if i >= 0],
-      *jax.device_get((written, marks)),
+      [test.examples[i] for i in processes.to_host(batch.index) if i >= 0],
+      *processes.to_host((written, marks)),
       step=step,
     )
     folder.mkdir(exist_ok=True)
     text = json.dumps([dataclasses.asdict(view) for view in views])
-    metrics.write_atomically(folder / f"{step}.json", text)
+    processes.on_first(metrics.write_atomically, folder / f"{step}.json", text)
     return {}
 
   steps = {0, num_steps // 10, num_steps // 2, num_steps}
@@ -202,7 +203,9 @@ def write(
   seconds: Mapping[str, float],
   command: str,
 ) -> dict[str, Any]:
-  """Writes samples.html, the plots, report.json and report.md.
+  """Writes samples.html, the plots, report.json and report.md, and prints it.
+
+  For one process: of several, the first.
 
   Args:
     workdir: of the run.

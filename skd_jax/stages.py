@@ -4,7 +4,8 @@ Each stage (teacher, student_init, distill_seed_0, ...) has a record
 `stages/NAME.json` with the settings that it depends on, those of the stages
 before it included. A second start with the same settings takes the result of a
 finished stage and continues an unfinished one; with others, it says which
-setting makes the stage stale, and stops.
+setting makes the stage stale, and stops. Of several processes, the first reads
+and writes the records, and all take what it finds.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import ml_collections
 
 from skd_jax import config as config_lib
-from skd_jax import metrics
+from skd_jax import metrics, processes
 
 # Settings that change what is shown or saved when, or the memory that it takes,
 # but not the result; or that only name what a folder holds.
@@ -67,12 +68,9 @@ def begin(
       names them and the ways out.
   """
   path = workdir / "stages" / f"{name}.json"
-  if path.exists():
-    record = json.loads(path.read_text("utf-8"))
-    _check_fresh(workdir, name, record["depends_on"], depends_on)
-    return record["result"]
-  _write(path, depends_on, None)
-  return None
+  record = processes.on_first(_read_or_begin, path, depends_on)
+  _check_fresh(workdir, name, record["depends_on"], depends_on)
+  return record["result"]
 
 
 def finish(
@@ -81,15 +79,27 @@ def finish(
   depends_on: dict[str, Any],
   result: dict[str, Any],
 ) -> dict[str, Any]:
-  """Records the result of a stage (plain JSON) and returns it."""
-  _write(workdir / "stages" / f"{name}.json", depends_on, result)
-  return result
+  """Records the result of a stage (plain JSON) and returns it.
+
+  Of several processes, that of the first: times differ.
+  """
+  path = workdir / "stages" / f"{name}.json"
+  return processes.on_first(_write, path, depends_on, result)["result"]
 
 
-def _write(path: pathlib.Path, depends_on: dict, result: dict | None) -> None:
+def _read_or_begin(path: pathlib.Path, depends_on: dict) -> dict[str, Any]:
+  if path.exists():
+    return json.loads(path.read_text("utf-8"))
+  return _write(path, depends_on, None)
+
+
+def _write(
+  path: pathlib.Path, depends_on: dict, result: dict | None
+) -> dict[str, Any]:
   path.parent.mkdir(parents=True, exist_ok=True)
   record = {"depends_on": depends_on, "result": result}
   metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
+  return record
 
 
 def _check_fresh(

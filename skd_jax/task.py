@@ -8,7 +8,14 @@ import ml_collections
 from absl import logging
 
 from skd_jax import config as config_lib
-from skd_jax import mixture, sources, stages, stopping, tokenized
+from skd_jax import (
+  mixture,
+  processes,
+  sources,
+  stages,
+  stopping,
+  tokenized,
+)
 from skd_jax import tokenizer as tokenizer_lib
 from skd_jax.structs import Example
 
@@ -76,7 +83,8 @@ def load_task(
 
   Args:
     config: the run's config.
-    workdir: the trained tokenizer is kept in its folder `tokenizer`.
+    workdir: the trained tokenizer is kept in its folder `tokenizer`. Of several
+      processes, the first trains it.
     vocab_size: the tokens that both models share, from the checkpoints that
       they start from; 0 where both are made from scratch.
 
@@ -254,6 +262,10 @@ def _train_tokenizer(
       for e in train[name]
       for text in (data.prompt.replace("{source}", e["source"]), e["target"])
     ]
-    tokenizer_lib.train_bpe(texts, config.tokenizer.vocab_size, folder)
+
+    def train_bpe() -> None:
+      tokenizer_lib.train_bpe(texts, config.tokenizer.vocab_size, folder)
+
+    processes.on_first(train_bpe)
     stages.finish(workdir, "tokenizer", needs, {"folder": folder.name})
   return tokenizer_lib.load(folder)

@@ -28,6 +28,7 @@ from skd_jax import (
   held_out,
   loss,
   model_store,
+  processes,
   profiling,
   results,
   sharding,
@@ -93,7 +94,8 @@ def _all_stages(run: Run) -> dict[str, Any]:
     per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
       model_store.export(workdir / "export", student, run.task)
-  return results.write(
+  return processes.on_first(
+    results.write,
     workdir,
     config,
     per_seed,
@@ -110,13 +112,15 @@ def open_run(
   What computes with the run does so within `jax.set_mesh(run.mesh)`.
 
   Raises:
-    ValueError, FileNotFoundError: bad settings, data or checkpoints.
+    ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
+      processes see the same workdir.
   """
   validation.validate(config)
   mesh = sharding.make_mesh(**config.mesh)
   validation.validate_rows(config, sharding.num_row_shards(mesh))
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
+  processes.check_shared(workdir)
   vocab_size = model_store.common_vocab_size(config)
   task = task_lib.load_task(config, workdir, vocab_size)
   results.write_config(workdir, config)
@@ -295,7 +299,8 @@ def distill(
     jax.block_until_ready(means)
     return state, means, counts | _train_counts(written.length, begun)
 
-  if config.profile and seed == config.seeds[0]:
+  is_traced = seed == config.seeds[0] and processes.is_first()
+  if config.profile and is_traced:
     step_fn = profiling.trace_steps(
       step_fn, run.workdir / "profile", config.profile
     )
@@ -342,7 +347,7 @@ def score(
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
     result = held_out.score_model(run, name, model, teacher)
-    stages.finish(run.workdir, stage, needs, result)
+    result = stages.finish(run.workdir, stage, needs, result)
   return result
 
 
@@ -415,6 +420,6 @@ def make_learner(
 
 def _train_counts(length: Any, begun: float) -> dict[str, float]:
   return {
-    "trained_tokens": int(np.sum(jax.device_get(length))),
+    "trained_tokens": int(np.sum(processes.to_host(length))),
     "seconds_train": time.perf_counter() - begun,
   }

@@ -19,6 +19,7 @@ from absl import logging
 from skd_jax import config as config_lib
 from skd_jax import (
   model_store,
+  processes,
   rollout,
   sampling,
   scoring,
@@ -259,7 +260,8 @@ def choose_draft_length(
   """Gives G: the config's, or where that is 0, the fastest of a few.
 
   Measured once, with the student's start on the first batch, and kept like a
-  stage, so that a continued run goes on with the same.
+  stage, so that a continued run goes on with the same, and all processes take
+  what the first has measured.
 
   Args:
     run: the run.
@@ -316,7 +318,7 @@ def measure_draft_lengths(
         policy(student.params, teacher.params, batch, keys, threshold)
       )
       seconds.append(time.perf_counter() - begun)
-      emitted = int(np.sum(written.length))
+      emitted = int(processes.to_host(written.length).sum())
     speeds[length] = emitted / min(seconds)
   return speeds
 
@@ -338,7 +340,7 @@ def trim_and_count(
 
   The train step then reads T rounded up to `multiple`, not the whole limit.
   """
-  small = jax.device_get(dataclasses.replace(written, teacher_hidden=None))
+  small = processes.to_host(dataclasses.replace(written, teacher_hidden=None))
   width = -(-max(int(small.length.max()), 1) // multiple) * multiple
   width = min(width, small.tokens.shape[1])
   cut = {

@@ -33,11 +33,11 @@ from tests import tiny_run
 MACHINE = limits.Machine(bytes_per_s=1e10, flops_per_s=1e11)
 # The sizes of step_cost below, so that most is compiled once.
 SPEED = rollout_speed.Settings(
-  batches=(2,),
+  batches=((2, 1),),
   prompt_size=4,
   new_tokens=8,
   draft_lengths=(5,),
-  repeats=1,
+  queue_repeats=1,
   tune_rows=2,
   queue_batch=2,
 )

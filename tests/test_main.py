@@ -304,9 +304,14 @@ def test_bad_command_line_is_one_clear_line(tmp_path, arguments, said):
   assert not list(tmp_path.iterdir())
 
 
-def _failed_main(monkeypatch, capsys, config, workdir):
+def _failed_main(monkeypatch, capsys, config, workdir, **flags):
   """(exit status, the line on stderr) of main with this config."""
-  for name, value in (("_CONFIG", config), ("_WORKDIR", str(workdir))):
+  values = {"_CONFIG": config, "_WORKDIR": str(workdir)}
+  values |= dict.fromkeys(
+    ("_COORDINATOR_ADDRESS", "_NUM_PROCESSES", "_PROCESS_ID")
+  )
+  values |= flags
+  for name, value in values.items():
     monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
   monkeypatch.setattr(compilation, "keep_compiled", lambda: None)
   with pytest.raises(SystemExit) as stopped:
@@ -348,6 +353,17 @@ def test_bad_setting_is_one_clear_line(config, tmp_path, monkeypatch, capsys):
     "Error: rollout.num_draft_tokens = -1: must be in [0, "
     f"data.max_new_tokens = {config.data.max_new_tokens}]"
   )
+  assert not (tmp_path / "w").exists()
+
+
+def test_one_flag_of_several_processes_is_one_clear_line(
+  config, tmp_path, monkeypatch, capsys
+):
+  code, line = _failed_main(
+    monkeypatch, capsys, config, tmp_path / "w", _NUM_PROCESSES=2
+  )
+  assert code == 1
+  assert line.startswith("Error: --coordinator_address is missing")
   assert not (tmp_path / "w").exists()
 
 

@@ -4,6 +4,7 @@ Tensors go one by one from the file to where they stay, never through torch and
 never as a whole model in host memory.
 """
 
+import collections
 import contextlib
 import json
 import math
@@ -19,7 +20,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from skd_jax import structs
+from skd_jax import processes, structs
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
@@ -239,7 +240,9 @@ def save(
   """Writes a folder that transformers' `from_pretrained` loads.
 
   Everything is written to a sibling folder first and renamed at the end, so
-  that a killed process leaves the old export or none, never half of one.
+  that a killed process leaves the old export or none, never half of one. Of
+  several processes, all fetch the tensors, one after the other, and the first
+  writes them.
 
   Args:
     folder: made anew; an earlier export there is replaced as a whole.
@@ -259,17 +262,9 @@ def save(
       that its family cannot express; or `folder` holds files but no
       config.json, hence is no earlier export.
   """
-  folder = os.path.abspath(folder)
   kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
   if dtype not in kinds:
     raise ValueError(f"dtype={dtype!r} must be one of {', '.join(kinds)}")
-  if os.path.isdir(folder):
-    files = os.listdir(folder)
-    if files and "config.json" not in files:
-      raise ValueError(
-        f"folder={folder!r} is not empty and no earlier export; "
-        "choose another one"
-      )
   _check_params(config, params)
   token_ids = {
     "bos_token_id": bos_token_id,
@@ -277,15 +272,31 @@ def save(
     "pad_token_id": pad_token_id,
   }
   hf_config = {**model_config_to_hf(config), **token_ids, "dtype": dtype}
-  with _replaced(folder) as temporary:
-    _write_shards(temporary, config, params, kinds[dtype], max_shard_bytes)
-    _write_json(os.path.join(temporary, "config.json"), hf_config)
-    _write_json(
-      os.path.join(temporary, "generation_config.json"),
-      {key: value for key, value in token_ids.items() if value is not None},
-    )
-    if save_tokenizer is not None:
-      save_tokenizer(temporary)
+  leaves, treedef = named_leaves(config, params)
+  # Lazy: a tensor is fetched when it is asked for.
+  tensors = map(processes.to_host, treedef.flatten_up_to(params))
+
+  def write() -> None:
+    try:
+      with _replaced(os.path.abspath(folder)) as temporary:
+        _write_shards(temporary, leaves, tensors, kinds[dtype], max_shard_bytes)
+        _write_json(os.path.join(temporary, "config.json"), hf_config)
+        _write_json(
+          os.path.join(temporary, "generation_config.json"),
+          {key: value for key, value in token_ids.items() if value is not None},
+        )
+        if save_tokenizer is not None:
+          save_tokenizer(temporary)
+    finally:
+      _fetch_all(tensors)  # Also where a write fails: the others do.
+
+  if not processes.is_first():
+    _fetch_all(tensors)
+  processes.on_first(write)
+
+
+def _fetch_all(tensors: Iterator[np.ndarray]) -> None:
+  collections.deque(tensors, maxlen=0)
 
 
 def _check_params(config: ModelConfig, params: structs.Params) -> None:
@@ -307,6 +318,13 @@ def _check_params(config: ModelConfig, params: structs.Params) -> None:
 @contextlib.contextmanager
 def _replaced(folder: str) -> Iterator[str]:
   """A temporary sibling that takes the place of `folder` at the end."""
+  if os.path.isdir(folder):
+    files = os.listdir(folder)
+    if files and "config.json" not in files:
+      raise ValueError(
+        f"folder={folder!r} is not empty and no earlier export; "
+        "choose another one"
+      )
   parent, name = os.path.split(folder)
   temporary = os.path.join(parent, f".{name}.new")
   previous = os.path.join(parent, f".{name}.old")
@@ -332,22 +350,20 @@ def _write_json(path: str, value: Any) -> None:
 
 def _write_shards(
   folder: str,
-  config: ModelConfig,
-  params: structs.Params,
+  leaves: list[Leaf],
+  fetched: Iterator[np.ndarray],
   dtype: Any,
   max_shard_bytes: int,
 ) -> None:
   """One file, or several with an index; one shard is in memory at a time."""
-  leaves, treedef = named_leaves(config, params)
-  arrays = treedef.flatten_up_to(params)
-  shards: list[list[tuple[Leaf, jax.Array]]] = [[]]
+  shards: list[list[Leaf]] = [[]]
   filled = total = 0
-  for leaf, array in zip(leaves, arrays, strict=True):
-    size = math.prod(array.shape) * np.dtype(dtype).itemsize
+  for leaf in leaves:
+    size = math.prod(leaf.shape) * np.dtype(dtype).itemsize
     if shards[-1] and filled + size > max_shard_bytes:
       shards.append([])
       filled = 0
-    shards[-1].append((leaf, array))
+    shards[-1].append(leaf)
     filled += size
     total += size
   weight_map = {}
@@ -355,8 +371,8 @@ def _write_shards(
     name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     name = _SINGLE_FILE if len(shards) == 1 else name
     tensors = {}
-    for leaf, array in shard:
-      value = np.asarray(jax.device_get(array)).astype(dtype)
+    for leaf in shard:
+      value = np.asarray(next(fetched)).astype(dtype)
       value = value.T if leaf.transpose else value
       tensors[leaf.hf_name] = np.ascontiguousarray(value)
       weight_map[leaf.hf_name] = name

@@ -1,0 +1,210 @@
+"""What each process of a test runs; see tests/test_processes.py.
+
+  python -m tests.in_processes PART FOLDER HOST:PORT COUNT ID
+
+Prints what PART returns, as a line of JSON.
+"""
+
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from skd_jax import (
+  checkpoint,
+  fit,
+  metrics,
+  models,
+  processes,
+  stages,
+  structs,
+)
+from skd_jax import config as config_lib
+from tests import test_fit
+from tests.test_models import LLAMA, noisy_params
+
+PARTS = {}
+
+
+def part(function):
+  """Makes a function a PART."""
+  PARTS[function.__name__] = function
+  return function
+
+
+def spread(values, *axes):
+  """The array over the devices of all processes, split as `axes` say."""
+  values = np.asarray(values)
+  mesh = Mesh(np.array(jax.devices()), ("x",))
+  sharding = NamedSharding(mesh, PartitionSpec(*axes))
+  return jax.make_array_from_callback(
+    values.shape, sharding, values.__getitem__
+  )
+
+
+def state(step, scale):
+  """A state whose arrays are split by rows, by columns, or not at all."""
+  rows = np.float32(scale) * np.arange(32, dtype=np.float32).reshape(8, 4)
+  return structs.TrainState(
+    step=spread(np.int32(step)),
+    params={"rows": spread(rows, "x"), "columns": spread(rows.T, None, "x")},
+    opt_state=(
+      spread((rows / 7).astype(ml_dtypes.bfloat16), "x"),
+      spread(np.int32(step)),
+    ),
+  )
+
+
+def message_of(function, *arguments):
+  """[name, message] of what a call raises."""
+  try:
+    function(*arguments)
+  except Exception as error:
+    return [type(error).__name__, str(error)]
+  return None
+
+
+@part
+def talk(folder):
+  """What the processes tell each other."""
+  mine = folder / str(jax.process_index())
+  mine.mkdir()
+
+  def fail():
+    raise FileNotFoundError("no such data")
+
+  processes.barrier("here")
+  processes.barrier("here")
+  here = jax.process_index()
+  return {
+    "is_first": processes.is_first(),
+    "description": processes.describe(),
+    "gathered": processes.to_host(
+      {
+        "rows": spread(np.arange(8), "x"),
+        "whole": spread(np.arange(3)),
+        "host": np.arange(2),
+      }
+    ),
+    "cut": processes.to_host(spread(np.arange(16).reshape(8, 2), "x")[:, :1]),
+    "one": processes.any_process(here == jax.process_count() - 1),
+    "none": processes.any_process(False),
+    "value": processes.on_first(lambda: ("of process", here, "ä" * 5000)),
+    "nothing": processes.on_first(lambda: None),
+    "failed": message_of(processes.on_first, fail),
+    "shared": message_of(processes.check_shared, folder),
+    "apart": message_of(processes.check_shared, mine),
+    "left": [path.name for path in mine.iterdir()],
+  }
+
+
+@part
+def write(folder):
+  """What is written once for all processes."""
+  begun = stages.begin(folder, "teacher", {"seed": 0})
+  result = stages.finish(
+    folder, "teacher", {"seed": 0}, {"process": jax.process_index()}
+  )
+  with metrics.open_metrics(folder, stage="teacher", seed=0) as log:
+    log(1, {"loss": 2.0})
+  params = jax.tree.map(
+    # What does not divide among the devices is not split.
+    lambda x: spread(x, *["x"][: x.shape[0] % jax.device_count() == 0]),
+    noisy_params(LLAMA),
+  )
+  models.save(folder / "export", LLAMA, params, max_shard_bytes=10_000)
+  (folder / "other").mkdir(exist_ok=True)
+  (folder / "other" / "notes.txt").touch()
+  return {
+    "begun": begun,
+    "finished": result,
+    "again": stages.begin(folder, "teacher", {"seed": 0}),
+    "stale": message_of(stages.begin, folder, "teacher", {"seed": 1}),
+    "refused": message_of(models.save, folder / "other", LLAMA, params),
+  }
+
+
+@part
+def save(folder):
+  """Saves a checkpoint."""
+  with checkpoint.open_manager(folder) as manager:
+    checkpoint.save(manager, state(7, 1.0), {"next": 7})
+  return {}
+
+
+@part
+def restore(folder):
+  """Restores it, split among these devices."""
+  like = state(0, 0.0)
+  with checkpoint.open_manager(folder) as manager:
+    restored, data = checkpoint.restore(manager, like)
+  for found, wanted, before in zip(
+    jax.tree.leaves(processes.to_host(restored)),
+    jax.tree.leaves(processes.to_host(state(7, 1.0))),
+    jax.tree.leaves(like),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(found, wanted)
+    assert found.dtype == before.dtype
+  assert restored.params["rows"].sharding == like.params["rows"].sharding
+  return {"data": data}
+
+
+@part
+def train(folder):
+  """Trains until it is stopped."""
+  update = jax.jit(
+    lambda old: structs.TrainState(
+      old.step + 1, jax.tree.map(lambda x: x / 2 + 1, old.params), old.opt_state
+    )
+  )
+
+  def step_fn(old, batch, step):
+    time.sleep(0.02)
+    measured = {"loss": 1.0, "grad_norm": 1.0, "least_token_loss": 0.0}
+    return update(old), measured, {"trained_tokens": batch, "seconds_train": 1}
+
+  config = config_lib.fit_config(
+    num_steps=100_000, log_every_steps=1, checkpoint_every_steps=0
+  )
+  try:
+    fit.fit(
+      step_fn,
+      state(0, 1.0),
+      test_fit.Numbers(),
+      config,
+      workdir=folder,
+      stage="teacher",
+      seed=0,
+      visits={},
+    )
+  except fit.Interrupted as stop:
+    return {"stopped": str(stop)}
+  return {}
+
+
+@part
+def fail(folder):
+  """The last process fails while the others wait for it."""
+  if jax.process_index() == jax.process_count() - 1:
+    raise ValueError("this process alone")
+  processes.barrier("never")
+  return {}
+
+
+def main():
+  """Runs one part."""
+  name, folder, address, count, process = sys.argv[1:]
+  processes.initialize(address, int(count), int(process))
+  assert jax.process_count() == int(count)
+  result = PARTS[name](pathlib.Path(folder))
+  print(json.dumps(result, default=lambda array: array.tolist()), flush=True)
+
+
+if __name__ == "__main__":
+  main()
