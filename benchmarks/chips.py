@@ -19,6 +19,7 @@ are an assumption: look yours up.
 
 import dataclasses
 import math
+import os
 from typing import Any
 
 import jax
@@ -39,6 +40,12 @@ class Chip:
 
 
 GIB = 2**30
+# libtpu reads these when it is loaded: it asks nothing about this machine.
+_WITHOUT_A_TPU = {
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+}
 CHIPS = {
   chip.name: chip
   for chip in (
@@ -80,6 +87,8 @@ def tpu_devices(topology: str) -> tuple[Any, ...]:
     ValueError: no such slice, or libtpu is not installed.
   """
   chip, shape = parse_topology(topology)
+  for name, value in _WITHOUT_A_TPU.items():
+    os.environ.setdefault(name, value)
   options: dict[str, Any] = {"chip_config_name": chip.config}
   if math.prod(shape) == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)

@@ -260,8 +260,8 @@ def compile_plan(plan: Plan) -> harness.Row:
   leaves = len(jax.tree.leaves(programs.state))
   return {
     **memory(plan, programs),
-    **{f"rollout {k} mib": v for k, v in _mebibytes(written).items()},
-    **{f"train {k} mib": v for k, v in _mebibytes(learnt).items()},
+    **_mebibytes("rollout", written),
+    **_mebibytes("train", learnt),
     "gathered": gathered_in_loop(plan, written),
     "donated": hlo.num_donated(step) >= leaves,
     "host_calls": hlo.host_calls(rollout) + hlo.host_calls(step),
@@ -269,8 +269,13 @@ def compile_plan(plan: Plan) -> harness.Row:
   }
 
 
-def _mebibytes(found: Sequence[hlo.Collective]) -> dict[str, float]:
-  return {k: v / 2**20 for k, v in hlo.bytes_by_kind(found).items()}
+def _mebibytes(
+  program: str, found: Sequence[hlo.Collective]
+) -> dict[str, float]:
+  return {
+    f"{program}_{kind}_mib".replace("-", "_").replace(" ", "_"): size / 2**20
+    for kind, size in hlo.bytes_by_kind(found).items()
+  }
 
 
 def held_bytes(tree: Any) -> int:

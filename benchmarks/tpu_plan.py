@@ -116,7 +116,8 @@ def make_row(
   seconds = roofline.summary(machine.step(plan.work(replacement_rate)))
   available = chip.hbm_bytes / chips.GIB
   fits = row["peak_gib"] <= available
-  return row | {"hbm_gib": available, "fits": fits} | seconds
+  libtpu = {"libtpu": harness.installed("libtpu")}
+  return row | {"hbm_gib": available, "fits": fits} | seconds | libtpu
 
 
 def cpu_row(
@@ -196,7 +197,7 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   if _CONFIG.value is None:
     wanted = [(s.name, s.config(), s.topology) for s in SHIPPED]
   elif _TOPOLOGY.value or _on_cpu(quick):
-    wanted = [("config", _CONFIG.value, _TOPOLOGY.value)]
+    wanted = [(_CONFIG.value.task, _CONFIG.value, _TOPOLOGY.value)]
   else:
     raise ValueError("topology = None: must be given with --config")
   rate, rows = _REPLACEMENT_RATE.value, []

@@ -6,14 +6,14 @@ Without eight devices, or without libtpu, what needs them is skipped.
 """
 
 import importlib.util
+import math
 import re
 
 import jax
 import pytest
 
-from benchmarks import chips, plans, tpu_plan
+from benchmarks import chips, hlo, plans, tpu_plan
 from configs import wmt
-from skd_jax import rollout
 from tests import tiny_run
 
 needs_devices = pytest.mark.skipif(
@@ -33,11 +33,11 @@ def quick_compilation(tmp_path_factory):
     yield
 
 
-def small_row(variant, **mesh):
+def small_plan(variant, **mesh):
   config = wmt.get_config(variant)
   config.mesh.update(mesh)
   devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
-  return plans.compile_plan(plans.make_small_plan(config, devices))
+  return plans.make_small_plan(config, devices)
 
 
 @needs_devices
@@ -46,35 +46,51 @@ def small_row(variant, **mesh):
   ("variant", "mesh"),
   [
     ("gemma", {}),
-    ("gemma2", {"fsdp": 2, "tensor": 4}),
+    pytest.param("gemma2", {"fsdp": 2, "tensor": 4}, marks=pytest.mark.slow),
     pytest.param("qwen", {}, marks=pytest.mark.slow),
     pytest.param("qwen3", {}, marks=pytest.mark.slow),
     pytest.param("llama", {}, marks=pytest.mark.slow),
   ],
 )
 def test_small_models_of_each_config_are_proven(variant, mesh):
-  row = small_row(variant, **mesh)
+  row = plans.compile_plan(small_plan(variant, **mesh))
   assert not tpu_plan.failures(row | {"config": variant, "slice": "cpu"})
   assert row["gathered"] == []
   assert row["donated"]
   assert row["peak_gib"] > row["teacher_gib"] + 3 * row["student_gib"] > 0
-  assert row["rollout all-reduce in loop mib"] > 0
+  assert row["rollout_all_reduce_in_loop_mib"] > 0
 
 
 @needs_devices
-@pytest.mark.usefixtures("quick_compilation")
-def test_a_head_that_is_gathered_in_the_loop_is_found(monkeypatch):
-  def logits(self, hidden):
-    whole = jax.sharding.PartitionSpec(None, None)
-    head = self.model.head_params(self.params)["kernel"]
-    head = jax.lax.with_sharding_constraint(head, whole)
-    return self.model.head({"kernel": head}, hidden)
+def test_what_the_decode_loop_may_not_gather_is_found():
+  plan = small_plan("gemma")
+  teacher, student = plan.teacher.config, plan.student.config
+  vocab, width = 2048, student.hidden_size
+  rows, slots = plan.num_rows, 16 + 16 + plan.num_draft_tokens
+  cache = (rows, 1, slots, 16)
+  assert teacher.num_kv_heads == 16
 
-  monkeypatch.setattr(rollout.Policy, "logits", logits)
-  row = small_row("gemma")
-  (*_, line) = tpu_plan.failures(row | {"config": "x", "slice": "cpu"})
-  assert "gathered in the decode loop" in line
-  assert "a weight of the" in line
+  def one(*shape, kind="all-gather", depth=2):
+    return hlo.Collective(kind, (shape,), 0, depth, "dot")
+
+  fine = [
+    one(vocab, width, depth=0),  # Once, before the loop.
+    one(rows, 5, width, kind="all-reduce"),
+    one(vocab, width, kind="all-reduce"),
+    one(rows, vocab),
+  ]
+  assert plans.gathered_in_loop(plan, fine) == []
+  bad = [
+    one(vocab, width),
+    one(rows, slots, 16, kind="all-to-all"),
+    one(teacher.hidden_size, 16 * 16 // 8, depth=1),
+  ]
+  assert math.prod(cache) == rows * slots * 16
+  assert plans.gathered_in_loop(plan, [*fine, *bad]) == [
+    f"a weight of the student: all-gather [{vocab}, {width}] for dot",
+    f"a cache: all-to-all [{rows}, {slots}, 16] for dot",
+    "a weight of the teacher: all-gather [256, 32] for dot",
+  ]
 
 
 def test_a_failure_is_one_line_that_says_what():
