@@ -370,10 +370,9 @@ def gathered_in_loop(plan: Plan, found: Sequence[hlo.Collective]) -> list[str]:
   """
   tensor = plan.run.mesh.shape["tensor"]
   large = {math.prod(shape): "a cache" for shape in cache_shapes(plan)}
-  for name in ("student", "teacher"):
-    for x in jax.tree.leaves(getattr(plan, name).params):
-      if x.ndim > 1:
-        large[x.size] = large[x.size // tensor] = f"a weight of the {name}"
+  for x in jax.tree.leaves((plan.student.params, plan.teacher.params)):
+    if x.ndim > 1:
+      large[x.size] = large[x.size // tensor] = "a weight"
   return [
     f"{large[math.prod(shape)]}: {collective.kind} {list(shape)} for "
     f"{collective.source}"

@@ -149,5 +149,5 @@ if __name__ == "__main__":
     "scaling_sheet",
     rows_from_flags,
     device=lambda quick: "roofline-quick" if quick else "roofline",
-    columns=columns.COLUMNS["scaling_sheet"],
+    columns=(*columns.COLUMNS["scaling_sheet"], "note"),
   )

@@ -77,7 +77,7 @@ def test_what_the_decode_loop_may_not_gather_is_found():
     one(vocab, width, depth=0),  # Once, before the loop.
     one(rows, 5, width, kind="all-reduce"),
     one(vocab, width, kind="all-reduce"),
-    one(rows, vocab),
+    one(rows, 3, vocab),
   ]
   assert plans.gathered_in_loop(plan, fine) == []
   bad = [
@@ -87,9 +87,9 @@ def test_what_the_decode_loop_may_not_gather_is_found():
   ]
   assert math.prod(cache) == rows * slots * 16
   assert plans.gathered_in_loop(plan, [*fine, *bad]) == [
-    f"a weight of the student: all-gather [{vocab}, {width}] for dot",
+    f"a weight: all-gather [{vocab}, {width}] for dot",
     f"a cache: all-to-all [{rows}, {slots}, 16] for dot",
-    "a weight of the teacher: all-gather [256, 32] for dot",
+    "a weight: all-gather [256, 32] for dot",
   ]
 
 
