@@ -122,15 +122,17 @@ def installed(package: str) -> str | None:
     return None
 
 
-def result_object(name: str, rows: Sequence[Row]) -> dict[str, Any]:
-  """Returns the JSON object of a benchmark."""
+def result_object(
+  name: str, rows: Sequence[Row], device: str
+) -> dict[str, Any]:
+  """Returns the JSON object of a benchmark that was measured on a device."""
   peers = {peer: installed(peer) or NOT_INSTALLED for peer in PEERS}
   arguments = [a for a in sys.argv[1:] if not a.startswith("--json")]
   return {
     "benchmark": name,
     "command": " ".join([f"python -m benchmarks.{name}", *arguments]),
     "versions": results.versions() | peers,
-    "device": device_name(),
+    "device": device,
     "git": results.git_revision(),
     "rows": list(rows),
   }
@@ -188,12 +190,21 @@ def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   metrics.write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
-def run(name: str, make_rows: Callable[[bool], Sequence[Row]]) -> None:
+def run(
+  name: str,
+  make_rows: Callable[[bool], Sequence[Row]],
+  *,
+  device: Callable[[bool], str] | None = None,
+  columns: Sequence[str] | None = None,
+) -> None:
   """Runs a benchmark as a program: flags, table, JSON.
 
   Args:
     name: of the benchmark, as in `python -m benchmarks.NAME`.
     make_rows: `quick -> rows`.
+    device: `quick -> name`, of what the result depends on; default: of this
+      machine.
+    columns: of the table that is printed; default: all.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -206,11 +217,13 @@ def run(name: str, make_rows: Callable[[bool], Sequence[Row]]) -> None:
     # whoever is timed next, and on a busy machine those of torch itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-      result = result_object(name, make_rows(_QUICK.value))
+      rows = make_rows(_QUICK.value)
+      named = device(_QUICK.value) if device else device_name()
+      result = result_object(name, rows, named)
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
     print(f"\n{name} on {result['device']}\n")
-    print(format_table(result["rows"]))
+    print(format_table(result["rows"], columns))
     if result["device"].startswith("cpu") and not _QUICK.value:
       print("\n" + format_table(targets.table(name, result["rows"])))
     folder = pathlib.Path("workdir/benchmarks") if _QUICK.value else RESULTS

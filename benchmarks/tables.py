@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import comparison, harness, targets
+from benchmarks import columns, comparison, harness, targets
 
 _CHECK = flags.DEFINE_bool(
   "check", False, "Write nothing; exit with 1 where the README differs."
@@ -25,29 +25,6 @@ _CHECK = flags.DEFINE_bool(
 COMPARISON = "compare_methods"
 NAMES = (*targets.TARGETS, COMPARISON)  # In the README, a table each.
 README = pathlib.Path(__file__).parent.parent / "README.md"
-
-# The columns of each table; the rest is in the JSON. Rollout speed is a table
-# of one row a `what` and one column a batch.
-COLUMNS = {
-  "step_cost": (
-    "what",
-    "seconds",
-    "limit_seconds",
-    "ratio_to_on_policy",
-    "replacement_rate",
-    "num_draft_tokens",
-  ),
-  "loss_memory": (
-    "vocab",
-    "length",
-    "memory_ratio",
-    "time_ratio",
-    "plain_gib",
-    "chunked_gib",
-  ),
-  "products": ("rows", "layout", "gflop_per_s", "gb_per_s"),
-  "scaling": ("what", "value", "seconds", "tokens_per_s", "compile_seconds"),
-}
 
 
 def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +67,7 @@ def section(result: Mapping[str, Any]) -> str:
   if name == "rollout_speed":
     parts += _speed_tables(rows)
   else:
-    parts.append(_table(rows, COLUMNS[name]))
+    parts.append(_table(rows, columns.COLUMNS[name]))
   if result["device"].startswith("cpu") and targets.TARGETS[name]:
     parts.append(harness.format_table(targets.table(name, rows)))
   return "\n\n".join(parts) + "\n"

@@ -122,6 +122,8 @@ TARGETS: dict[str, tuple[Target, ...]] = {
   ),
   "products": (),
   "scaling": (),
+  "tpu_plan": (),
+  "scaling_sheet": (),
 }
 
 

@@ -18,7 +18,10 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
     "multi30k_base": multi30k_base,
     "multi30k_compare": multi30k_compare,
     "gemma": gemma,
+    "gemma2": gemma2,
     "qwen": qwen,
+    "qwen3": qwen3,
+    "llama": llama,
   }
   if variant not in variants:
     raise ValueError(
@@ -222,29 +225,48 @@ def gemma() -> ml_collections.ConfigDict:
   python -m skd_jax.main --config=configs/wmt.py:gemma \\
     --config.teacher.path=FOLDER_OF_A_FINE_TUNED_gemma-7b-it \\
     --config.student.init_path=FOLDER_OF_gemma-2b-it
-
-  The paper fine-tunes the teacher on the task first. That is this command with
-  teacher.init_path in place of teacher.path.
-
-  Hardware, by arithmetic on one device: teacher 8.5e9 x 2 bytes = 17 GB;
-  student 2.5e9 x 16 bytes (float32 weights, gradient and two moments) = 40 GB;
-  its bfloat16 copy during the rollout 5 GB. So 80 GB with microbatches of one
-  row. Fine-tuning the teacher takes 8.5e9 x 16 bytes = 137 GB.
   """
-  return _paper("Gemma 7B-it to 2B-it, WMT16 German to English")
+  config = _paper("Gemma 7B-it to 2B-it, WMT16 German to English")
+  config.teacher.checkpoint = "google/gemma-7b-it"
+  config.student.checkpoint = "google/gemma-2b-it"
+  config.mesh.tensor = 8
+  return config
+
+
+def gemma2() -> ml_collections.ConfigDict:
+  """Gemma 2 9B-it to 2B-it; not run yet."""
+  config = _paper("Gemma 2 9B-it to 2B-it, WMT16 German to English")
+  config.teacher.checkpoint = "google/gemma-2-9b-it"
+  config.student.checkpoint = "google/gemma-2-2b-it"
+  config.mesh.tensor = 8
+  return config
 
 
 def qwen() -> ml_collections.ConfigDict:
-  """The second pair of the paper: Qwen2 7B to 0.5B; not run yet.
+  """The second pair of the paper: Qwen2 7B to 0.5B; not run yet."""
+  config = _paper("Qwen2 7B to 0.5B, WMT16 German to English")
+  config.teacher.checkpoint = "Qwen/Qwen2-7B-Instruct"
+  config.student.checkpoint = "Qwen/Qwen2-0.5B-Instruct"
+  config.mesh.tensor = 4
+  return config
 
-  python -m skd_jax.main --config=configs/wmt.py:qwen \\
-    --config.teacher.path=FOLDER_OF_A_FINE_TUNED_Qwen2-7B-Instruct \\
-    --config.student.init_path=FOLDER_OF_Qwen2-0.5B-Instruct
 
-  Hardware, by arithmetic on one device: teacher 7.6e9 x 2 bytes = 15 GB;
-  student 0.5e9 x 16 bytes = 8 GB. So 40 GB, with the caches.
-  """
-  return _paper("Qwen2 7B to 0.5B, WMT16 German to English")
+def qwen3() -> ml_collections.ConfigDict:
+  """Qwen3 8B to 0.6B; not run yet."""
+  config = _paper("Qwen3 8B to 0.6B, WMT16 German to English")
+  config.teacher.checkpoint = "Qwen/Qwen3-8B"
+  config.student.checkpoint = "Qwen/Qwen3-0.6B"
+  config.mesh.tensor = 4
+  return config
+
+
+def llama() -> ml_collections.ConfigDict:
+  """Llama 3.1 8B-Instruct to 3.2 1B-Instruct; not run yet."""
+  config = _paper("Llama 3.1 8B to 3.2 1B, WMT16 German to English")
+  config.teacher.checkpoint = "meta-llama/Llama-3.1-8B-Instruct"
+  config.student.checkpoint = "meta-llama/Llama-3.2-1B-Instruct"
+  config.mesh.tensor = 4
+  return config
 
 
 def _paper(task: str) -> ml_collections.ConfigDict:
@@ -268,12 +290,12 @@ def _paper(task: str) -> ml_collections.ConfigDict:
     fit.update(
       num_steps=1250,  # 10 epochs
       batch_size=8,
-      num_microbatches=8,
       learning_rate=1e-5,
       warmup_steps=0,
       weight_decay=0.0,
       beta2=0.999,
     )
   config.student.fit.num_steps = 0  # From the instruction-tuned student.
+  config.teacher.remat = config.student.remat = True
   config.evaluate.batch_size = 32
   return config

@@ -304,12 +304,14 @@ def test_timing_waits_for_the_result():
 
 
 def result(name, rows, device="cpu-2"):
-  return harness.result_object(name, rows) | {"device": device}
+  return harness.result_object(name, rows, device)
 
 
 def test_json_has_the_keys_of_every_benchmark(tmp_path):
   path = tmp_path / "new" / "result.json"
-  harness.write_json(path, harness.result_object("scaling", [{"what": "x"}]))
+  harness.write_json(
+    path, harness.result_object("scaling", [{"what": "x"}], "cpu-2")
+  )
   found = json.loads(path.read_text())
   assert list(found) == [
     "benchmark",

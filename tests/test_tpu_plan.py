@@ -1,0 +1,129 @@
+"""Large configs, compiled from shapes: small ones here, all of them for TPUs.
+
+  pytest tests/test_tpu_plan.py -m '' -n 0      needs eight devices, and libtpu
+
+Without eight devices, or without libtpu, what needs them is skipped.
+"""
+
+import importlib.util
+import re
+
+import jax
+import pytest
+
+from benchmarks import chips, plans, tpu_plan
+from configs import wmt
+from skd_jax import rollout
+from tests import tiny_run
+
+needs_devices = pytest.mark.skipif(
+  len(jax.devices()) < 8,
+  reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8",
+)
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="needs libtpu: pip install -e .[tpu-plan]",
+)
+IDS = [f"{s.variant}-{s.topology}" for s in tpu_plan.SHIPPED]
+
+
+@pytest.fixture(scope="module")
+def quick_compilation(tmp_path_factory):
+  with tiny_run.quick_compilation(tmp_path_factory):
+    yield
+
+
+def small_row(variant, **mesh):
+  config = wmt.get_config(variant)
+  config.mesh.update(mesh)
+  devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
+  return plans.compile_plan(plans.make_small_plan(config, devices))
+
+
+@needs_devices
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+  ("variant", "mesh"),
+  [
+    ("gemma", {}),
+    ("gemma2", {"fsdp": 2, "tensor": 4}),
+    pytest.param("qwen", {}, marks=pytest.mark.slow),
+    pytest.param("qwen3", {}, marks=pytest.mark.slow),
+    pytest.param("llama", {}, marks=pytest.mark.slow),
+  ],
+)
+def test_small_models_of_each_config_are_proven(variant, mesh):
+  row = small_row(variant, **mesh)
+  assert not tpu_plan.failures(row | {"config": variant, "slice": "cpu"})
+  assert row["gathered"] == []
+  assert row["donated"]
+  assert row["peak_gib"] > row["teacher_gib"] + 3 * row["student_gib"] > 0
+  assert row["rollout all-reduce in loop mib"] > 0
+
+
+@needs_devices
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_head_that_is_gathered_in_the_loop_is_found(monkeypatch):
+  def logits(self, hidden):
+    whole = jax.sharding.PartitionSpec(None, None)
+    head = self.model.head_params(self.params)["kernel"]
+    head = jax.lax.with_sharding_constraint(head, whole)
+    return self.model.head({"kernel": head}, hidden)
+
+  monkeypatch.setattr(rollout.Policy, "logits", logits)
+  row = small_row("gemma")
+  (*_, line) = tpu_plan.failures(row | {"config": "x", "slice": "cpu"})
+  assert "gathered in the decode loop" in line
+  assert "a weight of the" in line
+
+
+def test_a_failure_is_one_line_that_says_what():
+  row = {
+    "config": "x",
+    "slice": "v5e:2x4",
+    "fits": False,
+    "note": "why",
+    "gathered": [],
+    "donated": False,
+    "host_calls": [],
+  }
+  assert tpu_plan.failures(row) == [
+    "x on v5e:2x4: does not fit: why",
+    "x on v5e:2x4: the training state is not donated",
+  ]
+  fine = {"fits": True, "gathered": [], "donated": True, "host_calls": []}
+  assert not tpu_plan.failures(row | fine)
+
+
+def test_mesh_that_does_not_fit_the_devices_is_an_error():
+  config = wmt.get_config("gemma")
+  with pytest.raises(ValueError, match=r"mesh.tensor = 8.*number of devices"):
+    plans.make_plan(config, jax.devices()[:1])
+
+
+def stated_memory(variant):
+  """{slice: GiB per chip} of the docstring of a config."""
+  text = getattr(wmt, variant).__doc__
+  found = re.findall(r"^ +(v\w+:[\dx]+) .*?([\d.]+) GiB per chip", text, re.M)
+  return {topology: float(gib) for topology, gib in found}
+
+
+def test_docstrings_state_the_memory_of_every_slice():
+  for shipped in tpu_plan.SHIPPED:
+    chip, _ = chips.parse_topology(shipped.topology)
+    gib = stated_memory(shipped.variant)[shipped.topology]
+    assert 0 < gib < chip.hbm_bytes / chips.GIB
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("shipped", tpu_plan.SHIPPED, ids=IDS)
+def test_large_config_fits_its_slice(shipped):
+  """As the TPU compiler has it, and as the docstring says; minutes each."""
+  row = tpu_plan.make_row(
+    shipped.name, shipped.config(), shipped.topology, replacement_rate=0.1
+  )
+  assert not tpu_plan.failures(row)
+  stated = stated_memory(shipped.variant)[shipped.topology]
+  assert row["peak_gib"] == pytest.approx(stated, rel=0.05)
