@@ -144,6 +144,8 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       "data.max_train_examples": 500,
       "data.max_validation_examples": 8,
       "data.max_test_examples": 16,
+      # One width each of prompts and responses: little to compile.
+      "data.length_multiple": config.data.max_prompt_length,
       "rollout.batch_size": 0,
       **{f"teacher.fit.{name}": value for name, value in fit.items()},
       **{f"student.fit.{name}": value for name, value in fit.items()},

@@ -121,7 +121,7 @@ def num_launched() -> int:
   """
   if all(name in os.environ for name in _SLURM):
     return int(os.environ["SLURM_NTASKS"])
-  platforms = jax.config.jax_platforms
+  platforms = jax.config.values["jax_platforms"]
   if platforms and "tpu" not in platforms:
     return 1
   if importlib.util.find_spec("libtpu") is None:

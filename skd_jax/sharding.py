@@ -20,7 +20,7 @@ one, as with a single device, they do nothing.
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -114,10 +114,10 @@ def state_shardings(
     mesh: the mesh.
   """
   return structs.TrainState(
-    step=replicated(mesh),
+    step=cast(Any, replicated(mesh)),
     params=shardings,
     opt_state=optax.tree_utils.tree_map_params(
-      optimizer,
+      optimizer.init,
       lambda _, sharding: sharding,
       state.opt_state,
       shardings,
@@ -129,7 +129,10 @@ def state_shardings(
 def row_range(mesh: Mesh, num_rows: int) -> tuple[int, int]:
   """Returns the first row that this process's devices hold, and the end."""
   held = rows(mesh).addressable_devices_indices_map((num_rows,))
-  bounds = [index[0].indices(num_rows) for index in held.values()]
+  everything = (slice(None),)  # On a single device there is no index.
+  bounds = [
+    (index or everything)[0].indices(num_rows) for index in held.values()
+  ]
   return min(b[0] for b in bounds), max(b[1] for b in bounds)
 
 

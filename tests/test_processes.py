@@ -97,7 +97,7 @@ def tpu_host(environment):
     "find_spec",
     lambda name: name if name == "libtpu" else find_spec(name),
   )
-  before = jax.config.jax_platforms
+  before = jax.config.values["jax_platforms"]
   jax.config.update("jax_platforms", None)
   yield environment
   jax.config.update("jax_platforms", before)
@@ -224,8 +224,10 @@ class Group:
   def results(self):
     """What each has returned."""
     assert self.wait() == [0] * len(self.processes), self.errors
+    # Gloo, too, writes to stdout.
     return [
-      json.loads(path.with_suffix(".out").read_text()) for path in self._outputs
+      json.loads(path.with_suffix(".out").read_text().splitlines()[-1])
+      for path in self._outputs
     ]
 
   def end(self):

@@ -97,8 +97,10 @@ def test_trained_weights_are_cut_along_fsdp_and_frozen_ones_are_not():
       ("frozen", sharding.FROZEN),
     )
   }
-  assert of["trained"]["down"]["kernel"].spec == (("tensor",), ("fsdp",))
-  assert of["frozen"]["down"]["kernel"].spec == (("tensor",), None)
+  trained = of["trained"]["down"]["kernel"].spec
+  assert trained == jax.sharding.PartitionSpec("tensor", "fsdp")
+  frozen = of["frozen"]["down"]["kernel"].spec
+  assert frozen == jax.sharding.PartitionSpec("tensor", None)
 
 
 def test_rows_keep_their_order_on_the_devices():
