@@ -1,6 +1,6 @@
 """Step time and cost on 1, 8, 64 and 256 TPU chips, by roofline alone.
 
-  python -m benchmarks.scaling_sheet [--teacher=NAME] [--student=NAME]
+  python -m benchmarks.scaling_sheet [--teacher_checkpoint=NAME]
     [--rows_per_chip=8] [--price=v5e:1.20]
 
 Nothing is compiled or measured: benchmarks/roofline.py says what is counted,
@@ -30,18 +30,21 @@ from absl import flags
 from benchmarks import chips, columns, harness, published_shapes, roofline
 
 _TEACHER = flags.DEFINE_enum(
-  "teacher", "google/gemma-7b-it", published_shapes.NAMES, "The teacher."
+  "teacher_checkpoint",
+  "google/gemma-7b-it",
+  published_shapes.NAMES,
+  "The teacher.",
 )
 _STUDENT = flags.DEFINE_enum(
-  "student", "google/gemma-2b-it", published_shapes.NAMES, "The student."
+  "student_checkpoint",
+  "google/gemma-2b-it",
+  published_shapes.NAMES,
+  "The student.",
 )
 _ROWS = flags.DEFINE_integer("rows_per_chip", 8, "Batch / chips.")
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 256, "P.")
 _RESPONSE = flags.DEFINE_integer("response_tokens", 256, "T.")
 _DRAFT = flags.DEFINE_integer("num_draft_tokens", 5, "G.")
-_RATE = flags.DEFINE_float(
-  "replacement_rate", 0.1, "Of the tokens, by the teacher."
-)
 _PRICE = flags.DEFINE_multi_string(
   "price", [], "CHIP:DOLLARS per hour, such as v5e:1.20; may be repeated."
 )
@@ -131,7 +134,7 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
     prompt_tokens=_PROMPT.value,
     response_tokens=_RESPONSE.value,
     num_draft_tokens=_DRAFT.value,
-    replacement_rate=_RATE.value,
+    replacement_rate=roofline.REPLACEMENT_RATE.value,
   )
   print(__doc__)
   print(f"{_TEACHER.value} to {_STUDENT.value}: {work.rounds:.0f} rounds")

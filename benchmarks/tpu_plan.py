@@ -34,14 +34,11 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from benchmarks import chips, columns, harness, plans, roofline
 from configs import wmt
+from skd_jax import main as _  # noqa: F401 - defines --config.
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "One config; by default all large ones."
-)
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "The slice: v5e:2x4, v5p:2x2x1, v4:..., v6e:..."
 )
@@ -50,9 +47,6 @@ _PLATFORM = flags.DEFINE_enum(
 )
 _DEVICES = flags.DEFINE_integer("devices", 8, "With --platform=cpu: how many.")
 _SEARCH = flags.DEFINE_bool("search", False, "Look for the largest batch.")
-_REPLACEMENT_RATE = flags.DEFINE_float(
-  "replacement_rate", 0.1, "For the seconds: tokens that the teacher replaces."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,13 +188,13 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   jax.config.update("jax_enable_compilation_cache", False)
   if _on_cpu(quick):
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-  if _CONFIG.value is None:
+  if flags.FLAGS.config is None:
     wanted = [(s.name, s.config(), s.topology) for s in SHIPPED]
   elif _TOPOLOGY.value or _on_cpu(quick):
-    wanted = [(_CONFIG.value.task, _CONFIG.value, _TOPOLOGY.value)]
+    wanted = [(flags.FLAGS.config.task, flags.FLAGS.config, _TOPOLOGY.value)]
   else:
     raise ValueError("topology = None: must be given with --config")
-  rate, rows = _REPLACEMENT_RATE.value, []
+  rate, rows = roofline.REPLACEMENT_RATE.value, []
   for name, config, topology in wanted[: 1 if quick else None]:
     print(f"\n{name} on {topology or 'the CPU'}", flush=True)
     if _on_cpu(quick):
