@@ -35,9 +35,9 @@ import jax
 import ml_collections
 from absl import flags
 
+import skd_jax.main  # noqa: F401 - defines --config.
 from benchmarks import chips, columns, harness, plans, roofline
 from configs import wmt
-from skd_jax import main as _  # noqa: F401 - defines --config.
 
 _TOPOLOGY = flags.DEFINE_string(
   "topology", None, "The slice: v5e:2x4, v5p:2x2x1, v4:..., v6e:..."
