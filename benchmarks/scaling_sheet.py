@@ -44,7 +44,7 @@ _STUDENT = flags.DEFINE_enum(
 _ROWS = flags.DEFINE_integer("rows_per_chip", 8, "Batch / chips.")
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 256, "P.")
 _RESPONSE = flags.DEFINE_integer("response_tokens", 256, "T.")
-_DRAFT = flags.DEFINE_integer("num_draft_tokens", 5, "G.")
+_DRAFT = flags.DEFINE_integer("draft_tokens", 5, "G.")
 _PRICE = flags.DEFINE_multi_string(
   "price", [], "CHIP:DOLLARS per hour, such as v5e:1.20; may be repeated."
 )
