@@ -8,7 +8,7 @@ python -m ruff check .
 python -m ruff format --check .
 pyrefly check --python-interpreter-path "$(command -v python)"
 python -m pytest "$@"
-# Once more with eight devices, which the tests of meshes need. 5: none of them
-# was asked for.
+# What needs eight devices. 5: none of it was asked for.
 XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=8" \
-  python -m pytest tests/test_meshes.py "$@" || [ $? -eq 5 ]
+  python -m pytest tests/test_meshes.py tests/test_tpu_plan.py "$@" ||
+  [ $? -eq 5 ]

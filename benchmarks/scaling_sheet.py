@@ -1,6 +1,6 @@
 """Step time and cost on 1, 8, 64 and 256 TPU chips, by roofline alone.
 
-  python -m benchmarks.scaling_sheet [--teacher=NAME] [--student=NAME]
+  python -m benchmarks.scaling_sheet [--teacher_checkpoint=NAME --student_checkpoint=NAME]
     [--rows_per_chip=8] [--price=v5e:1.20]
 
 Nothing is compiled or measured: benchmarks/roofline.py says what is counted,
@@ -33,10 +33,16 @@ from benchmarks import (
 )
 
 _TEACHER = flags.DEFINE_enum(
-  "teacher", "google/gemma-7b-it", published_shapes.NAMES, "The teacher."
+  "teacher_checkpoint",
+  "google/gemma-7b-it",
+  published_shapes.NAMES,
+  "The teacher.",
 )
 _STUDENT = flags.DEFINE_enum(
-  "student", "google/gemma-2b-it", published_shapes.NAMES, "The student."
+  "student_checkpoint",
+  "google/gemma-2b-it",
+  published_shapes.NAMES,
+  "The student.",
 )
 _ROWS = flags.DEFINE_integer("rows_per_chip", 8, "Batch / chips.")
 _PROMPT = flags.DEFINE_integer("prompt_tokens", 256, "P.")

@@ -58,12 +58,12 @@ def initialize(
   out the rest; anywhere else nothing is done. To be called before anything asks
   JAX for its devices.
 
-  When a process fails, the others end too. It says why and waits at most a
-  minute for them; then, or when nothing was heard of it for 100 s, as after a
-  kill -9, JAX's distributed service ends those that still run, with an error
-  of their own and an exit code other than 0.
+  When all processes fail alike, as by a bad config, all end at once. When one
+  fails alone, it says why and waits at most a minute for the others; then, or
+  when nothing was heard of it for 100 s, as after a kill -9, JAX's distributed
+  service aborts all that still run, with exit code 134 and a trace of its own.
 
-  Processes on CPUs communicate by gloo, JAX's default since 0.10 at least.
+  Processes on CPUs communicate by gloo, the default of JAX 0.10 and newer.
 
   Args:
     coordinator_address: HOST:PORT, a free port of the host of process 0.
@@ -87,7 +87,7 @@ def initialize(
   options: dict[str, Any] = {}
   if not missing:
     _check(**given)
-    # What JAX would find out by itself are the devices of this process: all.
+    # By hand, a process has all devices that it sees; SLURM's has one GPU.
     options = {**given, "cluster_detection_method": "deactivate"}
   elif num_launched() == 1:
     return

@@ -273,7 +273,7 @@ def test_controls_run_last_and_not_alone():
     (None, ["skd", "skd"], "must be distinct"),
     (None, [], "one of them must be given"),
     ("methods", ["skd"], "one of them must be given"),
-    ("nope", [], "must be one of methods"),
+    ("nope", [], "must be one of learning_rate, methods"),
   ):
     with pytest.raises(ValueError, match=said):
       grids.choose(grid, names)

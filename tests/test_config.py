@@ -68,7 +68,9 @@ def test_variants_are_discovered():
 def test_unknown_variant_names_the_allowed_ones():
   from configs import wmt
 
-  with pytest.raises(ValueError, match=r"wmt.py:nope: .*'demo', 'multi30k'"):
+  with pytest.raises(
+    ValueError, match=r"wmt.py:nope: .*'demo', 'embedded_compare'"
+  ):
     wmt.get_config("nope")
 
 

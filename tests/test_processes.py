@@ -340,7 +340,8 @@ def test_process_that_fails_alone_ends_the_others(start, tmp_path):
   assert "ValueError: this process alone" in group.errors[1]
 
 
-# Short, so that roundings do not grow into other tokens.
+# Short, so that roundings do not grow into other tokens. The models differ, so
+# that a divergence is no small difference of large numbers.
 _EXPERIMENT = """
 import pathlib
 from tests import tiny_run
@@ -348,8 +349,8 @@ from tests import tiny_run
 def get_config():
   config = tiny_run.config(pathlib.Path({data!r}))
   config.seeds = (0,)
-  for model in (config.teacher, config.student):
-    model.fit.update(num_steps=10, log_every_steps=1, learning_rate=2e-3)
+  config.teacher.fit.update(num_steps=10, log_every_steps=1, learning_rate=1e-2)
+  config.student.fit.update(num_steps=4, log_every_steps=1, learning_rate=2e-3)
   config.distill.num_steps = {num_steps}
   config.distill.evaluate_every_steps = 0
   return config
@@ -414,7 +415,7 @@ def test_several_processes_train_as_one(start_main, tmp_path):
     # The bar and the messages of the run are shown once.
     assert "distill" in group.errors[0]
     assert not any("distill" in errors for errors in group.errors[1:])
-  assert len(found[1]) == 24
+  assert len(found[1]) == 18
   for count in (2, 4):
     assert found[count] == pytest.approx(found[1], rel=1e-5)
     ours, one = (

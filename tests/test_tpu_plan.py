@@ -124,6 +124,7 @@ def stated_memory(variant):
   return {topology: float(gib) for topology, gib in found}
 
 
+@pytest.mark.slow
 def test_docstrings_state_the_memory_of_every_slice():
   for large in shipped.SHIPPED:
     chip, _ = chips.parse_topology(large.topology)
