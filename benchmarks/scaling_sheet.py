@@ -1,7 +1,7 @@
 """Step time and cost on 1, 8, 64 and 256 TPU chips, by roofline alone.
 
-  python -m benchmarks.scaling_sheet [--teacher_checkpoint=NAME --student_checkpoint=NAME]
-    [--rows_per_chip=8] [--price=v5e:1.20]
+  python -m benchmarks.scaling_sheet [--teacher_checkpoint=NAME]
+    [--student_checkpoint=NAME] [--rows_per_chip=8] [--price=v5e:1.20]
 
 Nothing is compiled or measured: benchmarks/roofline.py says what is counted,
 benchmarks/chips.py what a chip can do. Assumed:
