@@ -22,14 +22,10 @@ import math
 from collections.abc import Mapping
 
 import jax
-from absl import flags
 
 from benchmarks import chips
 from skd_jax import models, sharding
 
-REPLACEMENT_RATE = flags.DEFINE_float(
-  "replacement_rate", 0.1, "For the seconds: tokens that the teacher replaces."
-)
 _BF16, _F32 = 2, 4
 # Forward passes that training is worth: forward, and twice backward; with remat
 # the forward pass once more.

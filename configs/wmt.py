@@ -225,6 +225,17 @@ def gemma() -> ml_collections.ConfigDict:
   python -m skd_jax.main --config=configs/wmt.py:gemma \\
     --config.teacher.path=FOLDER_OF_A_FINE_TUNED_gemma-7b-it \\
     --config.student.init_path=FOLDER_OF_gemma-2b-it
+
+  The paper fine-tunes the teacher on the task first. That is this command with
+  teacher.init_path in place of teacher.path; by arithmetic it needs 8.5e9 x 16
+  bytes = 137 GB, more than eight chips of v5e have.
+
+  v5e:2x4 (v5litepod-8): 7.5 GiB per chip, 0.54 s a step
+  v5p:2x2x1 (v5p-8), --config.mesh.tensor=4: 14.2 GiB per chip, 0.33 s a step
+
+  Memory as the TPU compiler has it for rollout and training, the teacher ready;
+  seconds are a bound by roofline, if every response has 256 tokens, of which
+  one in ten is replaced (benchmarks/tpu_plan.py). So for the configs below.
   """
   config = _paper("Gemma 7B-it to 2B-it, WMT16 German to English")
   config.teacher.checkpoint = "google/gemma-7b-it"

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from benchmarks import chips, published_shapes, roofline, scaling_sheet
+from benchmarks import chips, published_shapes, roofline, sheets
 from skd_jax import models
 
 CHIP = chips.Chip("toy", 1e12, 1e9, 1e9, 1e8, 3.6, "default")
@@ -124,7 +124,7 @@ def test_topology_is_a_chip_and_a_shape():
 
 
 def test_meshes_of_a_sheet_use_every_chip():
-  found = list(scaling_sheet.meshes(64))
+  found = list(sheets.meshes(64))
   assert all(a * b * c == 64 for a, b, c in found)
   assert len(set(found)) == len(found)
   assert (64, 1, 1) in found
@@ -132,7 +132,7 @@ def test_meshes_of_a_sheet_use_every_chip():
 
 
 def test_a_sheet_counts_what_a_million_tokens_cost():
-  row = scaling_sheet.make_row(CHIP, 4, WORK)
+  row = sheets.make_row(CHIP, 4, WORK)
   assert row["batch"] == 32
   tokens_per_s = 32 * 8 / row["step_s"]
   assert row["tokens_per_s"] == pytest.approx(tokens_per_s)
@@ -143,15 +143,15 @@ def test_a_sheet_counts_what_a_million_tokens_cost():
 
 def test_a_sheet_says_what_does_not_fit():
   small = dataclasses.replace(CHIP, hbm_bytes=1000)
-  row = scaling_sheet.make_row(small, 4, WORK)
+  row = sheets.make_row(small, 4, WORK)
   assert "step_s" not in row
   assert row["note"].startswith("needs 0.0 GiB a chip")
 
 
 def test_price_on_the_command_line_counts():
   chip = chips.CHIPS["v5e"]
-  assert scaling_sheet.priced(chip, ["v5e:0.5"]).dollars_per_hour == 0.5
-  assert scaling_sheet.priced(chip, ["v4:0.5"]) == chip
+  assert sheets.priced(chip, ["v5e:0.5"]).dollars_per_hour == 0.5
+  assert sheets.priced(chip, ["v4:0.5"]) == chip
   for bad in ("v5e", "v5e:x", "v9:1", "v5e:-1"):
     with pytest.raises(ValueError, match=f"price = '{bad}': must be"):
-      scaling_sheet.priced(chip, [bad])
+      sheets.priced(chip, [bad])

@@ -12,7 +12,7 @@ import re
 import jax
 import pytest
 
-from benchmarks import chips, hlo, plans, tpu_plan
+from benchmarks import chips, hlo, plans, shipped
 from configs import wmt
 from tests import tiny_run
 
@@ -24,7 +24,7 @@ needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="needs libtpu: pip install -e .[tpu-plan]",
 )
-IDS = [f"{s.variant}-{s.topology}" for s in tpu_plan.SHIPPED]
+IDS = [f"{s.variant}-{s.topology}" for s in shipped.SHIPPED]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def small_plan(variant, **mesh):
 )
 def test_small_models_of_each_config_are_proven(variant, mesh):
   row = plans.compile_plan(small_plan(variant, **mesh))
-  assert not tpu_plan.failures(row | {"config": variant, "slice": "cpu"})
+  assert not shipped.failures(row | {"config": variant, "slice": "cpu"})
   assert row["gathered"] == []
   assert row["donated"]
   assert row["peak_gib"] > row["teacher_gib"] + 3 * row["student_gib"] > 0
@@ -103,12 +103,12 @@ def test_a_failure_is_one_line_that_says_what():
     "donated": False,
     "host_calls": [],
   }
-  assert tpu_plan.failures(row) == [
+  assert shipped.failures(row) == [
     "x on v5e:2x4: does not fit: why",
     "x on v5e:2x4: the training state is not donated",
   ]
   fine = {"fits": True, "gathered": [], "donated": True, "host_calls": []}
-  assert not tpu_plan.failures(row | fine)
+  assert not shipped.failures(row | fine)
 
 
 def test_mesh_that_does_not_fit_the_devices_is_an_error():
@@ -126,21 +126,21 @@ def stated_memory(variant):
 
 @pytest.mark.slow
 def test_docstrings_state_the_memory_of_every_slice():
-  for shipped in tpu_plan.SHIPPED:
-    chip, _ = chips.parse_topology(shipped.topology)
-    gib = stated_memory(shipped.variant)[shipped.topology]
+  for large in shipped.SHIPPED:
+    chip, _ = chips.parse_topology(large.topology)
+    gib = stated_memory(large.variant)[large.topology]
     assert 0 < gib < chip.hbm_bytes / chips.GIB
 
 
 @needs_libtpu
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("shipped", tpu_plan.SHIPPED, ids=IDS)
-def test_large_config_fits_its_slice(shipped):
+@pytest.mark.parametrize("large", shipped.SHIPPED, ids=IDS)
+def test_large_config_fits_its_slice(large):
   """As the TPU compiler has it, and as the docstring says; minutes each."""
-  row = tpu_plan.make_row(
-    shipped.name, shipped.config(), shipped.topology, replacement_rate=0.1
+  row = shipped.make_row(
+    large.name, large.config(), large.topology, replacement_rate=0.1
   )
-  assert not tpu_plan.failures(row)
-  stated = stated_memory(shipped.variant)[shipped.topology]
+  assert not shipped.failures(row)
+  stated = stated_memory(large.variant)[large.topology]
   assert row["peak_gib"] == pytest.approx(stated, rel=0.05)
