@@ -17,6 +17,7 @@ from benchmarks import comparison, grids, harness
 from skd_jax import (
   methods,
   model_store,
+  preparation,
   results,
   stages,
   structs,
@@ -109,13 +110,13 @@ def prepare(
     start: which student.
   """
   shared = train.open_run(config, asked.workdir / "shared")
-  teacher, _ = train.prepare_model(shared, "teacher")
+  teacher, _ = preparation.prepare_model(shared, "teacher")
   _score_before(asked, shared, "teacher", teacher, teacher)
   # From here on the teacher is a folder, with its tokenizer.
   folder = config.teacher.path or str(shared.workdir / "teacher")
   of_start = methods.change(config, {"teacher.path": folder, **start.changes})
   run = train.open_run(of_start, asked.workdir / "starts" / start.name)
-  student, _ = train.prepare_model(run, "student_init")
+  student, _ = preparation.prepare_model(run, "student_init")
   _score_before(asked, run, "student_init", student, teacher, start.name)
   folder = config.student.path or str(run.workdir / "student_init")
   run = dataclasses.replace(

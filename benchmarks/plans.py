@@ -15,12 +15,12 @@ import ml_collections
 from benchmarks import chips, harness, hlo, published_shapes, roofline
 from skd_jax import config as config_lib
 from skd_jax import (
+  learner,
   model_store,
   models,
   sharding,
   stopping,
   structs,
-  train,
   validation,
   writers,
 )
@@ -217,7 +217,7 @@ def compile_programs(plan: Plan) -> Programs:
       lambda x: plan.rows(*x.shape[1:], dtype=x.dtype),
       jax.eval_shape(policy, *writing),
     )
-    begin, learn = train.make_learner(
+    begin, learn = learner.make_learner(
       run,
       run.config.distill,
       plan.student,

@@ -237,53 +237,64 @@ def gemma() -> ml_collections.ConfigDict:
   seconds are a bound by roofline, if every response has 256 tokens, of which
   one in ten is replaced (benchmarks/tpu_plan.py). So for the configs below.
   """
-  config = _paper("Gemma 7B-it to 2B-it, WMT16 German to English")
-  config.teacher.checkpoint = "google/gemma-7b-it"
-  config.student.checkpoint = "google/gemma-2b-it"
-  config.mesh.tensor = 8
-  return config
+  return _paper(
+    "Gemma 7B-it to 2B-it", "google/gemma-7b-it", "google/gemma-2b-it", tensor=8
+  )
 
 
 def gemma2() -> ml_collections.ConfigDict:
   """Gemma 2 9B-it to 2B-it; not run yet."""
-  config = _paper("Gemma 2 9B-it to 2B-it, WMT16 German to English")
-  config.teacher.checkpoint = "google/gemma-2-9b-it"
-  config.student.checkpoint = "google/gemma-2-2b-it"
-  config.mesh.tensor = 8
-  return config
+  return _paper(
+    "Gemma 2 9B-it to 2B-it",
+    "google/gemma-2-9b-it",
+    "google/gemma-2-2b-it",
+    tensor=8,
+  )
 
 
 def qwen() -> ml_collections.ConfigDict:
   """The second pair of the paper: Qwen2 7B to 0.5B; not run yet."""
-  config = _paper("Qwen2 7B to 0.5B, WMT16 German to English")
-  config.teacher.checkpoint = "Qwen/Qwen2-7B-Instruct"
-  config.student.checkpoint = "Qwen/Qwen2-0.5B-Instruct"
-  config.mesh.tensor = 4
-  return config
+  return _paper(
+    "Qwen2 7B to 0.5B",
+    "Qwen/Qwen2-7B-Instruct",
+    "Qwen/Qwen2-0.5B-Instruct",
+    tensor=4,
+  )
 
 
 def qwen3() -> ml_collections.ConfigDict:
   """Qwen3 8B to 0.6B; not run yet."""
-  config = _paper("Qwen3 8B to 0.6B, WMT16 German to English")
-  config.teacher.checkpoint = "Qwen/Qwen3-8B"
-  config.student.checkpoint = "Qwen/Qwen3-0.6B"
-  config.mesh.tensor = 4
-  return config
+  return _paper(
+    "Qwen3 8B to 0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", tensor=4
+  )
 
 
 def llama() -> ml_collections.ConfigDict:
   """Llama 3.1 8B-Instruct to 3.2 1B-Instruct; not run yet."""
-  config = _paper("Llama 3.1 8B to 3.2 1B, WMT16 German to English")
-  config.teacher.checkpoint = "meta-llama/Llama-3.1-8B-Instruct"
-  config.student.checkpoint = "meta-llama/Llama-3.2-1B-Instruct"
-  config.mesh.tensor = 4
-  return config
+  return _paper(
+    "Llama 3.1 8B to 3.2 1B",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "meta-llama/Llama-3.2-1B-Instruct",
+    tensor=4,
+  )
 
 
-def _paper(task: str) -> ml_collections.ConfigDict:
-  """The recipe of arXiv 2410.11325 for translation, on WMT16 from TFDS."""
+def _paper(
+  pair: str, teacher: str, student: str, *, tensor: int
+) -> ml_collections.ConfigDict:
+  """The recipe of arXiv 2410.11325 for translation, on WMT16 from TFDS.
+
+  Args:
+    pair: what the two models are called.
+    teacher: the published checkpoint whose shape the teacher has.
+    student: that of the student.
+    tensor: over how many chips each weight is cut.
+  """
   config = default_config()
-  config.task = task
+  config.task = f"{pair}, WMT16 German to English"
+  config.teacher.checkpoint = teacher
+  config.student.checkpoint = student
+  config.mesh.tensor = tensor
   config.data.kind = "tfds"
   config.data.name = "wmt16_translate/de-en"
   config.data.prompt = (

@@ -9,25 +9,21 @@ in `distill`:
 """
 
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-from absl import logging
 
 from skd_jax import config as config_lib
 from skd_jax import (
   fit,
   held_out,
-  loss,
+  learner,
   model_store,
+  preparation,
   processes,
   profiling,
   results,
@@ -38,17 +34,11 @@ from skd_jax import (
   writers,
 )
 from skd_jax import task as task_lib
-from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
 
 # The sections of the config that a distilled student depends on, and the models
 # that it starts from.
 DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
-
-# params -> state
-Begin = Callable[[structs.Params], structs.TrainState]
-# (state, teacher head, batch, rollout) -> (state, metrics)
-Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
 
 
 def train_and_evaluate(
@@ -75,8 +65,8 @@ def train_and_evaluate(
 
 def _all_stages(run: Run) -> dict[str, Any]:
   config, workdir = run.config, run.workdir
-  teacher, seconds_teacher = prepare_model(run, "teacher")
-  start, seconds_start = prepare_model(run, "student_init")
+  teacher, seconds_teacher = preparation.prepare_model(run, "teacher")
+  start, seconds_start = preparation.prepare_model(run, "student_init")
   scores = {
     "teacher": score(run, "teacher", teacher, teacher, ("teacher",)),
     "student_init": score(
@@ -128,93 +118,6 @@ def open_run(
   return Run(config, workdir, task, dtype, mesh)
 
 
-def prepare_model(
-  run: Run, stage: str
-) -> tuple[model_store.LoadedModel, float]:
-  """Gives the teacher, or the student's start: read, or trained by SFT.
-
-  Args:
-    run: the run.
-    stage: "teacher" or "student_init".
-
-  Returns:
-    (the model, the seconds that its training took). The teacher's weights are
-    in the run's dtype and lie as sharding.FROZEN says, the student's in float32
-    and as TRAINED.
-  """
-  role = "teacher" if stage == "teacher" else "student"
-  shape = run.config[role]
-  vocab_size = run.task.vocab_size
-  trained = model_store.Placement(run.mesh, sharding.TRAINED)
-  load = functools.partial(
-    model_store.load,
-    vocab_size=vocab_size,
-    dtype=run.dtype,
-    param_dtype=jnp.float32,
-    placement=trained,
-    remat=shape.remat,
-  )
-  load_ready = load
-  if role == "teacher":
-    frozen = model_store.Placement(run.mesh, sharding.FROZEN)
-    load_ready = functools.partial(
-      load, param_dtype=run.dtype, placement=frozen
-    )
-  if shape.path:
-    logging.info("%s: taken from %s", stage, shape.path)
-    return load_ready(shape.path), 0.0
-  needs = run.depends_on(role)
-  result = stages.begin(run.workdir, stage, needs)
-  if result is None:
-    if shape.init_path:
-      model = load(shape.init_path)
-    else:
-      model = model_store.from_scratch(
-        shape,
-        vocab_size,
-        run.task.max_length,
-        seed=run.config.seed + (role == "student"),
-        dtype=run.dtype,
-        placement=trained,
-      )
-    model, counts = fine_tune(run, stage, shape.fit, model)
-    model_store.export(run.workdir / stage, model, run.task)
-    result = stages.finish(run.workdir, stage, needs, counts)
-  return load_ready(run.workdir / stage), result.get("seconds_train", 0.0)
-
-
-def fine_tune(
-  run: Run,
-  stage: str,
-  fit_config: ml_collections.ConfigDict,
-  model: model_store.LoadedModel,
-) -> tuple[model_store.LoadedModel, dict[str, float]]:
-  """Trains a model on the references by cross-entropy (SFT)."""
-  begin, learn = make_learner(
-    run, fit_config, model, None, loss.supervised_token_loss
-  )
-
-  def step_fn(state, batch, step):
-    del step
-    begun = time.perf_counter()
-    written = train_step_lib.reference_rollout(batch)
-    state, means = learn(state, None, batch, written)
-    jax.block_until_ready(means)
-    return state, means, _train_counts(batch.reference_length, begun)
-
-  state, counts = fit.fit(
-    step_fn,
-    begin(model.params),
-    run.train_batches(fit_config, run.config.seed),
-    fit_config,
-    workdir=run.workdir,
-    stage=stage,
-    seed=run.config.seed,
-    visits=held_out.validation_visits(run, fit_config, model.model),
-  )
-  return dataclasses.replace(model, params=state.params), counts
-
-
 @dataclasses.dataclass(frozen=True)
 class Distillation:
   """What the seeds of a run share: the models and the compiled functions."""
@@ -222,10 +125,10 @@ class Distillation:
   start: model_store.LoadedModel
   teacher: model_store.LoadedModel
   teacher_head: structs.Params
-  begin: Begin  # The state before the first step.
+  begin: learner.Begin  # The state before the first step.
   policy: writers.PolicyFn  # The rollout.
   write: writers.WriteFn  # Who writes the training data of a step.
-  learn: Learn  # The train step.
+  learn: learner.Learn  # The train step.
 
 
 def prepare_distillation(
@@ -233,7 +136,7 @@ def prepare_distillation(
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
   asks_teacher = run.config.loss.divergence != "cross_entropy"
-  begin, learn = make_learner(
+  begin, learn = learner.make_learner(
     run,
     run.config.distill,
     start,
@@ -276,13 +179,7 @@ def distill(
   needs = run.depends_on(*DISTILLED)
   result = stages.begin(run.workdir, stage, needs)
   if result is not None:
-    student = model_store.load(
-      folder,
-      run.task.vocab_size,
-      dtype=run.dtype,
-      param_dtype=jnp.float32,
-      placement=model_store.Placement(run.mesh, sharding.TRAINED),
-    )
+    student = preparation.read_trained(run, "student", folder)
     return dataclasses.replace(start, params=student.params), result
 
   def step_fn(state, batch, step):
@@ -297,7 +194,7 @@ def distill(
     begun = time.perf_counter()
     state, means = shared.learn(state, shared.teacher_head, batch, written)
     jax.block_until_ready(means)
-    return state, means, counts | _train_counts(written.length, begun)
+    return state, means, counts | learner.train_counts(written.length, begun)
 
   is_traced = seed == config.seeds[0] and processes.is_first()
   if config.profile and is_traced:
@@ -349,77 +246,3 @@ def score(
     result = held_out.score_model(run, name, model, teacher)
     result = stages.finish(run.workdir, stage, needs, result)
   return result
-
-
-def make_learner(
-  run: Run,
-  fit_config: ml_collections.ConfigDict,
-  model: model_store.LoadedModel,
-  teacher: structs.LanguageModel | None,
-  token_loss: loss.TokenLoss,
-) -> tuple[Begin, Learn]:
-  """Returns the jitted first state and the jitted train step.
-
-  Args:
-    run: the run.
-    fit_config: how it is trained.
-    model: what is trained; moments lie on the mesh as its weights do.
-    teacher: None where the loss asks no teacher.
-    token_loss: the loss of a token.
-
-  Returns:
-    (`params -> TrainState`, whose weights are a copy; `(state, teacher head,
-    batch, rollout) -> (state, metrics)`, which donates the state).
-  """
-  optimizer = train_step_lib.make_optimizer(
-    train_step_lib.make_schedule(
-      learning_rate=fit_config.learning_rate,
-      num_steps=fit_config.num_steps,
-      warmup_steps=fit_config.warmup_steps,
-      decay=fit_config.decay,
-    ),
-    clip_norm=fit_config.clip_norm,
-    weight_decay=fit_config.weight_decay,
-    beta1=fit_config.beta1,
-    beta2=fit_config.beta2,
-  )
-  loss_fn = functools.partial(
-    train_step_lib.rollout_loss,
-    student=model.model,
-    teacher=teacher,
-    token_loss=token_loss,
-    chunk_size=run.config.loss.chunk_size,
-  )
-
-  def step(*arguments):
-    state, metrics = train_step_lib.train_step(
-      *arguments,
-      loss_fn=loss_fn,
-      optimizer=optimizer,
-      num_microbatches=fit_config.num_microbatches,
-    )
-    if teacher is None:
-      metrics.pop("kl")  # There is no teacher that it is the divergence from.
-    return state, metrics
-
-  begin = functools.partial(
-    train_step_lib.init_train_state, optimizer=optimizer
-  )
-  shardings = sharding.state_shardings(
-    optimizer,
-    jax.eval_shape(begin, model.params),
-    jax.tree.map(lambda x: x.sharding, model.params),
-    run.mesh,
-  )
-  return jax.jit(begin, out_shardings=shardings), jax.jit(
-    step,
-    donate_argnums=0,
-    out_shardings=(shardings, sharding.replicated(run.mesh)),
-  )
-
-
-def _train_counts(length: Any, begun: float) -> dict[str, float]:
-  return {
-    "trained_tokens": int(np.sum(processes.to_host(length))),
-    "seconds_train": time.perf_counter() - begun,
-  }

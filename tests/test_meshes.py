@@ -20,12 +20,12 @@ import pytest
 from skd_jax import config as config_lib
 from skd_jax import (
   evaluate,
+  learner,
   methods,
   model_store,
   models,
   sharding,
   stopping,
-  train,
   writers,
 )
 from skd_jax.run import Run
@@ -171,6 +171,32 @@ def make_prompts():
   return dataclasses.replace(batch, max_new_tokens=limits)
 
 
+def make_pieces(run, config, teacher_width):
+  """Models, rollout and train step of a run, and what they are called with."""
+  student = load(config, 0, run.mesh, sharding.TRAINED)
+  wide = dataclasses.replace(config, hidden_size=teacher_width)
+  teacher = load(wide, 1, run.mesh, sharding.FROZEN)
+  batch = sharding.place_rows(make_prompts(), run.mesh, ROWS)
+  keys = writers.row_keys(0, 0, batch.index)
+  begin, step = learner.make_learner(
+    run,
+    run.config.distill,
+    student,
+    teacher.model,
+    config_lib.token_loss(run.config, config.vocab_size),
+  )
+  head = teacher.model.head_params(teacher.params)
+  return types.SimpleNamespace(
+    student=student,
+    teacher=teacher,
+    batch=batch,
+    policy=writers.make_policy_fn(run, student, teacher, 3),
+    writing=(student.params, teacher.params, batch, keys, jnp.float32(8.0)),
+    step=step,
+    training=(begin(student.params), head, batch),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
   written: object
@@ -183,28 +209,13 @@ def learn(family, shape, **changes) -> Result:
   """One rollout and one step of training on a mesh."""
   mesh = make_mesh(shape)
   run = make_run(mesh, **changes)
-  config = FAMILIES[family]
   with jax.set_mesh(mesh):
-    student = load(config, 0, mesh, sharding.TRAINED)
-    wide = dataclasses.replace(config, hidden_size=24)
-    teacher = load(wide, 1, mesh, sharding.FROZEN)
-    batch = sharding.place_rows(make_prompts(), mesh, ROWS)
-    keys = writers.row_keys(0, 0, batch.index)
-    policy = writers.make_policy_fn(run, student, teacher, 3)
-    written = policy(
-      student.params, teacher.params, batch, keys, jnp.float32(8.0)
-    )
-    begin, step = train.make_learner(
-      run,
-      run.config.distill,
-      student,
-      teacher.model,
-      config_lib.token_loss(run.config, V),
-    )
-    head = teacher.model.head_params(teacher.params)
-    state, metrics = step(begin(student.params), head, batch, written)
+    made = make_pieces(run, FAMILIES[family], teacher_width=24)
+    student, teacher = made.student, made.teacher
+    written = made.policy(*made.writing)
+    state, metrics = made.step(*made.training, written)
     agree = evaluate.make_agreement_fn(student.model, teacher.model, 8)
-    agreement = agree(student.params, teacher.params, batch)
+    agreement = agree(student.params, teacher.params, made.batch)
     return Result(*jax.device_get((written, metrics, state.params, agreement)))
 
 
@@ -250,27 +261,13 @@ def compiled_texts(shape):
     LLAMA, hidden_size=128, intermediate_size=256, vocab_size=1024
   )
   with jax.set_mesh(mesh):
-    student = load(config, 0, mesh, sharding.TRAINED)
-    wide = dataclasses.replace(config, hidden_size=192)
-    teacher = load(wide, 1, mesh, sharding.FROZEN)
-    batch = sharding.place_rows(make_prompts(), mesh, ROWS)
-    keys = writers.row_keys(0, 0, batch.index)
-    policy = writers.make_policy_fn(run, student, teacher, 3)
-    arguments = (student.params, teacher.params, batch, keys, jnp.float32(8.0))
-    rollout = policy.lower(*arguments).compile().as_text()
-    begin, step = train.make_learner(
-      run,
-      run.config.distill,
-      student,
-      teacher.model,
-      config_lib.token_loss(run.config, 1024),
-    )
-    head = teacher.model.head_params(teacher.params)
-    learn = step.lower(
-      begin(student.params), head, batch, policy(*arguments)
-    ).compile()
-  weights = jax.tree.leaves((student.params, teacher.params))
-  return rollout, learn.as_text(), {x.shape for x in weights if x.ndim > 1}
+    made = make_pieces(run, config, teacher_width=192)
+    rollout = made.policy.lower(*made.writing).compile()
+    written = made.policy(*made.writing)
+    step = made.step.lower(*made.training, written).compile()
+  weights = jax.tree.leaves((made.student.params, made.teacher.params))
+  shapes = {x.shape for x in weights if x.ndim > 1}
+  return rollout.as_text(), step.as_text(), shapes
 
 
 def in_loops(text: str, operation: str) -> set[tuple[int, ...]]:
