@@ -97,8 +97,10 @@ def nucleus_floor(probs: jax.Array, top_p: float) -> jax.Array:
   floor = _bisect_floor(
     candidates.reshape(*probs.shape[:-1], _NUM_BEST * _NARROW), top_p
   )
+  # Not maxima[..., -1:]: sliced once more, top_k is compiled for CPU as a sort.
+  least = jnp.min(maxima, axis=-1, keepdims=True)
   return jax.lax.cond(
-    jnp.all(floor > maxima[..., -1:]),
+    jnp.all(floor > least),
     lambda: floor,
     lambda: _bisect_floor(probs, top_p),
   )

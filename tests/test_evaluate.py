@@ -122,6 +122,12 @@ def test_comparison_looks_at_the_teachers_best_tokens():
   assert min(sums.rank_correlation) < 0 < max(sums.rank_correlation)
 
 
+def test_comparison_does_not_sort_the_vocabulary():
+  logits = jnp.zeros((4, 1000))
+  compiled = jax.jit(evaluate.compare_logits).lower(logits, logits).compile()
+  assert " sort(" not in compiled.as_text()
+
+
 def test_no_batch_is_no_agreement(model):
   sums_fn = evaluate.make_agreement_fn(model, model, chunk_size=4)
   with pytest.raises(ValueError, match="batches is empty"):

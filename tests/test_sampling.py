@@ -50,6 +50,12 @@ def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
   assert np.sum(inside[0]) >= 2000
 
 
+def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort():
+  nucleus_floor = jax.jit(sampling.nucleus_floor, static_argnames="top_p")
+  compiled = nucleus_floor.lower(jnp.zeros((2, 50_000)), top_p=0.9).compile()
+  assert " sort(" not in compiled.as_text()
+
+
 def test_nucleus_is_never_empty_or_everything_by_rounding():
   logits = random_logits(50, 4096, scale=0.01)
   warped = sampling.warp(logits, sampling.Sampling(top_p=1e-6))
