@@ -16,7 +16,7 @@ checkpoint.
   WORKDIR/GRID               comparison.md, the table, and the plots
 
 Each finished run is a line of compare_methods.DEVICE.TASK.GRID.jsonl in
-benchmarks/results, or with --quick in WORKDIR; the tests against the baseline
+benchmarks/results, or with --quick in WORKDIR; the tests against baselines
 lie beside it.
 """
 
@@ -49,12 +49,15 @@ _GRID = flags.DEFINE_enum(
 _SEEDS = flags.DEFINE_integer(
   "seeds", 3, "How many runs of each method.", lower_bound=1
 )
-_BASELINE = flags.DEFINE_string(
-  "baseline",
-  None,
-  "What the others are tested against. By default on_policy_kd where it is "
-  "among them, else the first.",
+_BASELINES = flags.DEFINE_list(
+  "baselines",
+  [],
+  "What the others are tested against. By default those of on_policy_kd and "
+  "supervised_kd that are among them, else the first.",
 )
+
+# What SKD claims to be better than.
+_USUAL_BASELINES = ("on_policy_kd", "supervised_kd")
 
 
 def run_all(asked: comparison_runs.Comparison) -> list[comparison.Record]:
@@ -101,7 +104,7 @@ def _run_checked(
 def write_tests(
   asked: comparison_runs.Comparison, references: Sequence[str]
 ) -> None:
-  """Tests every method against the baseline, beside the file of results."""
+  """Tests every method against the baselines, beside the file of results."""
   records = comparison.read(asked.path)
   answers = {
     name: comparison_runs.read_answers(asked.workdir, records, name)
@@ -109,17 +112,19 @@ def write_tests(
   }
   tested = [m for m in records[0]["metrics"] if m in significance.METRICS]
   tests = {
-    name: {
-      metric: dataclasses.asdict(
-        significance.compare(answers[asked.baseline], found, references, metric)
-      )
-      for metric in tested
+    baseline: {
+      name: {
+        metric: dataclasses.asdict(
+          significance.compare(answers[baseline], found, references, metric)
+        )
+        for metric in tested
+      }
+      for name, found in answers.items()
+      if found.keys() & answers[baseline].keys()
     }
-    for name, found in answers.items()
-    if found.keys() & answers[asked.baseline].keys()
+    for baseline in asked.baselines
   }
-  found = {"baseline": asked.baseline, "tests": tests}
-  harness.write_json(comparison.tests_path(asked.path), found)
+  harness.write_json(comparison.tests_path(asked.path), tests)
 
 
 def summarize(asked: comparison_runs.Comparison) -> None:
@@ -170,10 +175,8 @@ def comparison_from_flags() -> comparison_runs.Comparison:
   kept = workdir if flags.FLAGS.quick else harness.RESULTS
   task = comparison_runs.slug(config.task)
   file_name = f"compare_methods.{harness.device_name()}.{task}.{name}.jsonl"
-  baseline = _BASELINE.value
-  if baseline is None:
-    found = [variant.name for variant in variants]
-    baseline = "on_policy_kd" if "on_policy_kd" in found else found[0]
+  found = [variant.name for variant in variants]
+  usual = [name for name in _USUAL_BASELINES if name in found]
   return comparison_runs.Comparison(
     config=config,
     variants=variants,
@@ -181,7 +184,7 @@ def comparison_from_flags() -> comparison_runs.Comparison:
     workdir=workdir,
     path=pathlib.Path(flags.FLAGS.json or kept / file_name),
     name=name,
-    baseline=baseline,
+    baselines=_BASELINES.value or usual or found[:1],
     command=" ".join(["python -m benchmarks.compare_methods", *sys.argv[1:]]),
   )
 

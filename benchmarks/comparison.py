@@ -19,6 +19,8 @@ from skd_jax import metrics, scores
 
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
+# By baseline, method and metric.
+Tests = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
 # A step that takes so many medians has compiled, or something else has run.
 _OUTLIER = 3.0
@@ -46,11 +48,14 @@ def tests_path(path: pathlib.Path) -> pathlib.Path:
   return path.with_suffix(".tests.json")
 
 
-def read_tests(path: pathlib.Path) -> dict[str, Any]:
-  """Reads {"baseline", "tests"}; without a test where there is no file yet."""
+def read_tests(path: pathlib.Path) -> Tests:
+  """Reads {baseline: {method: {metric: fields of significance.Test}}}.
+
+  Empty where there is no file yet.
+  """
   beside = tests_path(path)
   if not beside.exists():
-    return {"baseline": "", "tests": {}}
+    return {}
   return json.loads(beside.read_text("utf-8"))
 
 
@@ -146,22 +151,19 @@ def seconds_to_reach(
   return next((s for s, value in curve if value >= score), None)
 
 
-def rows(
-  records: Records, baseline: str, tests: Mapping[str, Mapping[str, Any]]
-) -> list[Record]:
+def rows(records: Records, tests: Tests) -> list[Record]:
   """Returns the table, one row a method, the models before first.
 
   Args:
     records: the lines.
-    baseline: what each method is tested against.
-    tests: by method and metric, the fields of significance.Test.
+    tests: from read_tests.
 
   Returns:
     Rows of numbers: method, seeds; of each metric its mean NAME, NAME_sd over
     the seeds, NAME_interval (half of the 95 % confidence interval over the
-    sentences) and NAME_p; seconds, generated_tokens and replacement_rate, means
-    over the seeds; to_baseline, the seconds to the baseline's best validation
-    score.
+    sentences) and "NAME p, BASELINE"; seconds, generated_tokens and
+    replacement_rate, means over the seeds; to_baseline, the seconds to the
+    first baseline's best validation score.
   """
   before = [r for r in records if r["seed"] is None]
   table = [{"method": r["method"], **_scores([r])} for r in before]
@@ -169,14 +171,16 @@ def rows(
     name: mean_curve([r["curve"] for r in of_method(records, name)])
     for name in names(records)
   }
-  best = max((score for _, score in curves.get(baseline, [])), default=None)
+  first = next(iter(tests), "")
+  best = max((score for _, score in curves.get(first, [])), default=None)
   for name in names(records):
     runs = of_method(records, name)
     row = {"method": name, "seeds": len(runs), **_scores(runs)}
-    for metric, test in tests.get(name, {}).items():
-      row[f"{metric}_interval"] = test["interval"]
-      if name != baseline:
-        row[f"{metric}_p"] = test["p_value"]
+    for baseline, tested in tests.items():
+      for metric, test in tested.get(name, {}).items():
+        row[f"{metric}_interval"] = test["interval"]
+        if name != baseline:
+          row[f"{metric} p, {baseline}"] = test["p_value"]
     for field in ("seconds", "generated_tokens", "replacement_rate"):
       row[field] = _mean([r[field] for r in runs])
     if best is not None:
@@ -200,12 +204,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
   return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def table(found: Sequence[Record], main_metrics: Sequence[str]) -> list[Record]:
-  """Returns rows for people: a mean with its deviation and p in one cell each.
+def table(
+  found: Sequence[Record],
+  main_metrics: Sequence[str],
+  baselines: Sequence[str],
+) -> list[Record]:
+  """Returns rows for people: a mean with its deviation in one cell.
 
   Args:
     found: from `rows`.
     main_metrics: the metrics that are shown.
+    baselines: what was tested against.
   """
   columns: dict[str, Callable[[Record], Any]] = {
     "method": lambda row: row["method"],
@@ -214,36 +223,43 @@ def table(found: Sequence[Record], main_metrics: Sequence[str]) -> list[Record]:
   for name in main_metrics:
     columns[name] = lambda row, name=name: _with_deviation(row, name)
     columns[f"{name} 95 %"] = lambda row, name=name: _interval(row, name)
-    columns[f"{name} p"] = lambda row, name=name: row.get(f"{name}_p")
+    for baseline in baselines:
+      p = f"{name} p, {baseline}"
+      columns[p] = lambda row, p=p: row.get(p)
   columns |= {
     # How student and teacher agree, on the references.
     "KL": lambda row: row.get("kl"),
     "top-1": lambda row: _percent(row.get("agreement")),
     "rank correlation": lambda row: row.get("rank_correlation"),
     "seconds": lambda row: row.get("seconds"),
-    "seconds to baseline's best": lambda row: row.get("to_baseline"),
+  }
+  if baselines:
+    name = f"seconds to {baselines[0]}'s best"
+    columns[name] = lambda row: row.get("to_baseline")
+  columns |= {
     "generated tokens": lambda row: row.get("generated_tokens"),
     "replaced": lambda row: _percent(row.get("replacement_rate")),
   }
   return [{name: cell(row) for name, cell in columns.items()} for row in found]
 
 
-def section(records: Records, tested: Mapping[str, Any]) -> str:
+def section(records: Records, tests: Tests) -> str:
   """Returns the table as Markdown, and what it was measured with."""
-  found = rows(records, tested["baseline"], tested["tests"])
+  found = rows(records, tests)
   last = records[-1]
   shown = [name for name in last["metrics"] if name in scores.METRICS]
   used = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
   parts = [
     f"`{last['command']}` on {last['device']} ({used}):",
-    harness.format_table(table(found, shown)),
+    harness.format_table(table(found, shown, list(tests))),
     "Mean ± standard deviation over the seeds; 95 %, the confidence interval "
     "over the sentences; seconds of training, without compiling.",
   ]
-  if tested["baseline"]:
+  if tests:
     parts.append(
-      f"p, of no difference to {tested['baseline']}: paired bootstrap test of "
-      "sacrebleu over the sentences, all seeds together."
+      "p, of no difference to the method behind it: paired bootstrap test of "
+      "sacrebleu over the sentences, all seeds together; the deviation over "
+      "the seeds is not in it. Best: the best validation score."
     )
   return "\n\n".join(parts) + "\n"
 

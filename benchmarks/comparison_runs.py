@@ -38,7 +38,7 @@ class Comparison:
   workdir: pathlib.Path
   path: pathlib.Path  # Of the JSON lines.
   name: str  # Of the grid.
-  baseline: str
+  baselines: Sequence[str]  # What all are tested against; timed to the first.
   command: str
 
 
@@ -82,9 +82,10 @@ def check(asked: Comparison, config: ml_collections.ConfigDict) -> None:
       f"tasks = {list(config.tasks)}: must be empty; a comparison is of one"
     )
   found = [variant.name for variant in asked.variants]
-  if asked.baseline not in found:
+  unknown = [name for name in asked.baselines if name not in found]
+  if unknown or not asked.baselines:
     raise ValueError(
-      f"--baseline={asked.baseline}: must be one of {', '.join(found)}"
+      f"--baselines={','.join(asked.baselines)}: must be of {', '.join(found)}"
     )
   if config.student.path and any(v.start.changes for v in asked.variants):
     raise ValueError(
