@@ -6,6 +6,8 @@ A table stands between two comments, and everything between them is replaced:
 
   <!-- table: rollout_speed -->
   <!-- end -->
+
+The plots of the comparisons of all methods are drawn again as well.
 """
 
 import json
@@ -17,12 +19,19 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import columns, comparison, harness, targets
+from benchmarks import (
+  columns,
+  comparison,
+  comparison_plots,
+  harness,
+  targets,
+)
 
 _CHECK = flags.DEFINE_bool(
   "check", False, "Write nothing; exit with 1 where the README differs."
 )
 COMPARISON = "compare_methods"
+_DRAWN = "methods"  # The grid whose plots the README shows.
 NAMES = (*targets.TARGETS, COMPARISON)  # In the README, a table each.
 README = pathlib.Path(__file__).parent.parent / "README.md"
 
@@ -60,7 +69,12 @@ def section(result: Mapping[str, Any]) -> str:
   """Returns the tables of one result, and what it was measured with."""
   if result["benchmark"] == COMPARISON:
     title = f"{result['task']}, {result['grid']}:"
-    return f"{title}\n\n{comparison.section(result['rows'], result['tested'])}"
+    text = comparison.section(result["rows"], result["tested"])
+    images = "".join(
+      f"\n![{path.stem}](benchmarks/results/{path.parent.name}/{path.name})\n"
+      for path in result["plots"]
+    )
+    return f"{title}\n\n{text}{images}"
   name, rows = result["benchmark"], result["rows"]
   used = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
   parts = [f"`{result['command']}` on {result['device']} ({used}):"]
@@ -137,7 +151,19 @@ def _comparison(path: pathlib.Path) -> dict[str, Any]:
     "grid": path.stem.split(".")[-1],
     "rows": records,
     "tested": comparison.read_tests(path),
+    "plots": sorted(_plots_of(path).glob("*.png")),
   }
+
+
+def _plots_of(path: pathlib.Path) -> pathlib.Path:
+  return path.with_suffix("")
+
+
+def draw(folder: pathlib.Path) -> None:
+  """Draws the plots of each comparison of all methods, beside its lines."""
+  for path in folder.glob(f"{COMPARISON}.*.{_DRAWN}.jsonl"):
+    _plots_of(path).mkdir(exist_ok=True)
+    comparison_plots.draw_all(comparison.read(path), _plots_of(path))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -145,6 +171,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     sys.exit(f"Error: unknown arguments: {' '.join(argv[1:])}")
   before = README.read_text("utf-8")
+  if not _CHECK.value:
+    draw(harness.RESULTS)
   try:
     after = rebuild(before, read_results(harness.RESULTS))
   except ValueError as error:

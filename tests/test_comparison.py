@@ -231,6 +231,7 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
   path = tmp_path / "compare_methods.cpu-2.tiny.methods.jsonl"
   comparison.write(path, RECORDS)
   harness.write_json(comparison.tests_path(path), TESTS)
+  tables.draw(tmp_path)
   (found,) = tables.read_results(tmp_path)
   readme = "".join(
     f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in tables.NAMES
@@ -238,6 +239,7 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
   text = tables.rebuild(readme, [found])
   assert "tiny, methods:" in text
   assert "24.50 ± 0.71" in text
+  assert f"(benchmarks/results/{path.stem}/score_over_time.png)" in text
   assert "old" not in text
 
 
