@@ -22,7 +22,6 @@ lie beside it.
 
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -185,7 +184,7 @@ def comparison_from_flags() -> comparison_runs.Comparison:
     path=pathlib.Path(flags.FLAGS.json or kept / file_name),
     name=name,
     baselines=_BASELINES.value or usual or found[:1],
-    command=" ".join(["python -m benchmarks.compare_methods", *sys.argv[1:]]),
+    command=harness.command("compare_methods"),
   )
 
 

@@ -313,10 +313,15 @@ def _settings(
 ) -> dict[str, Any]:
   """Returns the settings that a result depends on, flat.
 
-  Where in the workdir the models lie is none of them.
+  Where folders lie is none of them: of data and models only the name counts.
   """
+  paths = {
+    "data.dir": config.data.dir,
+    "teacher.path": asked.config.teacher.path,
+    "student.path": asked.config.student.path,
+  }
   return stages.settings(config, *config) | {
-    f"{role}.path": asked.config[role].path for role in ("teacher", "student")
+    field: pathlib.PurePath(path).name for field, path in paths.items()
   }
 
 

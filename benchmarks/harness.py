@@ -50,6 +50,20 @@ class Timing:
     return statistics.median(self.seconds)
 
 
+def command(name: str) -> str:
+  """Returns the command line that runs, as a stranger would type it.
+
+  Of an absolute path only the last part stays: where the folders of this
+  machine lie is nobody's business, and no one else's are there.
+  """
+  arguments = [
+    re.sub(r"=/\S*/", "=", argument)
+    for argument in sys.argv[1:]
+    if not argument.startswith("--json")
+  ]
+  return " ".join([f"python -m benchmarks.{name}", *arguments])
+
+
 def time_once(function: Callable[[], Any]) -> tuple[float, Any]:
   """Calls a function and waits for its arrays.
 
@@ -127,10 +141,9 @@ def result_object(
 ) -> dict[str, Any]:
   """Returns the JSON object of a benchmark that was measured on a device."""
   peers = {peer: installed(peer) or NOT_INSTALLED for peer in PEERS}
-  arguments = [a for a in sys.argv[1:] if not a.startswith("--json")]
   return {
     "benchmark": name,
-    "command": " ".join([f"python -m benchmarks.{name}", *arguments]),
+    "command": command(name),
     "versions": results.versions() | peers,
     "device": device,
     "git": results.git_revision(),

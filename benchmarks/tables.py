@@ -68,7 +68,7 @@ def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
 def section(result: Mapping[str, Any]) -> str:
   """Returns the tables of one result, and what it was measured with."""
   if result["benchmark"] == COMPARISON:
-    title = f"{result['task']}, {result['grid']}:"
+    title = f"**{result['task']}: {result['grid']}**"
     text = comparison.section(result["rows"], result["tested"])
     images = "".join(
       f"\n![{path.stem}](benchmarks/results/{path.parent.name}/{path.name})\n"
@@ -136,8 +136,13 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
   found += [
     _comparison(path) for path in sorted(folder.glob(f"{COMPARISON}.*.jsonl"))
   ]
+  # Of the comparisons, that of all methods first.
   return sorted(
-    found, key=lambda result: not result["device"].startswith("cpu")
+    found,
+    key=lambda result: (
+      not result["device"].startswith("cpu"),
+      result.get("grid") != _DRAWN,
+    ),
   )
 
 

@@ -359,6 +359,13 @@ def test_readme_without_marks_is_an_error():
     tables.rebuild(README.replace("step_cost", "other"), [])
 
 
+def test_command_does_not_say_where_the_folders_lie(monkeypatch):
+  arguments = ["x", "--quick", "--json=/a/b", "--teacher=/home/me/gemma"]
+  monkeypatch.setattr(sys, "argv", arguments)
+  command = harness.command("step_cost")
+  assert command == "python -m benchmarks.step_cost --quick --teacher=gemma"
+
+
 def test_check_fails_where_the_readme_differs(tmp_path, monkeypatch):
   path = tmp_path / "README.md"
   path.write_text(README)

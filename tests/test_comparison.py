@@ -237,7 +237,7 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
     f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in tables.NAMES
   )
   text = tables.rebuild(readme, [found])
-  assert "tiny, methods:" in text
+  assert "**tiny: methods**" in text
   assert "24.50 ± 0.71" in text
   assert f"(benchmarks/results/{path.stem}/score_over_time.png)" in text
   assert "old" not in text
