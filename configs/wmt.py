@@ -175,10 +175,10 @@ def multi30k_compare() -> ml_collections.ConfigDict:
     --config.data.dir=FOLDER --config.teacher.path=HF_FOLDER \\
     --grid=methods --seeds=3 --workdir=workdir/multi30k_compare
 
-  2 CPU cores, shared with other work: a run takes 2 to 5 minutes with its scores
+  2 CPU cores, shared with other work: a run takes 2 to 5 minutes with scores
   and compilation, the 19 methods with 3 seeds each an estimated 3 hours (27 of
-  the 57 runs were made). The student's start is trained once, for
-  4 minutes. test_2016_flickr, greedy, sacrebleu 2.6.0, 3 seeds; more in README:
+  the 57 runs were made). The student's start is trained once, for 4 minutes.
+  test_2016_flickr, greedy, sacrebleu 2.6.0, 3 seeds; more in the README:
 
                          bleu   chrf
     teacher             33.44  53.44
