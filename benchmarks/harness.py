@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -56,12 +57,19 @@ def command(name: str) -> str:
   Of an absolute path only the last part stays: where the folders of this
   machine lie is nobody's business, and no one else's are there.
   """
+
+  def without_folder(argument: str) -> str:
+    flag, equals, value = argument.rpartition("=")
+    if value.startswith("/"):
+      value = pathlib.PurePath(value).name
+    return flag + equals + value
+
   arguments = [
-    re.sub(r"=/\S*/", "=", argument)
+    without_folder(argument)
     for argument in sys.argv[1:]
     if not argument.startswith("--json")
   ]
-  return " ".join([f"python -m benchmarks.{name}", *arguments])
+  return shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
 
 
 def time_once(function: Callable[[], Any]) -> tuple[float, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,26 +74,29 @@ def read_trained(
     role: "teacher" or "student".
     path: of its folder.
   """
-  return model_store.load(
-    path,
-    run.task.vocab_size,
-    dtype=run.dtype,
-    param_dtype=jnp.float32,
-    placement=model_store.Placement(run.mesh, sharding.TRAINED),
-    remat=run.config[role].remat,
-  )
+  return _read(run, role, path, jnp.float32, sharding.TRAINED)
 
 
 def read_frozen(
   run: Run, role: str, path: str | pathlib.Path
 ) -> model_store.LoadedModel:
   """Reads a model to be asked: in the run's dtype, as sharding.FROZEN says."""
+  return _read(run, role, path, run.dtype, sharding.FROZEN)
+
+
+def _read(
+  run: Run,
+  role: str,
+  path: str | pathlib.Path,
+  param_dtype: Any,
+  rules: sharding.Rules,
+) -> model_store.LoadedModel:
   return model_store.load(
     path,
     run.task.vocab_size,
     dtype=run.dtype,
-    param_dtype=run.dtype,
-    placement=model_store.Placement(run.mesh, sharding.FROZEN),
+    param_dtype=param_dtype,
+    placement=model_store.Placement(run.mesh, rules),
     remat=run.config[role].remat,
   )
 

@@ -360,10 +360,15 @@ def test_readme_without_marks_is_an_error():
 
 
 def test_command_does_not_say_where_the_folders_lie(monkeypatch):
-  arguments = ["x", "--quick", "--json=/a/b", "--teacher=/home/me/gemma"]
-  monkeypatch.setattr(sys, "argv", arguments)
+  arguments = ["x", "--quick", "--json=/a/b", "--teacher=/home/my own/gemma/"]
+  monkeypatch.setattr(sys, "argv", [*arguments, "--workdir", "/tmp/run"])
   command = harness.command("step_cost")
-  assert command == "python -m benchmarks.step_cost --quick --teacher=gemma"
+  assert command == (
+    "python -m benchmarks.step_cost --quick --teacher=gemma --workdir run"
+  )
+  # What holds a space can be typed again.
+  monkeypatch.setattr(sys, "argv", ["x", "--baselines=1, skd"])
+  assert harness.command("x").endswith(" '--baselines=1, skd'")
 
 
 def test_check_fails_where_the_readme_differs(tmp_path, monkeypatch):
