@@ -20,7 +20,6 @@ benchmarks/results, or with --quick in WORKDIR; the tests against baselines
 lie beside it.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -110,19 +109,7 @@ def write_tests(
     for name in comparison.names(records)
   }
   tested = [m for m in records[0]["metrics"] if m in significance.METRICS]
-  tests = {
-    baseline: {
-      name: {
-        metric: dataclasses.asdict(
-          significance.compare(answers[baseline], found, references, metric)
-        )
-        for metric in tested
-      }
-      for name, found in answers.items()
-      if found.keys() & answers[baseline].keys()
-    }
-    for baseline in asked.baselines
-  }
+  tests = significance.compare(answers, asked.baselines, references, tested)
   harness.write_json(comparison.tests_path(asked.path), tests)
 
 

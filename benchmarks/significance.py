@@ -4,9 +4,8 @@ A sentence is resampled with its answers of every seed, which are no independent
 sentences: three seeds do not make a test set three times as large.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
@@ -20,15 +19,21 @@ class _Seeds:
   """Adds the counts of a sentence up over its answers of several seeds.
 
   sacrebleu takes a system as one answer a sentence; here it is a tuple of them.
+  Counting is nearly all the time of a test, and each method is tested against
+  several baselines: what was counted is kept. Of one set of references.
   """
+
+  def __init__(self) -> None:
+    super().__init__()
+    self._counts: dict[tuple[str, ...], list[list[float]]] = {}
 
   def _extract_corpus_statistics(self, hypotheses, references):
     extract = super()._extract_corpus_statistics  # pyrefly: ignore
-    per_seed = [
-      extract(list(answers), references)
-      for answers in zip(*hypotheses, strict=True)
-    ]
-    return np.sum(per_seed, axis=0).tolist()
+    seeds = list(zip(*hypotheses, strict=True))
+    for answers in seeds:
+      if answers not in self._counts:
+        self._counts[answers] = extract(list(answers), references)
+    return np.sum([self._counts[answers] for answers in seeds], axis=0).tolist()
 
 
 class _Bleu(_Seeds, BLEU):
@@ -42,8 +47,7 @@ class _Chrf(_Seeds, CHRF):
 METRICS = {"bleu": _Bleu, "chrf": _Chrf}
 
 
-@dataclasses.dataclass(frozen=True)
-class Test:
+class Test(TypedDict):
   """A method against the baseline, by one metric."""
 
   difference: float  # Of the scores over all common seeds.
@@ -53,25 +57,47 @@ class Test:
 
 
 def compare(
+  answers: Mapping[str, Answers],
+  baselines: Sequence[str],
+  references: Sequence[str],
+  metrics: Sequence[str],
+) -> dict[str, dict[str, dict[str, Test]]]:
+  """Runs sacrebleu's paired bootstrap test, 1000 resamples.
+
+  Args:
+    answers: of each method.
+    baselines: the methods that all are tested against, itself too.
+    references: one for each sentence.
+    metrics: of METRICS.
+
+  Returns:
+    {baseline: {method: {metric: Test}}}, of those that have a common seed.
+
+  Raises:
+    ValueError: a seed lacks answers.
+  """
+  scorers = {name: METRICS[name]() for name in metrics}
+  return {
+    baseline: {
+      name: {
+        metric: _compare(answers[baseline], found, references, metric, scorer)
+        for metric, scorer in scorers.items()
+      }
+      for name, found in answers.items()
+      if found.keys() & answers[baseline].keys()
+    }
+    for baseline in baselines
+  }
+
+
+def _compare(
   baseline: Answers,
   answers: Answers,
   references: Sequence[str],
   metric: str,
+  scorer: BLEU | CHRF,
 ) -> Test:
-  """Runs sacrebleu's paired bootstrap test, 1000 resamples.
-
-  Args:
-    baseline: the answers of the baseline.
-    answers: those of the method.
-    references: one for each sentence.
-    metric: of METRICS.
-
-  Raises:
-    ValueError: there is no common seed, or a seed lacks answers.
-  """
   seeds = sorted(baseline.keys() & answers.keys())
-  if not seeds:
-    raise ValueError(f"seeds = {sorted(answers)}: none is the baseline's too")
   for system in (baseline, answers):
     for seed in seeds:
       if len(system[seed]) != len(references):
@@ -84,7 +110,7 @@ def compare(
     for name, system in (("baseline", baseline), ("method", answers))
   ]
   test = PairedTest(
-    systems, {metric: METRICS[metric]()}, [list(references)], test_type="bs"
+    systems, {metric: scorer}, [list(references)], test_type="bs"
   )
   signatures, scores = test()
   (name,) = signatures

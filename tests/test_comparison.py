@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 
 from benchmarks import (
   compare_methods,
@@ -42,51 +43,77 @@ def references():
   return [" ".join(rng.choices(WORDS, k=9)) for _ in range(120)]
 
 
+def run_test(baseline, answers, references, metric="bleu"):
+  """The test of one method against one baseline."""
+  found = significance.compare(
+    {"baseline": baseline, "method": answers},
+    ["baseline"],
+    references,
+    [metric],
+  )
+  return found["baseline"]["method"][metric]
+
+
 @pytest.mark.parametrize(("metric", "scorer"), [("bleu", BLEU), ("chrf", CHRF)])
 def test_one_seed_is_tested_as_sacrebleu_does(references, metric, scorer):
   bad, good = (corrupted(references, share, 1) for share in (0.5, 0.3))
-  test = significance.compare({0: bad}, {0: good}, references, metric)
-  scores = [
-    scorer().corpus_score(answers, [references]).score
-    for answers in (bad, good)
-  ]
-  assert test.difference == pytest.approx(scores[1] - scores[0])
-  assert test.p_value < 0.01
-  assert test.interval > 0
-  assert "bs:1000" in test.signature
+  test = run_test({0: bad}, {0: good}, references, metric)
+  ours = scorer()
+  signatures, scores = PairedTest(
+    [("bad", bad), ("good", good)], {metric: ours}, [references], "bs"
+  )()
+  ((name, _),) = signatures.items()
+  first, second = scores[name]
+  assert test["difference"] == pytest.approx(second.score - first.score)
+  assert test["p_value"] == pytest.approx(second.p_value)
+  assert test["interval"] == pytest.approx(second.ci, rel=1e-5)
+  assert test["p_value"] < 0.01
+  assert "bs:1000" in test["signature"]
 
 
 def test_seeds_do_not_make_the_test_set_larger(references):
   bad, good = (corrupted(references, share, 1) for share in (0.5, 0.47))
-  one = significance.compare({0: bad}, {0: good}, references, "bleu")
+  one = run_test({0: bad}, {0: good}, references)
   # The same answers three times over are no more evidence than once.
-  three = significance.compare(
-    dict.fromkeys(range(3), bad),
-    dict.fromkeys(range(3), good),
-    references,
-    "bleu",
+  three = run_test(
+    dict.fromkeys(range(3), bad), dict.fromkeys(range(3), good), references
   )
-  assert three.p_value == pytest.approx(one.p_value)
-  assert three.interval == pytest.approx(one.interval, rel=1e-4)
+  assert three["p_value"] == pytest.approx(one["p_value"])
+  assert three["interval"] == pytest.approx(one["interval"], rel=1e-4)
+
+
+def test_what_is_tested_together_is_as_if_tested_alone(references):
+  answers = {
+    name: {0: corrupted(references, share, 1), 1: corrupted(references, 0.4, 2)}
+    for name, share in (("a", 0.5), ("b", 0.3), ("c", 0.4))
+  }
+  together = significance.compare(
+    answers, ["a", "b"], references, ["bleu", "chrf"]
+  )
+  for baseline, methods_tested in together.items():
+    assert set(methods_tested) == {"a", "b", "c"}
+    for name, of_metric in methods_tested.items():
+      for metric, test in of_metric.items():
+        alone = run_test(answers[baseline], answers[name], references, metric)
+        assert test == alone
 
 
 def test_equal_systems_do_not_differ(references):
   answers = {seed: corrupted(references, 0.3, seed) for seed in range(2)}
-  test = significance.compare(answers, answers, references, "bleu")
-  assert (test.difference, test.p_value) == (0, 1)
+  test = run_test(answers, answers, references)
+  assert (test["difference"], test["p_value"]) == (0, 1)
 
 
 def test_only_common_seeds_are_compared(references):
   bad, good = (corrupted(references, share, 1) for share in (0.5, 0.3))
-  one = significance.compare({0: bad}, {0: good}, references, "bleu")
-  more = significance.compare(
-    {0: bad, 1: good}, {0: good, 2: bad}, references, "bleu"
+  one = run_test({0: bad}, {0: good}, references)
+  assert run_test({0: bad, 1: good}, {0: good, 2: bad}, references) == one
+  nothing = significance.compare(
+    {"a": {0: bad}, "b": {1: good}}, ["a"], references, ["bleu"]
   )
-  assert more == one
-  with pytest.raises(ValueError, match="none is the baseline's"):
-    significance.compare({0: bad}, {1: good}, references, "bleu")
+  assert set(nothing["a"]) == {"a"}
   with pytest.raises(ValueError, match="seed 0 has 3 answers, must have 120"):
-    significance.compare({0: bad}, {0: good[:3]}, references, "bleu")
+    run_test({0: bad}, {0: good[:3]}, references)
 
 
 def logged(*seconds, **validations):
