@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.pair import Pair
-from skd_jax import rollout, sampling, scoring, stopping, structs, writers
+from skd_jax import rollout, sampling, scoring, stopping, structs
 
 # At temperature 1 the every-third-layer student of SmolLM2 draws a token beyond
 # its own 25 best every sixth time, whatever the teacher thinks; at 0.5, the
@@ -146,7 +146,7 @@ def with_teacher(
 
 def row_keys(batch: structs.Batch) -> jax.Array:
   """Returns the keys of the draws, [B]; the same prompt has the same key."""
-  return writers.row_keys(0, 0, batch.index)
+  return sampling.row_keys(0, 0, batch.index)
 
 
 def replacement_rate(written: structs.Rollout) -> float:

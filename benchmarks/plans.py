@@ -18,11 +18,11 @@ from skd_jax import (
   learner,
   model_store,
   models,
+  policies,
   sharding,
   stopping,
   structs,
   validation,
-  writers,
 )
 from skd_jax import task as task_lib
 from skd_jax.run import Run
@@ -203,7 +203,7 @@ def compile_programs(plan: Plan) -> Programs:
   mesh = run.mesh
   # The mesh of the context is abstract: its devices cannot compute.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    policy = writers.make_policy_fn(
+    policy = policies.make_policy_fn(
       run, plan.student, plan.teacher, plan.num_draft_tokens
     )
     threshold = jax.ShapeDtypeStruct(

@@ -23,12 +23,13 @@ from skd_jax import (
   health,
   metrics,
   model_store,
+  policies,
   processes,
   report,
   samples,
+  sampling,
   structs,
   tokenized,
-  writers,
 )
 from skd_jax import tokenizer as tokenizer_lib
 from skd_jax.run import Run
@@ -98,7 +99,7 @@ def sample_visits(
   seed: int,
   student: model_store.LoadedModel,
   teacher: model_store.LoadedModel,
-  policy: writers.PolicyFn,
+  policy: policies.PolicyFn,
 ) -> dict[int, fit.Visit]:
   """Returns visits that keep a few rollouts for samples.html.
 
@@ -120,7 +121,7 @@ def sample_visits(
   threshold = config_lib.threshold(config)
 
   def visit(state, step):
-    keys = writers.row_keys(seed, num_steps, batch.index)
+    keys = sampling.row_keys(seed, num_steps, batch.index)
     arguments = (state.params, teacher.params, batch)
     now = jnp.float32(threshold.at(step, num_steps))
     written = policy(*arguments, keys, now)

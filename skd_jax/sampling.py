@@ -48,6 +48,16 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
+@jax.jit
+def row_keys(seed: int, step: int, index: jax.Array) -> jax.Array:
+  """Returns one PRNG key a row, [B], from the seed, the step and the example.
+
+  Where the example stands in its batch does not matter.
+  """
+  step_key = jax.random.fold_in(jax.random.key(seed), step)
+  return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
+
+
 def draw_uniform(
   row_keys: jax.Array, role: int, position: jax.Array
 ) -> jax.Array:

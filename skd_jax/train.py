@@ -23,10 +23,12 @@ from skd_jax import (
   held_out,
   learner,
   model_store,
+  policies,
   preparation,
   processes,
   profiling,
   results,
+  sampling,
   sharding,
   stages,
   structs,
@@ -126,7 +128,7 @@ class Distillation:
   teacher: model_store.LoadedModel
   teacher_head: structs.Params
   begin: learner.Begin  # The state before the first step.
-  policy: writers.PolicyFn  # The rollout.
+  policy: policies.PolicyFn  # The rollout.
   write: writers.WriteFn  # Who writes the training data of a step.
   learn: learner.Learn  # The train step.
 
@@ -143,11 +145,11 @@ def prepare_distillation(
     teacher.model if asks_teacher else None,
     config_lib.token_loss(run.config, run.task.vocab_size),
   )
-  policy = writers.make_policy_fn(
+  policy = policies.make_policy_fn(
     run,
     start,
     teacher,
-    writers.choose_draft_length(run, start, teacher, DISTILLED),
+    policies.choose_draft_length(run, start, teacher, DISTILLED),
   )
   return Distillation(
     start=start,
@@ -183,7 +185,7 @@ def distill(
     return dataclasses.replace(start, params=student.params), result
 
   def step_fn(state, batch, step):
-    keys = writers.row_keys(seed, step, batch.index)
+    keys = sampling.row_keys(seed, step, batch.index)
     written, seconds = shared.write(
       state.params, teacher.params, batch, keys, step
     )

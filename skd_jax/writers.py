@@ -14,118 +14,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from skd_jax import config as config_lib
-from skd_jax import (
-  model_store,
-  processes,
-  rollout,
-  sampling,
-  scoring,
-  sharding,
-  stages,
-  structs,
-)
+from skd_jax import model_store, policies, processes, sampling, scoring, structs
 from skd_jax import train_step as train_step_lib
 from skd_jax.run import Run
 
-# What rollout.num_draft_tokens = 0 chooses from.
-_DRAFT_LENGTHS = (1, 2, 4, 8, 16)
-
-# (student params, teacher params, batch, row keys [B], threshold [])
-#   -> Rollout [B, T]
-PolicyFn = Callable[..., structs.Rollout]
 # (student params, teacher params, batch, row keys [B], step)
 #   -> (Rollout [B, T], seconds by part)
 WriteFn = Callable[..., tuple[structs.Rollout, dict[str, float]]]
 
 
-def make_policy_fn(
-  run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
-  num_draft_tokens: int,
-) -> PolicyFn:
-  """Returns the jitted rollout of the config's `rollout.policy`.
-
-  Args:
-    run: the run; its policy is not `reference`.
-    student: writes, or proposes.
-    teacher: verifies, or writes.
-    num_draft_tokens: G, of the policy `skd`.
-
-  Returns:
-    `(student params, teacher params, batch, row keys [B], threshold []) ->
-    Rollout [B, T]`, with `teacher_hidden` where the policy is `skd`.
-  """
-  settings = run.config.rollout
-  max_new_tokens = run.task.max_new_tokens
-
-  def how(who):
-    return sampling.Sampling(
-      settings[f"{who}_temperature"], settings[f"{who}_top_p"]
-    )
-
-  def of_models(student_params, teacher_params):
-    # The float32 masters are cast once here, not at every token.
-    cast = jax.tree.map(lambda x: x.astype(run.dtype), student_params)
-    return (
-      rollout.Policy(cast, student.model, how("student")),
-      rollout.Policy(teacher_params, teacher.model, how("teacher")),
-    )
-
-  def slots(batch):
-    # Each group of devices has its part of the slots. The rollouts for
-    # samples.html have fewer rows than a training batch.
-    of_group = settings.batch_size // sharding.num_row_shards(run.mesh)
-    return min(of_group, batch.prompt.shape[0]) or None
-
-  def skd(shared, rows):
-    of_student, of_teacher, stop_table, threshold = shared
-    batch, keys = rows
-    return rollout.rollout(
-      of_student,
-      of_teacher,
-      batch,
-      keys,
-      stop_table,
-      threshold,
-      rule=rollout.Rule(settings.accept, settings.replace),
-      num_draft_tokens=num_draft_tokens,
-      max_new_tokens=max_new_tokens,
-      batch_size=slots(batch),
-    )
-
-  def alone(shared, rows):
-    of_student, of_teacher, stop_table, _ = shared
-    batch, keys = rows
-    student_writes = settings.policy == "on_policy"
-    written = rollout.decode(
-      of_student if student_writes else of_teacher,
-      batch,
-      keys,
-      stop_table,
-      max_new_tokens=max_new_tokens,
-      batch_size=slots(batch),
-      source=structs.STUDENT if student_writes else structs.TEACHER,
-    )
-    # Its rounds were no passes of a teacher that judges.
-    return dataclasses.replace(
-      written, num_rounds=jnp.zeros_like(written.num_rounds)
-    )
-
-  @jax.jit
-  def policy(student_params, teacher_params, batch, keys, threshold):
-    policies = of_models(student_params, teacher_params)
-    write = sharding.by_rows(skd if settings.policy == "skd" else alone)
-    return write((*policies, run.task.stop_table, threshold), (batch, keys))
-
-  return policy
-
-
 def make_write_fn(
-  run: Run, teacher: model_store.LoadedModel, policy: PolicyFn
+  run: Run, teacher: model_store.LoadedModel, policy: policies.PolicyFn
 ) -> WriteFn:
   """Returns the function that writes the training data of a step.
 
@@ -135,7 +36,7 @@ def make_write_fn(
   Args:
     run: the run.
     teacher: gives the targets of what it has not verified.
-    policy: from make_policy_fn.
+    policy: from policies.make_policy_fn.
 
   Returns:
     `(student params, teacher params, batch, row keys [B], step) -> (Rollout
@@ -249,88 +150,6 @@ def merge_references(
     references,
     dataclasses.replace(written, teacher_hidden=None),
   )
-
-
-def choose_draft_length(
-  run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
-  sections: tuple[str, ...],
-) -> int:
-  """Gives G: the config's, or where that is 0, the fastest of a few.
-
-  Measured once, with the student's start on the first batch, and kept like a
-  stage, so that a continued run goes on with the same, and all processes take
-  what the first has measured.
-
-  Args:
-    run: the run.
-    student: its start.
-    teacher: the teacher.
-    sections: of the config, what the distilled student depends on.
-  """
-  config = run.config
-  length = config.rollout.num_draft_tokens
-  if length or config.rollout.policy != "skd":
-    return length
-  needs = run.depends_on(*sections)
-  result = stages.begin(run.workdir, "draft_length", needs)
-  if result is None:
-    batch = next(run.train_batches(config.distill, config.seeds[0]))
-    speeds = measure_draft_lengths(run, student, teacher, batch)
-    length = max(speeds, key=speeds.__getitem__)
-    logging.info(
-      "Draft length %d is the fastest; tokens per second: %s",
-      length,
-      ", ".join(f"{n}: {speed:.0f}" for n, speed in speeds.items()),
-    )
-    result = stages.finish(
-      run.workdir, "draft_length", needs, {"num_draft_tokens": length}
-    )
-  return result["num_draft_tokens"]
-
-
-def measure_draft_lengths(
-  run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
-  batch: structs.Batch,
-) -> dict[int, float]:
-  """Times the rollout of a batch with several draft lengths.
-
-  How long a draft pays depends on how much is accepted, and on what a draft
-  step and a teacher pass cost on this device.
-
-  Returns:
-    Emitted tokens per second by num_draft_tokens, compilation left out.
-  """
-  keys = row_keys(run.config.seed, 0, batch.index)
-  threshold = jnp.float32(run.config.rollout.threshold)
-  speeds = {}
-  for length in _DRAFT_LENGTHS:
-    if length > run.task.max_new_tokens:
-      break
-    policy = make_policy_fn(run, student, teacher, length)
-    seconds, emitted = [], 0
-    for _ in range(3):
-      begun = time.perf_counter()
-      written = jax.block_until_ready(
-        policy(student.params, teacher.params, batch, keys, threshold)
-      )
-      seconds.append(time.perf_counter() - begun)
-      emitted = int(processes.to_host(written.length).sum())
-    speeds[length] = emitted / min(seconds)
-  return speeds
-
-
-@jax.jit
-def row_keys(seed: int, step: int, index: jax.Array) -> jax.Array:
-  """Returns one PRNG key a row, [B], from the seed, the step and the example.
-
-  Where the example stands in its batch does not matter.
-  """
-  step_key = jax.random.fold_in(jax.random.key(seed), step)
-  return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
 
 
 def trim_and_count(

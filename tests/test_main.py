@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import compilation, fit, main, train, writers
+from skd_jax import compilation, fit, main, policies, train, writers
 from tests import tiny_run
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -258,7 +258,7 @@ def test_draft_length_and_queue_change_the_speed_alone(
   config.rollout.num_draft_tokens = 0  # Measured.
   config.rollout.batch_size = 3  # Of 8.
   config.profile = 2
-  monkeypatch.setattr(writers, "_DRAFT_LENGTHS", (5,))
+  monkeypatch.setattr(policies, "_DRAFT_LENGTHS", (5,))
   report = train.train_and_evaluate(config, tmp_path)
   chosen = _read(tmp_path / "stages" / "draft_length.json")["result"]
   assert chosen == {"num_draft_tokens": 5}
@@ -272,7 +272,7 @@ def test_draft_length_and_queue_change_the_speed_alone(
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
   # A second start takes the length that was chosen.
-  monkeypatch.setattr(writers, "_DRAFT_LENGTHS", ())
+  monkeypatch.setattr(policies, "_DRAFT_LENGTHS", ())
   (tmp_path / "report.json").unlink()
   train.train_and_evaluate(config, tmp_path)
   assert (tmp_path / "report.json").exists()

@@ -24,9 +24,10 @@ from skd_jax import (
   methods,
   model_store,
   models,
+  policies,
+  sampling,
   sharding,
   stopping,
-  writers,
 )
 from skd_jax.run import Run
 from tests.conftest import make_batch
@@ -177,7 +178,7 @@ def make_pieces(run, config, teacher_width):
   wide = dataclasses.replace(config, hidden_size=teacher_width)
   teacher = load(wide, 1, run.mesh, sharding.FROZEN)
   batch = sharding.place_rows(make_prompts(), run.mesh, ROWS)
-  keys = writers.row_keys(0, 0, batch.index)
+  keys = sampling.row_keys(0, 0, batch.index)
   begin, step = learner.make_learner(
     run,
     run.config.distill,
@@ -190,7 +191,7 @@ def make_pieces(run, config, teacher_width):
     student=student,
     teacher=teacher,
     batch=batch,
-    policy=writers.make_policy_fn(run, student, teacher, 3),
+    policy=policies.make_policy_fn(run, student, teacher, 3),
     writing=(student.params, teacher.params, batch, keys, jnp.float32(8.0)),
     step=step,
     training=(begin(student.params), head, batch),

@@ -12,6 +12,8 @@ from skd_jax import config as config_lib
 from skd_jax import (
   methods,
   model_store,
+  policies,
+  sampling,
   scoring,
   sharding,
   stopping,
@@ -65,8 +67,8 @@ def make_run(method="skd", num_steps=4, **changes):
 
 
 def write(run, step=0, batch=BATCH, policy=None):
-  policy = policy or writers.make_policy_fn(run, STUDENT, TEACHER, 3)
-  keys = writers.row_keys(0, 5, batch.index)
+  policy = policy or policies.make_policy_fn(run, STUDENT, TEACHER, 3)
+  keys = sampling.row_keys(0, 5, batch.index)
   written, seconds = writers.make_write_fn(run, TEACHER, policy)(
     STUDENT.params, TEACHER.params, batch, keys, step
   )
@@ -120,7 +122,7 @@ def test_every_row_of_a_mix_has_its_targets(pure_and_mixed):
 
 
 def test_choice_of_a_row_does_not_depend_on_its_batch():
-  keys = writers.row_keys(0, 5, BATCH.index)
+  keys = sampling.row_keys(0, 5, BATCH.index)
   together, marked = writers.choose_references(BATCH, keys, 0.5)
   np.testing.assert_array_equal(np.asarray(marked.index) < 0, together)
   few = jax.tree.map(lambda x: x[7:12], BATCH)
@@ -140,7 +142,7 @@ class Calls:
   """A policy that counts its calls and remembers its thresholds."""
 
   def __init__(self, run):
-    self._policy = writers.make_policy_fn(run, STUDENT, TEACHER, 3)
+    self._policy = policies.make_policy_fn(run, STUDENT, TEACHER, 3)
     self.thresholds = []
 
   def __call__(self, *arguments):
