@@ -239,6 +239,8 @@ def measure(
     "replacement_rate": (
       counts["replaced"] / counts["emitted"] if judged else None
     ),
+    # A replacement may be the token that it replaces.
+    "changed_rate": counts["changed"] / counts["emitted"] if judged else None,
     "curve": comparison.validation_curve(lines, score),
     "replacement_curve": [
       (line["step"], line["replacement_rate"])

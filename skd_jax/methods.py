@@ -78,9 +78,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
   # The control of `skd`: as many tokens replaced, blindly. Its threshold is the
   # rate that was measured there.
   "random": {"rollout.accept": "random"},
-  # What the released code checks; see verify.accept_released_top_k.
+  # What the released code does; see verify.accept_released_top_k.
   "released_code": {"rollout.accept": "released_top_k"},
 }
+
+# There the student drafts by the settings of the teacher.
+_AS_THE_TEACHER_DRAWS = ("released_code",)
 
 # The methods whose threshold is the replacement rate of another one.
 CONTROLS: Mapping[str, str] = {"random": "skd"}
@@ -113,6 +116,9 @@ def apply(
   changes = {**_COMMON, **METHODS[name]}
   if replacement_rate is not None:
     changes["rollout.threshold"] = replacement_rate
+  if name in _AS_THE_TEACHER_DRAWS:
+    for field in ("temperature", "top_p"):
+      changes[f"rollout.student_{field}"] = config.rollout[f"teacher_{field}"]
   return change(config, changes)
 
 

@@ -132,11 +132,12 @@ def accept_released_top_k(
   teacher's logits after the teacher's temperature and top-p, so never when it
   is outside the nucleus: at temperature 0.2 and top-p 0.5 that leaves little
   but the teacher's first choice. The first draw stays when the second passes.
+  Both are drawn at the teacher's temperature and top-p, which methods.apply
+  sees to, as that code hands the teacher's settings to the student.
 
-  What else that code does is not reproduced: drafts that ignore the student's
-  temperature and top-p, a loss that starts at the second token of the response
-  and runs past its end, responses that are decoded and tokenised again, EOS
-  appended to truncated ones.
+  What else it does is not reproduced: a loss that starts at the second token of
+  the response and runs past its end, responses that are decoded and tokenised
+  again, EOS appended to truncated ones.
   """
   if evidence.draw_again is None:
     raise ValueError("accept = 'released_top_k' needs draw_again")

@@ -178,9 +178,10 @@ def count(written: structs.Rollout) -> dict[str, float]:
     written: [B, T], on the host.
 
   Returns:
-    rows, emitted and replaced tokens, truncated rows, rounds. Where a teacher
-    has judged, also emitted_from_N and replaced_from_N by the position in the
-    response, N = 0, 1, 2, 4, 8, ...: from N to the next N.
+    rows, emitted and replaced tokens, those of them that became another token,
+    truncated rows, rounds. Where a teacher has judged, also emitted_from_N and
+    replaced_from_N by the position in the response, N = 0, 1, 2, 4, 8, ...:
+    from N to the next N.
   """
   within = np.arange(written.tokens.shape[1]) < written.length[:, None]
   emitted = within & (written.source != structs.REFERENCE)
@@ -190,6 +191,7 @@ def count(written: structs.Rollout) -> dict[str, float]:
     "rows": int(rows.sum()),
     "emitted": int(emitted.sum()),
     "replaced": int(replaced.sum()),
+    "changed": int((emitted & (written.tokens != written.draft_tokens)).sum()),
     "truncated": int((rows & ~written.stopped).sum()),
     "rounds": int(written.num_rounds.sum()),
   }

@@ -47,9 +47,21 @@ def test_what_no_method_says_is_kept():
   for name in methods.METHODS:
     changed = applied(name, config)
     assert changed.distill.num_steps == 7
-    assert changed.rollout.student_temperature == 0.9
+    if name != "released_code":
+      assert changed.rollout.student_temperature == 0.9
     assert changed.loss.beta == 0.3
   assert config.rollout.policy == "skd"  # The original is as it was.
+
+
+def test_released_code_drafts_by_the_settings_of_the_teacher():
+  config = config_lib.default_config()
+  config.rollout.update(student_temperature=0.9, student_top_p=0.8)
+  config.rollout.update(teacher_temperature=0.3, teacher_top_p=0.6)
+  rollout = applied("released_code", config).rollout
+  assert (rollout.student_temperature, rollout.student_top_p) == (0.3, 0.6)
+  assert (rollout.accept, rollout.threshold) == ("released_top_k", 25)
+  rollout = applied("skd", config).rollout
+  assert (rollout.student_temperature, rollout.student_top_p) == (0.9, 0.8)
 
 
 def test_two_stage_reads_references_for_half_of_the_run():

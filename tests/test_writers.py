@@ -221,7 +221,8 @@ def test_counts_are_of_what_models_wrote():
     tokens=np.zeros((3, 5), np.int32),
     length=np.array([5, 3, 2], np.int32),
     source=source,
-    draft_tokens=None,
+    # Of three replacements two are another token than the proposed one.
+    draft_tokens=np.array([[0, 7, 0, 0, 0], [0] * 5, [8, 0, 9, 9, 9]]),
     stopped=np.array([False, True, True]),
     num_rounds=np.array([3, 0, 1], np.int32),
     teacher_hidden=None,
@@ -230,6 +231,7 @@ def test_counts_are_of_what_models_wrote():
     "rows": 2,
     "emitted": 7,
     "replaced": 3,
+    "changed": 2,
     "truncated": 1,
     "rounds": 4,
     # Positions 0, 1, 2 and 3, and 4.
