@@ -10,7 +10,7 @@ import json
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -160,10 +160,10 @@ def rows(records: Records, tests: Tests) -> list[Record]:
 
   Returns:
     Rows of numbers: method, seeds; of each metric its mean NAME, NAME_sd over
-    the seeds, NAME_interval (half of the 95 % confidence interval over the
-    sentences) and "NAME p, BASELINE"; seconds, generated_tokens and
-    replacement_rate, means over the seeds; to_baseline, the seconds to the
-    first baseline's best validation score.
+    the seeds, and "NAME over BASELINE", a significance.Test of the same seeds;
+    validation and validation_sd, of the last validation; seconds,
+    generated_tokens, replacement_rate and changed_rate, means over the seeds;
+    to_baseline, the seconds to the first baseline's best validation score.
   """
   before = [r for r in records if r["seed"] is None]
   table = [{"method": r["method"], **_scores([r])} for r in before]
@@ -178,11 +178,20 @@ def rows(records: Records, tests: Tests) -> list[Record]:
     row = {"method": name, "seeds": len(runs), **_scores(runs)}
     for baseline, tested in tests.items():
       for metric, test in tested.get(name, {}).items():
-        row[f"{metric}_interval"] = test["interval"]
-        if name != baseline:
-          row[f"{metric} p, {baseline}"] = test["p_value"]
-    for field in ("seconds", "generated_tokens", "replacement_rate"):
-      row[field] = _mean([r[field] for r in runs])
+        # A test from before the last run says nothing of this row's means.
+        is_current = test["seeds"] == sorted(run["seed"] for run in runs)
+        if name != baseline and is_current:
+          row[f"{metric} over {baseline}"] = test
+    for field in (
+      "seconds",
+      "generated_tokens",
+      "replacement_rate",
+      "changed_rate",
+    ):
+      row[field] = _mean([run.get(field) for run in runs])
+    row |= _mean_and_deviation(
+      "validation", [run["curve"][-1][-1] for run in runs if run["curve"]]
+    )
     if best is not None:
       row["to_baseline"] = seconds_to_reach(curves[name], best)
     table.append(row)
@@ -192,16 +201,22 @@ def rows(records: Records, tests: Tests) -> list[Record]:
 def _scores(runs: Records) -> Record:
   row: Record = {}
   for name in runs[0]["metrics"]:
-    values = [run["metrics"][name] for run in runs]
-    row[name] = _mean(values)
-    if len(values) > 1 and row[name] is not None:
-      row[f"{name}_sd"] = statistics.stdev(values)
+    row |= _mean_and_deviation(name, [run["metrics"][name] for run in runs])
+  return row
+
+
+def _mean_and_deviation(
+  name: str, values: Sequence[float | None]
+) -> dict[str, float | None]:
+  row = {name: _mean(values)}
+  if len(values) > 1 and row[name] is not None:
+    row[f"{name}_sd"] = statistics.stdev(cast(Sequence[float], values))
   return row
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
   known = [value for value in values if value is not None]
-  return statistics.fmean(known) if len(known) == len(values) else None
+  return statistics.fmean(known) if values and known == [*values] else None
 
 
 def table(
@@ -222,11 +237,11 @@ def table(
   }
   for name in main_metrics:
     columns[name] = lambda row, name=name: _with_deviation(row, name)
-    columns[f"{name} 95 %"] = lambda row, name=name: _interval(row, name)
     for baseline in baselines:
-      p = f"{name} p, {baseline}"
-      columns[p] = lambda row, p=p: row.get(p)
+      over = f"{name} over {baseline}"
+      columns[over] = lambda row, over=over: _test(row.get(over))
   columns |= {
+    "validation": lambda row: _with_deviation(row, "validation"),
     # How student and teacher agree, on the references.
     "KL": lambda row: row.get("kl"),
     "top-1": lambda row: _percent(row.get("agreement")),
@@ -238,28 +253,34 @@ def table(
     columns[name] = lambda row: row.get("to_baseline")
   columns |= {
     "generated tokens": lambda row: row.get("generated_tokens"),
-    "replaced": lambda row: _percent(row.get("replacement_rate")),
+    "replaced": _replaced,
   }
   return [{name: cell(row) for name, cell in columns.items()} for row in found]
 
 
 def section(records: Records, tests: Tests) -> str:
   """Returns the table as Markdown, and what it was measured with."""
-  found = rows(records, tests)
   last = records[-1]
   shown = [name for name in last["metrics"] if name in scores.METRICS]
   used = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
+  # Runs of several commands can lie in one file.
+  commands = dict.fromkeys(record["command"] for record in records)
   parts = [
-    f"`{last['command']}` on {last['device']} ({used}):",
-    harness.format_table(table(found, shown, list(tests))),
-    "Mean ± standard deviation over the seeds; 95 %, the confidence interval "
-    "over the sentences; seconds of training, without compiling.",
+    "\n".join(f"`{command}`" for command in commands),
+    f"on {last['device']} ({used}):",
+    harness.format_table(table(rows(records, tests), shown, list(tests))),
+    "Mean ± standard deviation over the seeds. Validation: the last one's "
+    "score. KL, top-1 and rank correlation of student and teacher, on the "
+    "references of the test split. Seconds of training, without compiling; "
+    "generated tokens and replaced ones, means of a run.",
   ]
   if tests:
     parts.append(
-      "p, of no difference to the method behind it: paired bootstrap test of "
-      "sacrebleu over the sentences, all seeds together; the deviation over "
-      "the seeds is not in it. Best: the best validation score."
+      "Over a baseline: the difference, its 95 % confidence interval (paired "
+      "bootstrap over the sentences) and p (sacrebleu's paired approximate "
+      "randomization, two-sided), of all seeds together; the deviation over "
+      "the seeds is not in them, and nothing is corrected for the number of "
+      "tests. Best: the best validation score."
     )
   return "\n\n".join(parts) + "\n"
 
@@ -272,9 +293,20 @@ def _with_deviation(row: Record, name: str) -> str | None:
   return mean if deviation is None else f"{mean} ± {deviation:.2f}"
 
 
-def _interval(row: Record, name: str) -> str | None:
-  half = row.get(f"{name}_interval")
-  return None if half is None else f"± {half:.2f}"
+def _test(test: Mapping[str, Any] | None) -> str | None:
+  if test is None:
+    return None
+  interval = f"[{test['low']:+.2f}, {test['high']:+.2f}]"
+  p = f"= {test['p_value']:.3f}" if test["p_value"] >= 0.001 else "< 0.001"
+  return f"{test['difference']:+.2f} {interval}, p {p}"
+
+
+def _replaced(row: Record) -> str | None:
+  rate, changed = row.get("replacement_rate"), row.get("changed_rate")
+  cell = _percent(rate)
+  if cell is None or changed is None or f"{changed:.4f}" == f"{rate:.4f}":
+    return cell
+  return f"{cell}, {_percent(changed)} changed"
 
 
 def _percent(rate: float | None) -> str | None:

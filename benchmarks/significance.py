@@ -47,12 +47,19 @@ class _Chrf(_Seeds, CHRF):
 METRICS = {"bleu": _Bleu, "chrf": _Chrf}
 
 
+# Trials of the test, resamples of the interval.
+_NUM_TRIALS = 5000
+_NUM_RESAMPLES = 1000
+
+
 class Test(TypedDict):
   """A method against the baseline, by one metric."""
 
-  difference: float  # Of the scores over all common seeds.
-  interval: float  # Half the 95 % confidence interval of the method's score.
-  p_value: float  # Two-sided, of the difference; 1 where there is none.
+  seeds: list[int]  # That both have.
+  difference: float  # Of the scores over these seeds.
+  low: float  # The 95 % confidence interval of the difference.
+  high: float
+  p_value: float  # Two-sided, of no difference.
   signature: str
 
 
@@ -62,7 +69,12 @@ def compare(
   references: Sequence[str],
   metrics: Sequence[str],
 ) -> dict[str, dict[str, dict[str, Test]]]:
-  """Runs sacrebleu's paired bootstrap test, 1000 resamples.
+  """Tests methods against baselines, sentence by sentence.
+
+  p is sacrebleu's paired approximate randomization: how often are systems at
+  least as far apart that swap their answers to every second sentence, drawn by
+  lot? (Its bootstrap test gives half of that, as it is one-sided.) The interval
+  is a paired bootstrap: both systems on the same resampled sentences.
 
   Args:
     answers: of each method.
@@ -105,23 +117,54 @@ def _compare(
           f"seed {seed} has {len(system[seed])} answers, must have "
           f"{len(references)}"
         )
-  systems: Any = [
-    (name, list(zip(*[system[seed] for seed in seeds], strict=True)))
-    for name, system in (("baseline", baseline), ("method", answers))
+  both = [
+    list(zip(*[system[seed] for seed in seeds], strict=True))
+    for system in (baseline, answers)
   ]
+  systems: Any = list(zip(("baseline", "method"), both, strict=True))
   test = PairedTest(
-    systems, {metric: scorer}, [list(references)], test_type="bs"
+    systems,
+    {metric: scorer},
+    [list(references)],
+    test_type="ar",
+    n_samples=_NUM_TRIALS,
   )
   signatures, scores = test()
   (name,) = signatures
   results: Any = scores[name]
   first, second = results
   difference = second.score - first.score
+  counts = [
+    np.asarray(scorer._extract_corpus_statistics(system, [list(references)]))
+    for system in both
+  ]
+  low, high = _interval(*counts, scorer)
   return Test(
+    seeds=seeds,
     difference=float(difference),
-    interval=float(second.ci),
-    # sacrebleu takes no resample of equal systems as a chance difference, and
-    # so gives them the least p there is.
+    low=low,
+    high=high,
+    # sacrebleu takes no trial of equal systems as a chance difference, and so
+    # gives them the least p there is.
     p_value=float(second.p_value) if difference else 1.0,
     signature=str(signatures[name]),
   )
+
+
+def _interval(
+  baseline: np.ndarray, method: np.ndarray, scorer: BLEU | CHRF
+) -> tuple[float, float]:
+  """Returns the 95 % interval of the difference; counts [sentences, counts]."""
+
+  def score(counts):
+    return scorer._compute_score_from_stats(counts).score
+
+  sentences = len(baseline)
+  drawn = np.random.default_rng(0).integers(
+    sentences, size=(_NUM_RESAMPLES, sentences)
+  )
+  differences = [
+    score(method[rows].sum(0)) - score(baseline[rows].sum(0)) for rows in drawn
+  ]
+  low, high = np.percentile(differences, [2.5, 97.5])
+  return float(low), float(high)

@@ -1,6 +1,7 @@
 """Comparisons of methods: their numbers, and that they continue."""
 
 import json
+import math
 import pathlib
 import random
 
@@ -60,15 +61,42 @@ def test_one_seed_is_tested_as_sacrebleu_does(references, metric, scorer):
   test = run_test({0: bad}, {0: good}, references, metric)
   ours = scorer()
   signatures, scores = PairedTest(
-    [("bad", bad), ("good", good)], {metric: ours}, [references], "bs"
+    [("bad", bad), ("good", good)], {metric: ours}, [references], "ar", 5000
   )()
   ((name, _),) = signatures.items()
   first, second = scores[name]
   assert test["difference"] == pytest.approx(second.score - first.score)
   assert test["p_value"] == pytest.approx(second.p_value)
-  assert test["interval"] == pytest.approx(second.ci, rel=1e-5)
   assert test["p_value"] < 0.01
-  assert "bs:1000" in test["signature"]
+  assert "ar:5000" in test["signature"]
+
+
+def test_interval_and_p_agree_and_are_two_sided(references):
+  # Better by a little over one standard error: one side alone would give half.
+  better, worse = (corrupted(references, share, 1) for share in (0.47, 0.5))
+  found = run_test({0: worse}, {0: better}, references)
+  deviation = (found["high"] - found["low"]) / (2 * 1.96)
+  z = found["difference"] / deviation
+  assert 0.5 < z < 2.5
+  two_sided = math.erfc(z / math.sqrt(2))
+  assert found["p_value"] == pytest.approx(two_sided, rel=0.3)
+  # The other way around it is the same, with the other sign.
+  turned = run_test({0: better}, {0: worse}, references)
+  assert turned["difference"] == pytest.approx(-found["difference"])
+  assert turned["p_value"] == pytest.approx(found["p_value"], rel=0.1)
+  assert (turned["low"], turned["high"]) == pytest.approx(
+    (-found["high"], -found["low"]), abs=1e-3
+  )
+
+
+def test_interval_of_the_difference_is_paired(references):
+  # What both have wrong in common does not widen it.
+  first = corrupted(references, 0.5, 1)
+  second = [*first[:-1], references[-1]]
+  paired = run_test({0: first}, {0: second}, references)
+  apart = run_test({0: first}, {0: corrupted(references, 0.48, 7)}, references)
+  width = [found["high"] - found["low"] for found in (paired, apart)]
+  assert width[0] < width[1] / 2
 
 
 def test_seeds_do_not_make_the_test_set_larger(references):
@@ -79,7 +107,8 @@ def test_seeds_do_not_make_the_test_set_larger(references):
     dict.fromkeys(range(3), bad), dict.fromkeys(range(3), good), references
   )
   assert three["p_value"] == pytest.approx(one["p_value"])
-  assert three["interval"] == pytest.approx(one["interval"], rel=1e-4)
+  for end in ("low", "high"):
+    assert three[end] == pytest.approx(one[end], abs=1e-4)
 
 
 def test_what_is_tested_together_is_as_if_tested_alone(references):
@@ -191,10 +220,18 @@ RECORDS = [
 ]
 TESTS = {
   baseline: {
-    name: {"bleu": {"interval": 1.5, "p_value": p}}
+    name: {
+      "bleu": {
+        "seeds": [0, 1],
+        "difference": 3.5,
+        "low": -0.5,
+        "high": 7.5,
+        "p_value": p,
+      }
+    }
     for name in ("on_policy_kd", "skd")
   }
-  for baseline, p in (("on_policy_kd", 0.004), ("skd", 0.03))
+  for baseline, p in (("on_policy_kd", 0.004), ("skd", 1e-4))
 }
 
 
@@ -204,11 +241,13 @@ def test_table_has_mean_deviation_test_cost_and_rate():
   assert (teacher["method"], teacher["bleu"]) == ("teacher", 50.0)
   assert "seeds" not in teacher
   assert baseline["bleu"] == 21.0
-  assert baseline["bleu p, skd"] == 0.03
-  assert "bleu p, on_policy_kd" not in baseline
+  assert baseline["bleu over skd"]["p_value"] == 1e-4
+  assert "bleu over on_policy_kd" not in baseline
   assert skd["bleu"] == 24.5
   assert skd["bleu_sd"] == pytest.approx(0.5**0.5)
-  assert (skd["bleu p, on_policy_kd"], skd["bleu_interval"]) == (0.004, 1.5)
+  assert skd["bleu over on_policy_kd"]["p_value"] == 0.004
+  assert skd["validation"] == 24.5
+  assert skd["validation_sd"] == pytest.approx(0.5**0.5)
   assert (skd["seconds"], skd["seeds"]) == (9.0, 2)
   assert skd["replacement_rate"] == pytest.approx(0.15)
   assert baseline["replacement_rate"] is None
@@ -219,11 +258,33 @@ def test_table_has_mean_deviation_test_cost_and_rate():
 def test_table_reads_well():
   text = comparison.section(RECORDS, TESTS)
   assert "24.50 ± 0.71" in text
-  assert "| ± 1.50" in text
-  assert "15.00 %" in text
-  assert "| bleu p, on_policy_kd" in text
+  assert "| +3.50 [-0.50, +7.50], p = 0.004 |" in text
+  assert "p < 0.001" in text
+  assert "| 15.00 % " in text
+  assert "| bleu over on_policy_kd" in text
   # Without tests yet, as while a comparison runs.
-  assert "no difference" not in comparison.section(RECORDS, {})
+  assert "over" not in comparison.section(RECORDS, {}).split("Mean")[0]
+
+
+def test_changed_tokens_are_shown_where_they_are_fewer_than_replaced():
+  same = RECORDS[-1] | {"changed_rate": 0.2}
+  fewer = RECORDS[-1] | {"method": "random", "changed_rate": 0.125}
+  text = comparison.section([same, fewer], {})
+  assert "| 20.00 % " in text
+  assert "| 20.00 %, 12.50 % changed |" in text
+
+
+def test_stale_test_is_not_shown_beside_newer_means():
+  newer = [*RECORDS, record("skd", 2, 30.0)]
+  *_, skd = comparison.rows(newer, TESTS)
+  assert skd["seeds"] == 3
+  assert "bleu over on_policy_kd" not in skd
+
+
+def test_all_commands_of_the_lines_are_named():
+  other = RECORDS[-1] | {"seed": 2, "command": "python -m elsewhere"}
+  text = comparison.section([*RECORDS, other], TESTS)
+  assert "`python -m benchmarks.compare_methods`\n`python -m elsewhere`" in text
 
 
 def test_lines_are_kept_and_read_back(tmp_path):
