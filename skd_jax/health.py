@@ -36,13 +36,15 @@ def signs(line: Mapping[str, float]) -> dict[str, str]:
     return {
       "gap": f"the teacher replaces {rate:.0%} of the tokens. The gap between "
       "student and teacher is too large for the student's proposals to matter: "
-      "fine-tune the student first, or raise rollout.threshold."
+      "fine-tune the student first, or let rollout.threshold accept more "
+      "(higher for top_k and top_p, lower for the other rules)."
     }
   if rate < _FEWEST_REPLACED:
     return {
       "inert": f"the teacher replaces {rate:.2%} of the tokens. The gate is "
-      "inert and this is on-policy distillation: lower rollout.threshold "
-      "(top_k), or choose another rollout.accept."
+      "inert and this is on-policy distillation: let rollout.threshold accept "
+      "less (lower for top_k and top_p, higher for the other rules), or choose "
+      "another rollout.accept."
     }
   return {}
 

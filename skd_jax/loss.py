@@ -125,9 +125,12 @@ def distillation_token_loss(
       `teacher_confidence` (weight max_v p_v); `replaced_ce` (cross-entropy on
       the tokens that the teacher replaced, the divergence elsewhere);
       `verified` (see the next two, after arXiv 2510.24021: the loss counts
-      less where the teacher does not verify the token, whoever wrote it).
-    verified_k: a token is verified among so many of the teacher's best.
-    unverified_weight: of the others; ours, not a number of the paper.
+      less where the teacher does not verify the token, whoever wrote it. The
+      paper verifies what the student proposes; on what the student writes that
+      is the same token).
+    verified_k: a token is verified among so many of the teacher's best. This
+      number and the next are ours, not the paper's.
+    unverified_weight: of the others.
 
   Raises:
     ValueError: an unknown `weights`.

@@ -136,6 +136,22 @@ def test_weights_choose_what_counts():
   )
 
 
+def test_tokens_count_by_the_confidence_of_the_teacher():
+  head, hidden, teacher_head, inputs, mask = case()
+  token_loss = loss.distillation_token_loss(FORWARD_KL, "teacher_confidence")
+  value, sums = chunked(token_loss, 8, head, hidden, teacher_head, inputs, mask)
+  teacher = np.asarray(MODEL.head(teacher_head, inputs.teacher_hidden))
+  odds = np.exp(teacher - teacher.max(axis=1, keepdims=True))
+  weight = (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
+  student = MODEL.head(head, hidden)
+  divergences = np.asarray(FORWARD_KL(jnp.asarray(teacher), student))
+  kept = np.asarray(mask)
+  np.testing.assert_allclose(
+    value, (weight * divergences)[kept].sum(), rtol=1e-5
+  )
+  np.testing.assert_allclose(sums.weight, weight[kept].sum(), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   "source", [structs.STUDENT, structs.TEACHER, structs.REFERENCE]
 )

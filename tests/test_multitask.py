@@ -25,6 +25,7 @@ def tiny_config(data):
   config = tiny_run.config(data)
   config.seeds = (0,)
   config.mixing_temperature = 2.0
+  config.rollout.accept = "always"  # Which the report has to warn of.
   config.tasks = {
     "translation": {"prompt": "Translate: {source}", "metrics": ("chrf",)},
     "sums": {
@@ -72,6 +73,23 @@ def test_every_task_is_scored_by_its_metrics_and_the_mean(workdir):
   assert "The student's mean is" in page
   assert "## translation\n" in page
   assert "## sums\n" in page
+
+
+def test_report_warns_of_a_gate_that_replaces_nothing(workdir):
+  (warning,) = report_of(workdir)["warnings"]
+  assert warning.startswith("distill, seed 0, step 1: the teacher replaces 0.0")
+  assert warning.endswith("(6 x in the log)")
+  assert "The gate is inert" in (workdir / "report.md").read_text("utf-8")
+
+
+def test_each_task_is_asked_in_its_own_words(workdir):
+  task = train.open_run(tiny_config(workdir.parent / "data"), workdir).task
+  words = {
+    part.name: task.tokenizer.decode(part.test.prompts[0])
+    for part in task.parts
+  }
+  assert "Translate: Der " in words["translation"]
+  assert "Translate" not in words["sums"]
 
 
 def test_answers_of_each_task_end_at_its_own_stops_and_limit(workdir):
