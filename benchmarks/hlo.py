@@ -115,10 +115,8 @@ def collectives(text: str) -> list[Collective]:
       continue
     arrays = [
       (dtype, tuple(int(n) for n in sizes.split(",") if n))
-      for dtype, sizes in _ARRAY.findall(match["shapes"])
+      for dtype, sizes in _ARRAY.findall(_given(match))
     ]
-    if match["half"] and match["kind"] != "all-reduce":
-      arrays = arrays[1:2]  # (what it reads, what it gives, ...)
     source = re.search(r'op_name="([^"]*)"', line.text)
     found[name] = Collective(
       kind=match["kind"],
@@ -130,6 +128,22 @@ def collectives(text: str) -> list[Collective]:
       source=source[1] if source else "",
     )
   return list(found.values())
+
+
+def _given(match: re.Match[str]) -> str:
+  """Returns the shapes of what a collective gives.
+
+    all-gather(...)          what it gives
+    all-gather-start(x)      (what it reads, what it gives, ...)
+    all-gather-start(x, y)   ((x, y), (what they give), ...)
+
+  The start of a sum names only what it gives.
+  """
+  shapes = re.sub(r"\{[^}]*\}", "", match["shapes"])  # Without layouts.
+  if not match["half"] or match["kind"] == "all-reduce":
+    return shapes
+  groups = re.findall(r"\([^()]*\)", shapes)
+  return groups[1] if len(groups) > 1 else " ".join(shapes.split(", ")[1:2])
 
 
 def bytes_by_kind(found: Sequence[Collective]) -> dict[str, int]:

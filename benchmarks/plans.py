@@ -65,17 +65,11 @@ class Plan:
 
   def work(self, replacement_rate: float) -> roofline.Work:
     """Returns the step, for its roofline."""
-    config = self.run.config
-    return roofline.Work(
-      student=self.student.config,
-      teacher=self.teacher.config,
-      rows=self.num_rows,
-      prompt_tokens=config.data.max_prompt_length,
-      response_tokens=config.data.max_new_tokens,
-      num_draft_tokens=self.num_draft_tokens,
-      replacement_rate=replacement_rate,
-      num_microbatches=config.distill.num_microbatches,
-      remat=config.student.remat,
+    return step_work(
+      self.run.config,
+      self.student.config,
+      self.teacher.config,
+      replacement_rate,
     )
 
   def rows(self, *shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
@@ -96,6 +90,26 @@ class Plan:
       task=cast(Any, self.rows()),
       max_new_tokens=cast(Any, self.rows()),
     )
+
+
+def step_work(
+  config: ml_collections.ConfigDict,
+  student: models.ModelConfig,
+  teacher: models.ModelConfig,
+  replacement_rate: float,
+) -> roofline.Work:
+  """Returns the step of a config with the longest prompts and responses."""
+  return roofline.Work(
+    student=student,
+    teacher=teacher,
+    rows=config.distill.batch_size,
+    prompt_tokens=config.data.max_prompt_length,
+    response_tokens=config.data.max_new_tokens,
+    num_draft_tokens=config.rollout.num_draft_tokens,
+    replacement_rate=replacement_rate,
+    num_microbatches=config.distill.num_microbatches,
+    remat=config.student.remat,
+  )
 
 
 def make_plan(
@@ -324,6 +338,7 @@ def memory(plan: Plan, programs: Programs) -> harness.Row:
   the code of both.
   """
   teacher = held_bytes(plan.teacher.params)
+  student = held_bytes(plan.student.params)
   optimizer = held_bytes(programs.state.opt_state)
   head = held_bytes(plan.teacher.model.head_params(plan.teacher.params))
   writing, training = (
@@ -335,13 +350,16 @@ def memory(plan: Plan, programs: Programs) -> harness.Row:
   caches = _cache_bytes(plan)
   parts = {
     "teacher_gib": teacher,
-    "student_gib": held_bytes(plan.student.params),
+    "student_gib": student,
+    # The student before training stays, for the next seed.
+    "start_gib": student,
     "optimizer_gib": optimizer,
     "caches_gib": caches,
     "rollout_temporaries_gib": max(writing.temp_size_in_bytes - caches, 0),
     "train_temporaries_gib": training.temp_size_in_bytes,
     "code_gib": code,
     "peak_gib": code
+    + student
     + max(_needs(writing) + optimizer, _needs(training) + teacher - head),
   }
   return {name: value / chips.GIB for name, value in parts.items()}

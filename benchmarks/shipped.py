@@ -4,6 +4,8 @@ The program is benchmarks/tpu_plan.py.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -74,7 +76,8 @@ def make_row(
   available = chip.hbm_bytes / chips.GIB
   fits = row["peak_gib"] <= available
   libtpu = {"libtpu": harness.installed("libtpu")}
-  return row | {"hbm_gib": available, "fits": fits} | seconds | libtpu
+  row |= {"hbm_gib": available, "fits": fits}
+  return row | {"batch_estimate": batch_estimate(row)} | seconds | libtpu
 
 
 def cpu_row(
@@ -94,20 +97,57 @@ def search(
   topology: str,
   replacement_rate: float,
 ) -> list[harness.Row]:
-  """Doubles the batch until it does not fit.
+  """Compiles twice the batch until it does not fit, or half until it does.
 
   Returns:
-    A row for each batch; the last one does not fit. Microbatches keep the
-    number of rows that the config gives them.
+    A row for each batch. Microbatches keep the number of rows that the config
+    gives them.
   """
   rows = []
   config = config.copy_and_resolve_references()
-  while not rows or rows[-1]["fits"]:
+  fit, mesh = config.distill, config.mesh
+  least = max(mesh.data, 1) * mesh.fsdp
+  while True:
     rows.append(make_row(name, config, topology, replacement_rate))
     print(describe(rows[-1]), flush=True)
-    config.distill.batch_size *= 2
-    config.distill.num_microbatches *= 2
-  return rows
+    fits = rows[0]["fits"]
+    if rows[-1]["fits"] != fits or (not fits and fit.batch_size // 2 < least):
+      return rows
+    if fits:
+      fit.update(
+        batch_size=2 * fit.batch_size, num_microbatches=2 * fit.num_microbatches
+      )
+    else:
+      fit.update(
+        batch_size=fit.batch_size // 2,
+        num_microbatches=max(1, fit.num_microbatches // 2),
+      )
+
+
+def largest(rows: Sequence[harness.Row]) -> str:
+  """Says what a search has found."""
+  batches = [row["batch"] for row in rows if row["fits"]]
+  where = f"{rows[0]['config']} on {rows[0]['slice']}"
+  if not batches:
+    return f"{where}: no batch fits; cut the weights over more chips"
+  return f"{where}: the largest batch that fits is {max(batches)}"
+
+
+def batch_estimate(row: harness.Row) -> int:
+  """Returns which batch may fit, without compiling it.
+
+  As if all memory but that of the weights and the code grew with the batch. A
+  power of two times the batch of the row, or 0.
+  """
+  weights = sum(
+    row[f"{part}_gib"]
+    for part in ("teacher", "student", "start", "optimizer", "code")
+  )
+  room = row["hbm_gib"] - weights
+  if room <= 0:
+    return 0
+  times = room / (row["peak_gib"] - weights)
+  return int(row["batch"] * 2.0 ** math.floor(math.log2(times)))
 
 
 def failures(row: harness.Row) -> list[str]:

@@ -12,7 +12,8 @@ docstrings name, each within minutes. For each:
 
   memory       GiB on each chip: weights, optimizer, caches, temporaries; what
                the two programs need at most, their code included; whether the
-               chip has it
+               chip has it, and batch_estimate, the batch that may fit if all
+               but the weights grows with it
   collectives  MiB that one run of each operation gives to a chip, in the loop
                of the rollout and outside
   proofs       inside the decode loop no weight and no cache is gathered; the
@@ -22,8 +23,9 @@ docstrings name, each within minutes. For each:
 
 Caches and weights are counted by their shapes; the compiler's totals, which
 pad them, are what must fit. The teacher is ready: its fine-tuning, and
-evaluation, are other programs. --search doubles the batch until it does not
-fit. Exits with 1 where a config does not fit or a proof fails.
+evaluation, are other programs. --search compiles larger or smaller batches and
+says which is the largest that fits. Exits with 1 where a config does not fit or
+a proof fails.
 """
 
 import os
@@ -79,7 +81,9 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
     if _on_cpu(quick):
       rows.append(shipped.cpu_row(name, config, small=quick))
     elif _SEARCH.value:
-      rows += shipped.search(name, config, topology, rate)
+      found = shipped.search(name, config, topology, rate)
+      print(f"\n{shipped.largest(found)}", flush=True)
+      rows += found
       continue
     else:
       rows.append(shipped.make_row(name, config, topology, rate))

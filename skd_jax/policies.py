@@ -5,6 +5,7 @@ prompts. writers.py decides which rows of a batch it writes.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -54,9 +55,18 @@ def make_policy_fn(
     Rollout [B, T]`, with `teacher_hidden` where the policy is `skd`.
   """
   is_skd = run.config.rollout.policy == "skd"
-  rows = _skd(run, num_draft_tokens) if is_skd else _alone(run)
+  write = _skd(run, num_draft_tokens) if is_skd else _alone(run)
+  rows, replicated = sharding.rows(run.mesh), sharding.replicated(run.mesh)
+  of_student, of_teacher = (
+    jax.tree.map(lambda x: x.sharding, model.params)
+    for model in (student, teacher)
+  )
 
-  @jax.jit
+  @functools.partial(
+    jax.jit,
+    in_shardings=(of_student, of_teacher, rows, rows, replicated),
+    out_shardings=rows,
+  )
   def policy(student_params, teacher_params, batch, keys, threshold):
     # The float32 masters are cast once here, not at every token.
     cast = jax.tree.map(lambda x: x.astype(run.dtype), student_params)
@@ -66,7 +76,7 @@ def make_policy_fn(
       run.task.stop_table,
       threshold,
     )
-    return sharding.by_rows(rows)(shared, (batch, keys))
+    return sharding.by_rows(write)(shared, (batch, keys))
 
   return policy
 

@@ -86,6 +86,7 @@ def _all_stages(run: Run) -> dict[str, Any]:
     per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
       model_store.export(workdir / "export", student, run.task)
+    del student  # Before the next one is trained.
   return processes.on_first(
     results.write,
     workdir,

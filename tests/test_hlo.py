@@ -38,6 +38,8 @@ ENTRY %main (t: (s32[])) -> (s32[]) {
   %k = (s32[]) conditional(%i, %t, %t), branch_computations={%branch, %branch}
   %s = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%q), channel_id=9
   %d = bf16[8,4]{1,0} all-gather-done(%s)
+  %s2 = ((bf16[2,6]{1,0:T(8,128)(2,1)}, f32[3]{0}), (bf16[8,6]{1,0}, \
+f32[12]{0}), u32[], u32[]) all-gather-start(%q, %p), channel_id=10
 }
 """
 
@@ -49,6 +51,8 @@ def test_collectives_are_read_with_their_bytes_and_loops():
     "all-reduce((8,), ())": (36, 1),
     "all-to-all((2, 16),)": (32, 0),
     "all-gather((8, 4),)": (64, 0),
+    # Several arrays at once: what they give, not what they are made from.
+    "all-gather((8, 6), (12,))": (144, 0),
   }
   gather = found["all-gather((16, 8),)"]
   assert gather.source == "jit(step)/while/body/dot"
@@ -59,7 +63,7 @@ def test_bytes_are_summed_by_kind_and_loop():
     "all-gather in loop": 256,
     "all-reduce in loop": 36,
     "all-to-all": 32,
-    "all-gather": 64,
+    "all-gather": 208,
   }
 
 

@@ -12,7 +12,7 @@ import re
 import jax
 import pytest
 
-from benchmarks import chips, hlo, plans, shipped
+from benchmarks import chips, hlo, plans, published_shapes, roofline, shipped
 from configs import wmt
 from tests import tiny_run
 
@@ -111,26 +111,92 @@ def test_a_failure_is_one_line_that_says_what():
   assert not shipped.failures(row | fine)
 
 
+@pytest.fixture
+def memory_of_a_batch(monkeypatch):
+  """A slice that has room for a batch of 24, in place of the compiler."""
+
+  def make_row(name, config, topology, replacement_rate):
+    del replacement_rate
+    fit = config.distill
+    assert fit.batch_size == 4 * fit.num_microbatches or fit.batch_size < 4
+    row = {"config": name, "slice": topology, "batch": fit.batch_size}
+    return row | {"fits": fit.batch_size <= 24}
+
+  monkeypatch.setattr(shipped, "make_row", make_row)
+
+
+@pytest.mark.usefixtures("memory_of_a_batch")
+@pytest.mark.parametrize(
+  ("batch", "tried", "said"),
+  [
+    (8, [8, 16, 32], "the largest batch that fits is 16"),
+    (64, [64, 32, 16], "the largest batch that fits is 16"),
+    (24, [24, 48], "the largest batch that fits is 24"),
+  ],
+)
+def test_search_ends_at_the_largest_batch(batch, tried, said):
+  config = wmt.get_config("gemma")
+  config.distill.update(batch_size=batch, num_microbatches=batch // 4)
+  found = shipped.search("gemma", config, "v5e:2x4", 0.1)
+  assert [row["batch"] for row in found] == tried
+  assert shipped.largest(found) == f"gemma on v5e:2x4: {said}"
+
+
+@pytest.mark.usefixtures("memory_of_a_batch")
+def test_search_says_where_no_batch_fits():
+  config = wmt.get_config("gemma")
+  config.distill.update(batch_size=64, num_microbatches=16)
+  config.mesh.update(fsdp=32, tensor=1)
+  found = shipped.search("gemma", config, "v5e:4x8", 0.1)
+  assert [row["batch"] for row in found] == [64, 32]
+  assert "no batch fits" in shipped.largest(found)
+
+
+def test_estimate_of_the_batch_leaves_the_weights_as_they_are():
+  parts = ("teacher", "student", "start", "optimizer", "code")
+  row = {f"{part}_gib": 1.0 for part in parts} | {"batch": 8, "peak_gib": 6.0}
+  # One GiB for 8 rows: 15 - 5 is room for 80 rows, in powers of two for 64.
+  assert shipped.batch_estimate(row | {"hbm_gib": 15.0}) == 64
+  assert shipped.batch_estimate(row | {"hbm_gib": 5.5}) == 4
+  assert shipped.batch_estimate(row | {"hbm_gib": 4.0}) == 0
+
+
 def test_mesh_that_does_not_fit_the_devices_is_an_error():
   config = wmt.get_config("gemma")
   with pytest.raises(ValueError, match=r"mesh.tensor = 8.*number of devices"):
     plans.make_plan(config, jax.devices()[:1])
 
 
-def stated_memory(variant):
-  """{slice: GiB per chip} of the docstring of a config."""
-  text = getattr(wmt, variant).__doc__
-  found = re.findall(r"^ +(v\w+:[\dx]+) .*?([\d.]+) GiB per chip", text, re.M)
-  return {topology: float(gib) for topology, gib in found}
+def stated(large):
+  """(GiB per chip, seconds a step) of a slice by the docstring of a config."""
+  text = getattr(wmt, large.variant).__doc__
+  found = re.findall(
+    r"^ +(v\w+:[\dx]+) .*?([\d.]+) GiB per chip, ([\d.]+) s a step$", text, re.M
+  )
+  for topology, gib, seconds in found:
+    if topology == large.topology:
+      return float(gib), float(seconds)
+  return None
 
 
 @pytest.mark.parametrize("large", shipped.SHIPPED, ids=IDS)
-def test_docstring_states_the_memory_of_the_slice(large):
-  stated = stated_memory(large.variant)
-  if not stated:
+def test_docstring_states_memory_and_seconds_of_the_slice(large):
+  if not stated(large):
     pytest.skip(f"configs/wmt.py:{large.variant} has not been compiled yet")
-  chip, _ = chips.parse_topology(large.topology)
-  assert 0 < stated[large.topology] < chip.hbm_bytes / chips.GIB
+  gib, seconds = stated(large)
+  chip, shape = chips.parse_topology(large.topology)
+  assert 0 < gib < chip.hbm_bytes / chips.GIB
+  # The seconds are arithmetic, and need no compiler.
+  config = large.config()
+  teacher, student = published_shapes.load_pair(
+    config.teacher.checkpoint, config.student.checkpoint
+  )
+  fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
+  data = math.prod(shape) // (fsdp * tensor)
+  machine = roofline.Machine(chip, data, fsdp, tensor)
+  work = plans.step_work(config, student, teacher, replacement_rate=0.1)
+  step = roofline.summary(machine.step(work))["step_s"]
+  assert seconds == pytest.approx(step, abs=0.006)
 
 
 @needs_libtpu
@@ -143,7 +209,5 @@ def test_large_config_fits_its_slice(large):
     large.name, large.config(), large.topology, replacement_rate=0.1
   )
   assert not shipped.failures(row)
-  stated = stated_memory(large.variant)
-  if not stated:
-    pytest.skip(f"configs/wmt.py:{large.variant} states no memory yet")
-  assert row["peak_gib"] == pytest.approx(stated[large.topology], rel=0.05)
+  gib, _ = stated(large)
+  assert row["peak_gib"] == pytest.approx(gib, rel=0.05)
