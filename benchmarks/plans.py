@@ -188,7 +188,8 @@ def make_small_plan(
 def _small(config: models.ModelConfig) -> models.ModelConfig:
   return dataclasses.replace(
     config,
-    vocab_size=2048,
+    # A vocabulary that does not divide stays whole, here as there.
+    vocab_size=2048 + config.vocab_size % 8,
     hidden_size=16 * config.num_heads,
     intermediate_size=64 * config.num_heads,
     head_dim=16,

@@ -31,7 +31,7 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"
 name="" zone="" project="" type="" version="" bucket="" spot="" dry_run=""
 output="" timeout=6h poll=30 max_attempts=20
-step="" created="" archive=""
+step="" created="" active="" archive=""
 
 die() {
   echo "Error: $*" >&2
@@ -124,6 +124,7 @@ create() {
   local options=(--node-id="$name" --accelerator-type="$type"
     --runtime-version="$version" --valid-until-duration="$timeout")
   [ -z "$spot" ] || options+=(--spot)
+  active=""
   [ -n "$dry_run" ] || created=yes
   resources create "${options[@]}"
 }
@@ -144,8 +145,14 @@ wait_until_active() {
     [ "$state" = "$last" ] || echo "$name is $state" >&2
     last="$state"
     case "$state" in
-      ACTIVE) return 0 ;;
-      FAILED | SUSPENDING | SUSPENDED | DELETING) return 1 ;;
+      ACTIVE)
+        active=yes
+        return 0
+        ;;
+      FAILED | SUSPENDING | SUSPENDED | DELETING)
+        resources describe --format="yaml(state)" >&2 || true  # Says why.
+        return 1
+        ;;
     esac
     if [ $((SECONDS - begun)) -gt "$seconds" ]; then
       echo "$name is not ACTIVE after $timeout" >&2
@@ -206,7 +213,11 @@ preempted() {  # preempted STATUS: was the slice taken away?
   case "$1" in 130 | 137 | 143 | 255) tries=10 ;; esac
   while true; do
     state="$(resources describe --format="value(state.state)")" || state=""
-    case "$state" in FAILED | SUSPENDING | SUSPENDED) return 0 ;; esac
+    case "$state" in
+      SUSPENDING | SUSPENDED) return 0 ;;
+      # What never was ACTIVE fails again: a quota, a wrong type.
+      FAILED) [ -n "$active" ] && return 0 || return 1 ;;
+    esac
     node="$(gcloud compute tpus tpu-vm describe "$name" --zone="$zone" \
       --project="$project" --format="value(state)")" || node=""
     case "$node" in PREEMPTED | TERMINATED) return 0 ;; esac

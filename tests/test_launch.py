@@ -236,7 +236,8 @@ _TWICE_SUSPENDED = ["ACTIVE", "ACTIVE", "SUSPENDED"] * 2 + ["ACTIVE"]
     {"run": [255, 255, 0], "describe": _TWICE_SUSPENDED},
     {"run": [255, 255, 0], "node": ["READY", "PREEMPTED"]},
     {"copy": [1, 1, 0], "node": ["TERMINATED"]},
-    {"describe": ["FAILED"] * 4 + ["ACTIVE"]},
+    {"describe": ["SUSPENDED"] * 6 + ["ACTIVE"]},
+    {"run": [1, 1, 0], "describe": ["ACTIVE", "FAILED"] * 2 + ["ACTIVE"]},
   ],
 )
 def test_preempted_spot_slice_is_created_again_until_done(cloud, told):
@@ -265,6 +266,15 @@ def test_failed_program_on_a_healthy_spot_slice_is_not_run_again(cloud):
   result = cloud.run("--spot", _BUCKET)
   assert result.returncode == 1
   assert cloud.steps.count("create") == 1
+  assert _DELETE in result.stderr
+
+
+def test_slice_that_never_was_active_is_not_created_again(cloud):
+  cloud.told({"describe": ["WAITING_FOR_RESOURCES", "FAILED"]})
+  result = cloud.run("--spot", _BUCKET, "--poll=0")
+  assert result.returncode == 1
+  assert cloud.steps.count("create") == 1
+  assert "demo is FAILED" in result.stderr
   assert _DELETE in result.stderr
 
 
@@ -484,11 +494,10 @@ def test_slurm_needs_one_process_per_gpu(slurm, checkout):
 
 
 def test_scripts_pass_shellcheck():
-  shellcheck = shutil.which("shellcheck")
-  if shellcheck is None:
-    pytest.skip("shellcheck is not installed: the scripts go unchecked")
-  scripts = [*_ROOT.glob("launch/*.sh"), _ROOT / "check.sh"]
-  assert len(scripts) > 6
+  # Of the test extra, beside the interpreter, wherever PATH leads.
+  shellcheck = pathlib.Path(sys.executable).with_name("shellcheck")
+  scripts = [*_ROOT.glob("launch/*.sh"), _ROOT / "check.sh", _ROOT / ".ci/run"]
+  assert len(scripts) > 7
   result = subprocess.run(
     [shellcheck, *scripts], capture_output=True, text=True, check=False
   )

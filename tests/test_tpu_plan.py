@@ -65,7 +65,8 @@ def test_small_models_of_each_config_are_proven(variant, mesh):
 def test_what_the_decode_loop_may_not_gather_is_found():
   plan = small_plan("gemma")
   teacher, student = plan.teacher.config, plan.student.config
-  vocab, width = 2048, student.hidden_size
+  vocab, width = student.vocab_size, student.hidden_size
+  assert vocab == 2048
   rows, slots = plan.num_rows, 16 + 16 + plan.num_draft_tokens
   cache = (rows, 1, slots, 16)
   assert teacher.num_kv_heads == 16
