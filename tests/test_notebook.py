@@ -1,6 +1,9 @@
 """The notebook, executed from top to bottom in a kernel of its own."""
 
+import importlib.util
 import pathlib
+import sys
+import types
 import zipfile
 
 import pytest
@@ -87,6 +90,66 @@ def test_notebook_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     )
   report = (tmp_path / "workdir" / "report.md").read_text("utf-8")
   assert "--config=configs/wmt.py" in report  # Not the kernel's arguments.
+
+
+@pytest.fixture
+def install(monkeypatch):
+  """Runs the cell that installs, on a machine as told; returns its commands."""
+  notebook = nbformat.read(_NOTEBOOK, as_version=4)
+  (cell,) = (c for c in notebook.cells if "def pip_install" in c.source)
+  found = importlib.util.find_spec
+
+  def run_cell(repository, accelerator, jax_fits):
+    commands = []
+
+    def run(command, check):
+      commands.append(command)
+      keeps_jax = any(word.startswith("jax==") for word in command)
+      failed = keeps_jax and not jax_fits
+      assert not (failed and check)
+      return types.SimpleNamespace(returncode=int(failed))
+
+    def find_spec(name):
+      return None if name == "skd_jax" else found(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("os.chdir", lambda folder: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(
+      "shutil.which", lambda name: "/bin/x" if accelerator == "gpu" else None
+    )
+    monkeypatch.setattr(
+      "glob.glob", lambda _: ["/dev/accel0"] if accelerator == "tpu" else []
+    )
+    exec(cell.source, {"REPOSITORY": repository})
+    return commands
+
+  return run_cell
+
+
+def test_install_keeps_the_jax_of_the_runtime_where_it_fits(install):
+  clone, pip = install("https://example.org/it", "tpu", jax_fits=True)
+  folder = str(pathlib.Path("skd_jax_checkout").absolute())
+  assert clone[:2] == ["git", "clone"]
+  assert clone[-2:] == ["https://example.org/it", folder]
+  assert pip[1:6] == ["-m", "pip", "install", "--quiet", "--editable"]
+  assert pip[6] == folder
+  assert pip[7].startswith("jax==")
+
+
+@pytest.mark.parametrize(
+  ("accelerator", "extra"), [("gpu", "[cuda]"), ("tpu", "[tpu]"), ("", "")]
+)
+def test_install_brings_a_jax_of_the_accelerator(install, accelerator, extra):
+  *_, pip = install("https://example.org/it", accelerator, jax_fits=False)
+  folder = pathlib.Path("skd_jax_checkout").absolute()
+  assert pip[-1] == f"{folder}{extra}"
+
+
+def test_install_without_an_address_says_what_to_set(install):
+  with pytest.raises(ValueError, match="REPOSITORY is empty"):
+    install("", "", jax_fits=True)
 
 
 def test_notebook_is_kept_without_outputs():
