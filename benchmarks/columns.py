@@ -12,6 +12,15 @@ COLUMNS = {
     "replacement_rate",
     "num_draft_tokens",
   ),
+  "method_cost": (
+    "what",
+    "seconds",
+    "ratio_to_on_policy_kd",
+    "generate",
+    "verify",
+    "train",
+    "replacement_rate",
+  ),
   "loss_memory": (
     "vocab",
     "length",

@@ -120,6 +120,7 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     ),
     Target("time, likewise", 1.2, False, _largest("time_ratio")),
   ),
+  "method_cost": (),
   "products": (),
   "scaling": (),
   "tpu_plan": (),

@@ -163,6 +163,31 @@ def prepare_distillation(
   )
 
 
+def make_step_fn(run: Run, shared: Distillation, seed: int) -> fit.StepFn:
+  """Returns one step of distillation: write, then learn.
+
+  Args:
+    run: the run.
+    shared: from prepare_distillation.
+    seed: of every draw.
+  """
+  multiple = run.config.data.length_multiple
+
+  def step_fn(state, batch, step):
+    keys = sampling.row_keys(seed, step, batch.index)
+    written, seconds = shared.write(
+      state.params, shared.teacher.params, batch, keys, step
+    )
+    written, counts = writers.trim_and_count(written, multiple)
+    counts |= seconds
+    begun = time.perf_counter()
+    state, means = shared.learn(state, shared.teacher_head, batch, written)
+    jax.block_until_ready(means)
+    return state, means, counts | learner.train_counts(written.length, begun)
+
+  return step_fn
+
+
 def distill(
   run: Run, shared: Distillation, seed: int
 ) -> tuple[model_store.LoadedModel, dict[str, float]]:
@@ -185,20 +210,7 @@ def distill(
     student = preparation.read_trained(run, "student", folder)
     return dataclasses.replace(start, params=student.params), result
 
-  def step_fn(state, batch, step):
-    keys = sampling.row_keys(seed, step, batch.index)
-    written, seconds = shared.write(
-      state.params, teacher.params, batch, keys, step
-    )
-    written, counts = writers.trim_and_count(
-      written, config.data.length_multiple
-    )
-    counts |= seconds
-    begun = time.perf_counter()
-    state, means = shared.learn(state, shared.teacher_head, batch, written)
-    jax.block_until_ready(means)
-    return state, means, counts | learner.train_counts(written.length, begun)
-
+  step_fn = make_step_fn(run, shared, seed)
   is_traced = seed == config.seeds[0] and processes.is_first()
   if config.profile and is_traced:
     step_fn = profiling.trace_steps(

@@ -5,6 +5,7 @@ import math
 import pathlib
 import random
 
+import jax
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
@@ -17,11 +18,12 @@ from benchmarks import (
   comparison_runs,
   grids,
   harness,
+  method_cost,
   significance,
   tables,
 )
 from skd_jax import config as config_lib
-from skd_jax import methods, train, validation, writers
+from skd_jax import methods, sharding, train, validation, writers
 from tests import tiny_run
 
 WORDS = ("the", "a", "dog", "cat", "man", "sees", "tree", "ball", "red", "blue")
@@ -399,11 +401,45 @@ def asked(finished, workdir, names, seeds=2, grid=None, **changes):
   )
 
 
+METHODS = ["on_policy_kd", "skd", "random"]
+
+
+def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
+  names = ["on_policy_kd", "skd", "skd_k1", "random"]
+  what = asked(finished, tmp_path, names)
+  config = comparison_runs.fair(what.config)
+  turns = []
+  make_step_fn = train.make_step_fn
+
+  def watched(run, shared, seed):
+    step_fn = make_step_fn(run, shared, seed)
+
+    def step(state, batch, step):
+      turns.append((run.config.rollout.accept, run.config.rollout.policy, step))
+      return step_fn(state, batch, step)
+
+    return step
+
+  monkeypatch.setattr(train, "make_step_fn", watched)
+  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
+    prepared = comparison_runs.prepare(what, config, grids.Start())
+    rows = method_cost.make_rows(prepared, names, 2)
+  on_policy, skd, first_only, control = rows
+  assert on_policy["ratio_to_on_policy_kd"] == 1
+  assert on_policy["replacement_rate"] is None
+  # The rollout of SKD has verified what the others have to show the teacher.
+  assert on_policy["verify"] > 0
+  assert skd["verify"] == 0
+  # The best 25 of this teacher are nearly all that its student proposes.
+  assert (skd["replacement_rate"] or 0) < first_only["replacement_rate"]
+  assert (control["replacement_rate"] or 0) < 0.1
+  # Compiled one by one, then in turns, at the first and the last step.
+  assert [step for *_, step in turns] == [0, 5] * 4 + [0] * 4 + [5] * 4
+  assert turns[8:12] == turns[0:8:2]
+
+
 class _Killed(BaseException):
   pass
-
-
-METHODS = ["on_policy_kd", "skd", "random"]
 
 
 @pytest.fixture(scope="module")
