@@ -4,12 +4,16 @@ A sentence is resampled with its answers of every seed, which are no independent
 sentences: three seeds do not make a test set three times as large.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric, Score, Signature
 from sacrebleu.significance import PairedTest
+
+from skd_jax import scores
 
 # Of each seed, the answer to every sentence.
 Answers = Mapping[int, Sequence[str]]
@@ -44,7 +48,41 @@ class _Chrf(_Seeds, CHRF):
   pass
 
 
-METRICS = {"bleu": _Bleu, "chrf": _Chrf}
+class _Mean(_Seeds, Metric):
+  """A mean over sentences, as a metric of sacrebleu: [sum, how many]."""
+
+  def __init__(self, name: str) -> None:
+    super().__init__()
+    self._name = name
+
+  def _preprocess_segment(self, sent):
+    return sent
+
+  def _extract_reference_info(self, refs):
+    return {"reference": refs[0]}
+
+  def _compute_segment_statistics(self, hypothesis, ref_kwargs):
+    values, _ = scores.score(
+      [self._name], [""], [hypothesis], [ref_kwargs["reference"]]
+    )
+    return [values[self._name], 1.0]
+
+  def _compute_score_from_stats(self, stats):
+    return Score(self._name, stats[0] / stats[1])
+
+  def _aggregate_and_compute(self, stats):
+    return self._compute_score_from_stats(np.sum(stats, axis=0))
+
+  def get_signature(self):
+    return Signature({"num_refs": 1})
+
+
+METRICS: Mapping[str, Callable[[], Metric]] = {
+  "bleu": _Bleu,
+  "chrf": _Chrf,
+  "accuracy": functools.partial(_Mean, "accuracy"),
+  "rougeL": functools.partial(_Mean, "rougeL"),
+}
 
 
 # Trials of the test, resamples of the interval.
@@ -107,7 +145,7 @@ def _compare(
   answers: Answers,
   references: Sequence[str],
   metric: str,
-  scorer: BLEU | CHRF,
+  scorer: Metric,
 ) -> Test:
   seeds = sorted(baseline.keys() & answers.keys())
   for system in (baseline, answers):
@@ -129,9 +167,9 @@ def _compare(
     test_type="ar",
     n_samples=_NUM_TRIALS,
   )
-  signatures, scores = test()
+  signatures, found = test()
   (name,) = signatures
-  results: Any = scores[name]
+  results: Any = found[name]
   first, second = results
   difference = second.score - first.score
   counts = [
@@ -152,7 +190,7 @@ def _compare(
 
 
 def _interval(
-  baseline: np.ndarray, method: np.ndarray, scorer: BLEU | CHRF
+  baseline: np.ndarray, method: np.ndarray, scorer: Metric
 ) -> tuple[float, float]:
   """Returns the 95 % interval of the difference; counts [sentences, counts]."""
 

@@ -276,6 +276,18 @@ def test_changed_tokens_are_shown_where_they_are_fewer_than_replaced():
   assert "| 20.00 %, 12.50 % changed |" in text
 
 
+def test_means_over_sentences_are_tested_too():
+  references = [f"so it is #### {number}" for number in range(100)]
+  worse = [r if i % 2 else "#### x" for i, r in enumerate(references)]
+  better = [r if i % 10 else "#### x" for i, r in enumerate(references)]
+  seeds = {0: worse, 1: worse}, {0: better, 1: references}
+  found = run_test(*seeds, references, "accuracy")
+  assert found["difference"] == pytest.approx(45)
+  assert found["low"] < 45 < found["high"]
+  assert found["p_value"] < 0.001
+  assert run_test(*seeds, references, "rougeL")["difference"] > 0
+
+
 def test_stale_test_is_not_shown_beside_newer_means():
   newer = [*RECORDS, record("skd", 2, 30.0)]
   *_, skd = comparison.rows(newer, TESTS)
