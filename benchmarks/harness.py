@@ -245,8 +245,9 @@ def run(
       sys.exit(f"Error: {error}")
     print(f"\n{name} on {result['device']}\n")
     print(format_table(result["rows"], columns))
-    if result["device"].startswith("cpu") and not _QUICK.value:
-      print("\n" + format_table(targets.table(name, result["rows"])))
+    aims = targets.table(name, result["rows"])
+    if aims and result["device"].startswith("cpu") and not _QUICK.value:
+      print("\n" + format_table(aims))
     folder = pathlib.Path("workdir/benchmarks") if _QUICK.value else RESULTS
     file_name = f"{name}.{result['device']}.json"
     path = pathlib.Path(_JSON.value) if _JSON.value else folder / file_name
