@@ -98,8 +98,7 @@ def embedded_compare() -> ml_collections.ConfigDict:
   config = demo()
   config.task = "embedded German to English, ablations"
   config.data.max_validation_examples = 128
-  config.student.fit.num_steps = 1500
-  config.distill.update(num_steps=80, evaluate_every_steps=40)
+  config.distill.update(num_steps=120, evaluate_every_steps=40)
   return config
 
 
