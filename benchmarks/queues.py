@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from benchmarks import contestants, harness
 from benchmarks import pair as pair_lib
 from benchmarks.corrected import Corrected
+from skd_jax import structs
 
 _PROMPTS_PER_ROW = 4
 _SPREAD = 8
@@ -68,6 +68,7 @@ def make_rows(
       batch_size=size,
     )
 
+  whole = contestants.bind(make(batch_size), pair, queue, regime.threshold)
   plain = make(None)
   parts = [
     contestants.bind(
@@ -76,19 +77,15 @@ def make_rows(
       jax.tree.map(lambda x, i=i: x[i : i + batch_size], queue),
       regime.threshold,
     )
-    for i in range(0, queue.prompt.shape[0], batch_size)
+    for i in range(0, num_rows, batch_size)
   ]
-  calls: dict[str, Callable[[], Any]] = {
-    "queue_on": contestants.bind(
-      make(batch_size), pair, queue, regime.threshold
-    ),
+  calls: dict[str, Callable[[], list[structs.Rollout]]] = {
+    "queue_on": lambda: [whole()],
     "queue_off": lambda: [part() for part in parts],
   }
   lengths = {
-    "queue_on": np.asarray(calls["queue_on"]().length),
-    "queue_off": np.concatenate(
-      [np.asarray(part.length) for part in calls["queue_off"]()]
-    ),
+    what: np.concatenate([np.asarray(part.length) for part in call()])
+    for what, call in calls.items()
   }
   # Compiled by now.
   timings = harness.interleaved(calls, repeats, warm_up=False)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 
-from benchmarks import chips, harness, plans, roofline
+from benchmarks import chips, footprint, harness, plans, roofline
 from configs import wmt
 
 
@@ -68,7 +68,7 @@ def make_row(
   plan = plans.make_plan(config, chips.tpu_devices(topology))
   row = {"config": name, "slice": topology} | plan.describe()
   try:
-    row |= plans.compile_plan(plan)
+    row |= footprint.compile_plan(plan)
   except plans.DoesNotFitError as error:
     return row | {"fits": False, "note": str(error)}
   machine = roofline.Machine(chip, **plan.run.mesh.shape)
@@ -88,7 +88,7 @@ def cpu_row(
   make = plans.make_small_plan if small else plans.make_plan
   plan = make(config, devices)
   row = {"config": name, "slice": f"cpu:{len(devices)}"}
-  return row | plan.describe() | plans.compile_plan(plan)
+  return row | plan.describe() | footprint.compile_plan(plan)
 
 
 def search(

@@ -70,7 +70,6 @@ def fit(
     manager = stack.enter_context(checkpoint.open_manager(folder))
     stop = stack.enter_context(_stop_signals())
     meter = _Meter()
-    shows = processes.is_first()
     restored = checkpoint.restore(manager, state)
     if restored is not None:
       state, saved = restored
@@ -83,23 +82,15 @@ def fit(
     log = stack.enter_context(
       metrics.open_metrics(workdir, stage=stage, seed=seed, last_step=last_step)
     )
-    bar = stack.enter_context(
-      tqdm.tqdm(
-        total=config.num_steps,
-        initial=first,
-        desc=stage,
-        unit="step",
-        disable=not shows,
-      )
+    progress = stack.enter_context(
+      contextlib.closing(_Progress(stage, first, config.num_steps))
     )
-    watch = health.Watch(stage)
-    shown: dict[str, Any] = {}  # The newest of all that was logged.
     if restored is None:
-      shown |= _visit(visits, state, first, log)
+      progress.add(_visit(visits, state, first, log))
     for step in range(first, config.num_steps):
       state, means, counts = step_fn(state, next(batches), step)
       meter.add(means, counts)
-      bar.update()
+      progress.step()
       done = step + 1
       is_stopped = processes.any_process(stop.is_set())
       last = done == config.num_steps or is_stopped
@@ -109,12 +100,9 @@ def fit(
         health.check_finite(line, stage, done, manager.latest_step())
         signs = {f"warning_{name}": 1 for name in health.signs(line)}
         log(done, line | signs)
-        shown |= line
-        bar.set_postfix_str(_short(shown))
-        for warning in watch.warnings(line) if shows else ():
-          tqdm.tqdm.write(f"Warning: {warning}")
+        progress.show(line)
       # Before the save: what a checkpoint has behind it has been visited.
-      shown |= _visit(visits, state, done, log)
+      progress.add(_visit(visits, state, done, log))
       if due:
         totals = dict(meter.totals)  # A copy: it is written in the background.
         checkpoint.save(
@@ -154,6 +142,41 @@ def _visit(
   if scalars:
     log(step, scalars)
   return scalars
+
+
+class _Progress:
+  """The progress bar of the first process, with the newest of every number."""
+
+  def __init__(self, stage: str, first: int, num_steps: int):
+    self._shows = processes.is_first()
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=first,
+      desc=stage,
+      unit="step",
+      disable=not self._shows,
+    )
+    self._watch = health.Watch(stage)
+    self._newest: dict[str, float] = {}
+
+  def step(self) -> None:
+    """One more step is done."""
+    self._bar.update()
+
+  def add(self, line: Metrics) -> None:
+    """Takes numbers, to be shown with the next line of the log."""
+    self._newest |= line
+
+  def show(self, line: Metrics) -> None:
+    """Shows a line of the log, and warns of the trouble that it tells of."""
+    self.add(line)
+    self._bar.set_postfix_str(_short(self._newest))
+    for warning in self._watch.warnings(line) if self._shows else ():
+      tqdm.tqdm.write(f"Warning: {warning}")
+
+  def close(self) -> None:
+    """Leaves the bar as it is."""
+    self._bar.close()
 
 
 def _due(step: int, every: int) -> bool:

@@ -12,7 +12,15 @@ import re
 import jax
 import pytest
 
-from benchmarks import chips, hlo, plans, published_shapes, roofline, shipped
+from benchmarks import (
+  chips,
+  footprint,
+  hlo,
+  plans,
+  published_shapes,
+  roofline,
+  shipped,
+)
 from configs import wmt
 from tests import tiny_run
 
@@ -53,7 +61,7 @@ def small_plan(variant, **mesh):
   ],
 )
 def test_small_models_of_each_config_are_proven(variant, mesh):
-  row = plans.compile_plan(small_plan(variant, **mesh))
+  row = footprint.compile_plan(small_plan(variant, **mesh))
   assert not shipped.failures(row | {"config": variant, "slice": "cpu"})
   assert row["gathered"] == []
   assert row["donated"]
@@ -80,14 +88,14 @@ def test_what_the_decode_loop_may_not_gather_is_found():
     one(vocab, width, kind="all-reduce"),
     one(rows, 3, vocab),
   ]
-  assert plans.gathered_in_loop(plan, fine) == []
+  assert footprint.gathered_in_loop(plan, fine) == []
   bad = [
     one(vocab, width),
     one(rows, slots, 16, kind="all-to-all"),
     one(teacher.hidden_size, 16 * 16 // 8, depth=1),
   ]
   assert math.prod(cache) == rows * slots * 16
-  assert plans.gathered_in_loop(plan, [*fine, *bad]) == [
+  assert footprint.gathered_in_loop(plan, [*fine, *bad]) == [
     f"a weight: all-gather [{vocab}, {width}] for dot",
     f"a cache: all-to-all [{rows}, {slots}, 16] for dot",
     "a weight: all-gather [256, 32] for dot",
