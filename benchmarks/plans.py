@@ -235,7 +235,7 @@ def compile_programs(plan: Plan) -> Programs:
       run,
       run.config.distill,
       plan.student,
-      plan.teacher.model,
+      plan.teacher,
       config_lib.token_loss(run.config, plan.student.config.vocab_size),
     )
     state = jax.eval_shape(begin, plan.student.params)

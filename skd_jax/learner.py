@@ -23,7 +23,7 @@ def make_learner(
   run: Run,
   fit_config: ml_collections.ConfigDict,
   model: model_store.LoadedModel,
-  teacher: structs.LanguageModel | None,
+  teacher: model_store.LoadedModel | None,
   token_loss: loss.TokenLoss,
 ) -> tuple[Begin, Learn]:
   """Returns the jitted first state and the jitted train step.
@@ -37,7 +37,8 @@ def make_learner(
 
   Returns:
     (`params -> TrainState`, whose weights are a copy; `(state, teacher head,
-    batch, rollout) -> (state, metrics)`, which donates the state).
+    batch, rollout) -> (state, metrics)`, which donates the state; its teacher
+    head is not looked at where there is no teacher).
   """
   optimizer = train_step_lib.make_optimizer(
     train_step_lib.make_schedule(
@@ -54,7 +55,7 @@ def make_learner(
   loss_fn = functools.partial(
     train_step_lib.rollout_loss,
     student=model.model,
-    teacher=teacher,
+    teacher=teacher and teacher.model,
     token_loss=token_loss,
     chunk_size=run.config.loss.chunk_size,
   )
@@ -73,16 +74,21 @@ def make_learner(
   begin = functools.partial(
     train_step_lib.init_train_state, optimizer=optimizer
   )
-  shardings = sharding.state_shardings(
-    optimizer,
-    jax.eval_shape(begin, model.params),
-    jax.tree.map(lambda x: x.sharding, model.params),
-    run.mesh,
+  of_params = jax.tree.map(lambda x: x.sharding, model.params)
+  of_head = teacher and jax.tree.map(
+    lambda x: x.sharding, teacher.model.head_params(teacher.params)
   )
-  return jax.jit(begin, out_shardings=shardings), jax.jit(
+  of_state = sharding.state_shardings(
+    optimizer, jax.eval_shape(begin, model.params), of_params, run.mesh
+  )
+  rows, replicated = sharding.rows(run.mesh), sharding.replicated(run.mesh)
+  return jax.jit(
+    begin, in_shardings=(of_params,), out_shardings=of_state
+  ), jax.jit(
     step,
     donate_argnums=0,
-    out_shardings=(shardings, sharding.replicated(run.mesh)),
+    in_shardings=(of_state, of_head, rows, rows),
+    out_shardings=(of_state, replicated),
   )
 
 

@@ -143,7 +143,7 @@ def prepare_distillation(
     run,
     run.config.distill,
     start,
-    teacher.model if asks_teacher else None,
+    teacher if asks_teacher else None,
     config_lib.token_loss(run.config, run.task.vocab_size),
   )
   policy = policies.make_policy_fn(

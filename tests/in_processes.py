@@ -5,6 +5,7 @@
 Prints what PART returns, as a line of JSON.
 """
 
+import itertools
 import json
 import pathlib
 import sys
@@ -21,6 +22,7 @@ from skd_jax import (
   metrics,
   models,
   processes,
+  sharding,
   stages,
   structs,
 )
@@ -101,6 +103,29 @@ def talk(folder):
     "apart": message_of(processes.check_shared, mine),
     "left": [path.name for path in mine.iterdir()],
   }
+
+
+@part
+def deal(folder):
+  """Reads its part of a batch, for every mesh of these devices."""
+  del folder
+  whole = np.arange(16).reshape(8, 2)
+  found = {}
+  count = jax.device_count()
+  for data, fsdp in itertools.product((1, 2, 4), repeat=2):
+    tensor = count // (data * fsdp)
+    if data * fsdp * tensor != count:
+      continue
+    mesh = sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+    reader = sharding.reader(mesh, len(whole))
+    # What the others have to read is not there.
+    read = np.split(whole, reader[1])[reader[0]]
+    placed = sharding.place_rows(read, mesh, len(whole))
+    found[f"{data}x{fsdp}x{tensor}"] = {
+      "reader": reader,
+      "whole": processes.to_host(placed).tolist() == whole.tolist(),
+    }
+  return found
 
 
 @part

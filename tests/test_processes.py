@@ -283,6 +283,26 @@ def test_processes_agree(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_each_process_reads_the_rows_of_its_devices(start, tmp_path, count):
+  results = start("deal", tmp_path, count, 4 // count).results
+  # Neighbours along `tensor` hold the same rows, and read them both.
+  for mesh, parts in {
+    "4x1x1": count,
+    "1x4x1": count,
+    "2x2x1": count,
+    "2x1x2": 2,
+    "1x2x2": 2,
+    "1x1x4": 1,
+  }.items():
+    found = [result[mesh] for result in results]
+    assert all(one["whole"] for one in found), mesh
+    assert [one["reader"] for one in found] == [
+      [number * parts // count, parts] for number in range(count)
+    ], mesh
+
+
+@pytest.mark.slow
 def test_first_process_writes_for_all(start, tmp_path):
   folder = tmp_path / "shared"
   folder.mkdir()
@@ -367,7 +387,7 @@ def start_main(tmp_path):
   (tmp_path / "data").mkdir()
   tiny_run.write_data(tmp_path / "data")
 
-  def start(workdir, count, num_devices, num_steps=4):
+  def start(workdir, count, num_devices, *, num_steps=4, **mesh):
     experiment = tmp_path / f"steps_{num_steps}.py"
     experiment.write_text(
       _EXPERIMENT.format(data=str(tmp_path / "data"), num_steps=num_steps)
@@ -381,6 +401,7 @@ def start_main(tmp_path):
         f"--coordinator_address={address}",
         f"--num_processes={count}",
         f"--process_id={number}",
+        *[f"--config.mesh.{axis}={size}" for axis, size in mesh.items()],
       ]
 
     output = tmp_path / "output" / str(len(started))
@@ -405,9 +426,13 @@ def _losses(workdir):
 @pytest.mark.timeout(1800)
 def test_several_processes_train_as_one(start_main, tmp_path):
   found = {}
-  for count, num_devices in ((1, 1), (2, 2), (4, 1)):
+  for count, num_devices, mesh in (
+    (1, 1, {}),
+    (2, 2, {"data": 2, "fsdp": 2}),
+    (4, 1, {"fsdp": 2, "tensor": 2}),
+  ):
     workdir = tmp_path / f"workdir_{count}"
-    group = start_main(workdir, count, num_devices)
+    group = start_main(workdir, count, num_devices, **mesh)
     assert group.wait(timeout=580) == [0] * count, group.errors
     found[count] = _losses(workdir)
     assert (workdir / "report.json").exists()

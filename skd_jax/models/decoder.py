@@ -57,7 +57,10 @@ class Decoder(nnx.Module):
     """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
     config = self.config
     tokens, positions = sharding.constrain_rows((tokens, positions))
-    x = sharding.constrain_rows(self.embedding[...][tokens].astype(dtype))
+    # Gathered over fsdp like every other weight. Left cut, the lookup would
+    # gather the rows of all devices instead.
+    table = sharding.constrain(self.embedding[...], "vocab", None)
+    x = sharding.constrain_rows(table[tokens].astype(dtype))
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
     ropes = [config.layer_rope(i) for i in range(config.num_layers)]
