@@ -50,12 +50,9 @@ _SEEDS = flags.DEFINE_integer(
 _BASELINES = flags.DEFINE_list(
   "baselines",
   [],
-  "What the others are tested against. By default those of on_policy_kd and "
-  "supervised_kd that are among them, else the first.",
+  "What the others are tested against, each in its own group. By default those "
+  "of on_policy_kd and supervised_kd that are among them, else the first.",
 )
-
-# What SKD claims to be better than.
-_USUAL_BASELINES = ("on_policy_kd", "supervised_kd")
 
 
 def run_all(asked: comparison_runs.Comparison) -> list[comparison.Record]:
@@ -102,14 +99,22 @@ def _run_checked(
 def write_tests(
   asked: comparison_runs.Comparison, references: Sequence[str]
 ) -> None:
-  """Tests every method against the baselines, beside the file of results."""
+  """Tests each method against the baselines, beside the file of results."""
   records = comparison.read(asked.path)
   answers = {
     name: comparison_runs.read_answers(asked.workdir, records, name)
     for name in comparison.names(records)
   }
   tested = [m for m in records[0]["metrics"] if m in significance.METRICS]
-  tests = significance.compare(answers, asked.baselines, references, tested)
+  rivals = {
+    baseline: {
+      name: rival
+      for name in answers
+      if (rival := grids.rival(name, baseline)) in answers and rival != name
+    }
+    for baseline in asked.baselines
+  }
+  tests = significance.compare(answers, rivals, references, tested)
   harness.write_json(comparison.tests_path(asked.path), tests)
 
 
@@ -161,8 +166,8 @@ def comparison_from_flags() -> comparison_runs.Comparison:
   kept = workdir if flags.FLAGS.quick else harness.RESULTS
   task = comparison_runs.slug(config.task)
   file_name = f"compare_methods.{harness.device_name()}.{task}.{name}.jsonl"
-  found = [variant.name for variant in variants]
-  usual = [name for name in _USUAL_BASELINES if name in found]
+  found = [grids.in_group(variant.name) for variant in variants]
+  usual = [name for name in grids.BASELINES if name in found]
   return comparison_runs.Comparison(
     config=config,
     variants=variants,

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from benchmarks import harness
+from benchmarks import grids, harness
 from skd_jax import metrics, scores
 
 Record = dict[str, Any]
@@ -163,7 +163,8 @@ def rows(records: Records, tests: Tests) -> list[Record]:
     the seeds, and "NAME over BASELINE", a significance.Test of the same seeds;
     validation and validation_sd, of the last validation; seconds,
     generated_tokens, replacement_rate and changed_rate, means over the seeds;
-    to_baseline, the seconds to the first baseline's best validation score.
+    to_baseline, the seconds to the best validation score of the first baseline.
+    The baseline of each is that of its group, see grids.rival.
   """
   before = [r for r in records if r["seed"] is None]
   table = [{"method": r["method"], **_scores([r])} for r in before]
@@ -172,7 +173,6 @@ def rows(records: Records, tests: Tests) -> list[Record]:
     for name in names(records)
   }
   first = next(iter(tests), "")
-  best = max((score for _, score in curves.get(first, [])), default=None)
   for name in names(records):
     runs = of_method(records, name)
     row = {"method": name, "seeds": len(runs), **_scores(runs)}
@@ -180,7 +180,7 @@ def rows(records: Records, tests: Tests) -> list[Record]:
       for metric, test in tested.get(name, {}).items():
         # A test from before the last run says nothing of this row's means.
         is_current = test["seeds"] == sorted(run["seed"] for run in runs)
-        if name != baseline and is_current:
+        if is_current:
           row[f"{metric} over {baseline}"] = test
     for field in (
       "seconds",
@@ -192,7 +192,8 @@ def rows(records: Records, tests: Tests) -> list[Record]:
     row |= _mean_and_deviation(
       "validation", [run["curve"][-1][-1] for run in runs if run["curve"]]
     )
-    if best is not None:
+    if rival_curve := curves.get(grids.rival(name, first)):
+      best = max(score for _, score in rival_curve)
       row["to_baseline"] = seconds_to_reach(curves[name], best)
     table.append(row)
   return table

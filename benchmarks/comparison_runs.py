@@ -38,7 +38,7 @@ class Comparison:
   workdir: pathlib.Path
   path: pathlib.Path  # Of the JSON lines.
   name: str  # Of the grid.
-  baselines: Sequence[str]  # What all are tested against; timed to the first.
+  baselines: Sequence[str]  # See grids.rival; timed to the first.
   command: str
 
 
@@ -81,7 +81,7 @@ def check(asked: Comparison, config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"tasks = {list(config.tasks)}: must be empty; a comparison is of one"
     )
-  found = [variant.name for variant in asked.variants]
+  found = dict.fromkeys(grids.in_group(v.name) for v in asked.variants)
   unknown = [name for name in asked.baselines if name not in found]
   if unknown or not asked.baselines:
     raise ValueError(

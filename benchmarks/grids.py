@@ -1,7 +1,8 @@
 """What compare_methods compares: each grid a few lines.
 
 A variant is a method of skd_jax/methods.py with a few settings changed, and the
-student that it starts from.
+student that it starts from. Those called "GROUP, METHOD" are compared within
+their group.
 """
 
 import dataclasses
@@ -31,8 +32,9 @@ class Variant:
   start: Start = Start()
 
 
-# The rivals that an ablation of anything but the rule is worth comparing.
-_RIVALS = ("on_policy_kd", "supervised_kd", "skd")
+# What SKD claims to be better than, and all of them.
+BASELINES = ("on_policy_kd", "supervised_kd")
+_RIVALS = (*BASELINES, "skd")
 _RAW = Start("raw", {"student.fit.num_steps": 0})
 _SIZES = {
   "small": {
@@ -74,20 +76,26 @@ GRIDS: Mapping[str, Sequence[Variant]] = {
   "threshold_k": [
     *_vary("K", "skd", "rollout.threshold", (1.0, 5.0, 25.0, 50.0)),
     Variant("K=V", "skd", {"rollout.accept": "always"}),
+    *_of(BASELINES),
   ],
-  "threshold_tau": _vary(
-    "tau", "prob_floor", "rollout.threshold", (0.05, 0.1, 0.25, 0.5, 0.75)
-  ),
-  "threshold_g": _vary(
-    "g", "mixture", "rollout.threshold", (0.05, 0.1, 0.2, 0.5)
-  ),
+  "threshold_tau": [
+    *_vary(
+      "tau", "prob_floor", "rollout.threshold", (0.05, 0.1, 0.25, 0.5, 0.75)
+    ),
+    *_of(BASELINES),
+  ],
+  "threshold_g": [
+    *_vary("g", "mixture", "rollout.threshold", (0.05, 0.1, 0.2, 0.5)),
+    *_of(BASELINES),
+  ],
   # The tokens are the same: look at the seconds.
   "draft_length": _vary(
     "G", "skd", "rollout.num_draft_tokens", (1, 2, 4, 8, 16)
   ),
-  "divergence": _vary(
-    "D", "skd", "loss.divergence", ("forward_kl", "reverse_kl", "jsd")
-  ),
+  "divergence": [
+    *_vary("D", "skd", "loss.divergence", ("forward_kl", "reverse_kl", "jsd")),
+    *_of(BASELINES),
+  ],
   "start": [
     Variant(f"{start.name}, {method}", method, _NONE, start)
     for start in (Start(), _RAW)
@@ -104,6 +112,24 @@ GRIDS: Mapping[str, Sequence[Variant]] = {
     for method in _RIVALS
   ],
 }
+
+
+def in_group(name: str) -> str:
+  """Returns what a variant is called within its group, if it has one."""
+  return name.rpartition(", ")[2]
+
+
+def rival(name: str, baseline: str) -> str:
+  """Returns what a variant is compared with: the baseline of its group.
+
+  Args:
+    name: of the variant: "100 prompts, skd".
+    baseline: as in its group: "on_policy_kd".
+
+  Returns:
+    "100 prompts, on_policy_kd".
+  """
+  return name.removesuffix(in_group(name)) + baseline
 
 
 def choose(grid: str | None, names: Sequence[str]) -> list[Variant]:

@@ -103,11 +103,11 @@ class Test(TypedDict):
 
 def compare(
   answers: Mapping[str, Answers],
-  baselines: Sequence[str],
+  rivals: Mapping[str, Mapping[str, str]],
   references: Sequence[str],
   metrics: Sequence[str],
 ) -> dict[str, dict[str, dict[str, Test]]]:
-  """Tests methods against baselines, sentence by sentence.
+  """Tests methods against others, sentence by sentence.
 
   p is sacrebleu's paired approximate randomization: how often are systems at
   least as far apart that swap their answers to every second sentence, drawn by
@@ -116,12 +116,13 @@ def compare(
 
   Args:
     answers: of each method.
-    baselines: the methods that all are tested against, itself too.
+    rivals: {name of a baseline: {method: which method it is tested against}}.
     references: one for each sentence.
     metrics: of METRICS.
 
   Returns:
-    {baseline: {method: {metric: Test}}}, of those that have a common seed.
+    {baseline: {method: {metric: Test}}}, of those that have a common seed with
+    their rival.
 
   Raises:
     ValueError: a seed lacks answers.
@@ -130,13 +131,15 @@ def compare(
   return {
     baseline: {
       name: {
-        metric: _compare(answers[baseline], found, references, metric, scorer)
+        metric: _compare(
+          answers[rival], answers[name], references, metric, scorer
+        )
         for metric, scorer in scorers.items()
       }
-      for name, found in answers.items()
-      if found.keys() & answers[baseline].keys()
+      for name, rival in pairs.items()
+      if answers[name].keys() & answers[rival].keys()
     }
-    for baseline in baselines
+    for baseline, pairs in rivals.items()
   }
 
 

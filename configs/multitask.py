@@ -25,6 +25,10 @@ def get_config() -> ml_collections.ConfigDict:
     "arithmetic": {
       "kind": "arithmetic",
       "prompt": "Solve: {source}",
+      # Longer problems and shorter answers than the sentences are.
+      "max_prompt_length": 64,
+      "max_new_tokens": 40,
+      "stop_strings": ("\n",),
       "metrics": ("accuracy",),
     },
   }

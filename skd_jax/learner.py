@@ -55,7 +55,7 @@ def make_learner(
   loss_fn = functools.partial(
     train_step_lib.rollout_loss,
     student=model.model,
-    teacher=teacher and teacher.model,
+    teacher=None if teacher is None else teacher.model,
     token_loss=token_loss,
     chunk_size=run.config.loss.chunk_size,
   )

@@ -49,8 +49,8 @@ def references():
 def run_test(baseline, answers, references, metric="bleu"):
   """The test of one method against one baseline."""
   found = significance.compare(
-    {"baseline": baseline, "method": answers},
-    ["baseline"],
+    {"rival": baseline, "method": answers},
+    {"baseline": {"method": "rival"}},
     references,
     [metric],
   )
@@ -118,9 +118,9 @@ def test_what_is_tested_together_is_as_if_tested_alone(references):
     name: {0: corrupted(references, share, 1), 1: corrupted(references, 0.4, 2)}
     for name, share in (("a", 0.5), ("b", 0.3), ("c", 0.4))
   }
-  together = significance.compare(
-    answers, ["a", "b"], references, ["bleu", "chrf"]
-  )
+  rivals = {name: {other: name for other in "abc"} for name in "ab"}
+  together = significance.compare(answers, rivals, references, ["bleu", "chrf"])
+  assert list(together) == ["a", "b"]
   for baseline, methods_tested in together.items():
     assert set(methods_tested) == {"a", "b", "c"}
     for name, of_metric in methods_tested.items():
@@ -140,9 +140,9 @@ def test_only_common_seeds_are_compared(references):
   one = run_test({0: bad}, {0: good}, references)
   assert run_test({0: bad, 1: good}, {0: good, 2: bad}, references) == one
   nothing = significance.compare(
-    {"a": {0: bad}, "b": {1: good}}, ["a"], references, ["bleu"]
+    {"a": {0: bad}, "b": {1: good}}, {"x": {"b": "a"}}, references, ["bleu"]
   )
-  assert set(nothing["a"]) == {"a"}
+  assert nothing == {"x": {}}
   with pytest.raises(ValueError, match="seed 0 has 3 answers, must have 120"):
     run_test({0: bad}, {0: good[:3]}, references)
 
@@ -232,6 +232,7 @@ TESTS = {
       }
     }
     for name in ("on_policy_kd", "skd")
+    if name != baseline
   }
   for baseline, p in (("on_policy_kd", 0.004), ("skd", 1e-4))
 }
@@ -361,6 +362,29 @@ def test_grid_is_of_valid_and_distinct_settings(name):
   assert len(set(seen)) == len(seen)
 
 
+def test_groups_of_a_grid_have_their_own_baselines():
+  for name in ("start", "data_size", "model_size", "learning_rate"):
+    found = {variant.name: variant for variant in grids.choose(name, [])}
+    for variant in found.values():
+      for baseline in grids.BASELINES:
+        rival = found[grids.rival(variant.name, baseline)]
+        assert rival.method == baseline
+        assert rival.start == variant.start
+        assert rival.changes == variant.changes
+  assert grids.rival("skd", "on_policy_kd") == "on_policy_kd"
+
+
+def test_each_group_is_timed_to_its_own_baseline():
+  records = [
+    record("a, on_policy_kd", 0, 20.0),
+    record("a, skd", 0, 21.5),
+    record("b, on_policy_kd", 0, 40.0),
+    record("b, skd", 0, 39.0),
+  ]
+  found = comparison.rows(records, {"on_policy_kd": {}})
+  assert [row["to_baseline"] for row in found] == [10.0, 5.0, 10.0, None]
+
+
 def test_starts_of_one_name_are_one_start():
   for variants in grids.GRIDS.values():
     starts = {(v.start.name, str(dict(v.start.changes))) for v in variants}
@@ -408,7 +432,7 @@ def asked(finished, workdir, names, seeds=2, grid=None, **changes):
     workdir=workdir,
     path=workdir / "compare_methods.cpu-2.tiny.methods.jsonl",
     name=grid or "methods",
-    baselines=[variant.name for variant in variants[:2]],
+    baselines=[grids.in_group(variant.name) for variant in variants[:2]],
     command="python -m benchmarks.compare_methods",
   )
 
@@ -562,7 +586,7 @@ def test_table_plots_and_tests_are_written(compared):
   assert (folder / "replacement_by_position.png").stat().st_size > 0
   tested = comparison.read_tests(what.path)
   assert list(tested) == ["on_policy_kd", "skd"]
-  assert set(tested["on_policy_kd"]) == set(METHODS)
+  assert set(tested["on_policy_kd"]) == {"skd", "random"}
   assert 0 < tested["on_policy_kd"]["skd"]["bleu"]["p_value"] <= 1
 
 
