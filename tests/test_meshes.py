@@ -283,6 +283,32 @@ def test_each_group_refills_its_slots_from_its_own_rows(shape):
   )
 
 
+@pytest.mark.parametrize("shape", FEW)
+def test_weights_are_born_and_read_where_they_lie(shape, tmp_path):
+  sizes = config_lib.default_config().student
+  sizes.update(
+    hidden_size=16, intermediate_size=32, num_layers=1, num_heads=8, head_dim=8
+  )
+
+  def born(shape):
+    placement = model_store.Placement(make_mesh(shape), sharding.TRAINED)
+    return placement, model_store.from_scratch(
+      sizes, V, 32, seed=0, dtype=jnp.float32, placement=placement
+    )
+
+  _, alone = born((1, 1, 1))
+  placement, made = born(shape)
+  models.save(tmp_path / "saved", alone.config, alone.params)
+  dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+  read = model_store.load(tmp_path / "saved", V, placement=placement, **dtypes)
+  for model in (made, read):
+    jax.tree.map(np.testing.assert_array_equal, model.params, alone.params)
+    lie = jax.tree.map(lambda x: x.sharding, model.params)
+    assert lie == placement.shardings(model.config)
+  cut = made.params["embedding"].addressable_shards[0].data
+  assert cut.size == made.params["embedding"].size // math.prod(shape[1:])
+
+
 @functools.cache
 def compiled_texts(shape):
   """The programs of the rollout and of the step of training.
