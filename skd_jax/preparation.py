@@ -111,11 +111,12 @@ def fine_tune(
   begin, learn = learner.make_learner(
     run, fit_config, model, None, loss.supervised_token_loss
   )
+  present = jax.jit(train_step_lib.reference_rollout)
 
   def step_fn(state, batch, step):
     del step
     begun = time.perf_counter()
-    written = train_step_lib.reference_rollout(batch)
+    written = present(batch)
     state, means = learn(state, None, batch, written)
     jax.block_until_ready(means)
     return state, means, learner.train_counts(batch.reference_length, begun)

@@ -69,11 +69,13 @@ def init_train_state(
 def reference_rollout(batch: structs.Batch) -> structs.Rollout:
   """Presents the references of a batch as a rollout, for SFT and supervised KD.
 
+  To be jitted, so that its rows lie where those of the batch do.
+
   Returns:
     Rollout [B, T] whose tokens come from REFERENCE; no `teacher_hidden`.
   """
   num_rows = batch.reference.shape[0]
-  return structs.Rollout(
+  written = structs.Rollout(
     tokens=batch.reference,
     length=batch.reference_length,
     source=jnp.full(batch.reference.shape, structs.REFERENCE, jnp.int8),
@@ -82,6 +84,7 @@ def reference_rollout(batch: structs.Batch) -> structs.Rollout:
     num_rounds=jnp.zeros(num_rows, jnp.int32),
     teacher_hidden=None,
   )
+  return sharding.constrain_rows(written)
 
 
 def rollout_loss(

@@ -29,6 +29,7 @@ from skd_jax import (
   stopping,
   structs,
   train,
+  train_step,
 )
 from skd_jax.run import Run
 from tests.conftest import make_batch
@@ -257,6 +258,7 @@ def test_mesh_writes_and_learns_what_one_device_does(family, shape):
   "method",
   [
     "imit_kd",
+    pytest.param("supervised_kd", marks=pytest.mark.slow),
     pytest.param("on_policy_kd", marks=pytest.mark.slow),
     pytest.param("seq_kd", marks=pytest.mark.slow),
   ],
@@ -268,12 +270,24 @@ def test_mesh_does_what_one_device_does_whoever_writes(method):
   sources = {
     "on_policy_kd": {structs.STUDENT},
     "imit_kd": {structs.STUDENT, structs.REFERENCE},
+    "supervised_kd": {structs.REFERENCE},
     "seq_kd": {structs.TEACHER},
   }
-  emitted = np.arange(T) < want.written.length[:, None]
+  width = want.written.tokens.shape[1]
+  emitted = np.arange(width) < want.written.length[:, None]
   assert set(want.written.source[emitted].tolist()) == sources[method]
   assert (want.written.teacher_hidden is None) == (method == "seq_kd")
   assert_same(learn("llama", (2, 2, 2), **slowly), want)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_references_lie_where_their_rows_do(shape):
+  mesh = make_mesh(shape)
+  with jax.set_mesh(mesh):
+    batch = sharding.place_rows(make_prompts(), mesh, ROWS)
+    written = jax.jit(train_step.reference_rollout)(batch)
+  for x in jax.tree.leaves(written):
+    assert x.sharding.is_equivalent_to(sharding.rows(mesh), x.ndim)
 
 
 @pytest.mark.parametrize("shape", FEW)
