@@ -126,7 +126,8 @@ def summarize(asked: comparison_runs.Comparison) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   drawn = comparison_plots.draw_all(records, folder)
   images = "\n".join(f"![{path.stem}]({path.name})" for path in drawn)
-  page = f"# {asked.config.task}: {asked.name}\n\n{text}\n{images}\n"
+  title = f"# {asked.config.task}: {asked.name}"
+  page = f"{title}\n\n{text}\n{comparison.LEGEND}\n{images}\n"
   metrics.write_atomically(folder / "comparison.md", page)
   print(f"\n{text}", flush=True)
 

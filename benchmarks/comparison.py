@@ -22,6 +22,19 @@ Records = Sequence[Mapping[str, Any]]
 # By baseline, method and metric.
 Tests = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
+# What the columns of a table are.
+LEGEND = (
+  "Mean ± standard deviation over the seeds. Validation: the last one's score. "
+  "KL, top-1 and rank correlation of student and teacher, on the references of "
+  "the test split. Seconds of training, without compiling; generated tokens "
+  "and replaced ones, means of a run.\n\n"
+  "Over a baseline: the difference, its 95 % confidence interval (paired "
+  "bootstrap over the sentences) and p (sacrebleu's paired approximate "
+  "randomization, two-sided), of all seeds together; the deviation over the "
+  "seeds is not in them, and nothing is corrected for the number of tests. "
+  "Best: the best validation score.\n"
+)
+
 # A step that takes so many medians has compiled, or something else has run.
 _OUTLIER = 3.0
 
@@ -260,7 +273,10 @@ def table(
 
 
 def section(records: Records, tests: Tests) -> str:
-  """Returns the table as Markdown, and what it was measured with."""
+  """Returns the table as Markdown, and what it was measured with.
+
+  What its columns are is in LEGEND.
+  """
   last = records[-1]
   shown = [name for name in last["metrics"] if name in scores.METRICS]
   used = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
@@ -270,19 +286,7 @@ def section(records: Records, tests: Tests) -> str:
     "\n".join(f"`{command}`" for command in commands),
     f"on {last['device']} ({used}):",
     harness.format_table(table(rows(records, tests), shown, list(tests))),
-    "Mean ± standard deviation over the seeds. Validation: the last one's "
-    "score. KL, top-1 and rank correlation of student and teacher, on the "
-    "references of the test split. Seconds of training, without compiling; "
-    "generated tokens and replaced ones, means of a run.",
   ]
-  if tests:
-    parts.append(
-      "Over a baseline: the difference, its 95 % confidence interval (paired "
-      "bootstrap over the sentences) and p (sacrebleu's paired approximate "
-      "randomization, two-sided), of all seeds together; the deviation over "
-      "the seeds is not in them, and nothing is corrected for the number of "
-      "tests. Best: the best validation score."
-    )
   return "\n\n".join(parts) + "\n"
 
 

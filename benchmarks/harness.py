@@ -216,6 +216,7 @@ def run(
   make_rows: Callable[[bool], Sequence[Row]],
   *,
   device: Callable[[bool], str] | None = None,
+  is_whole: Callable[[], bool] = lambda: True,
   columns: Sequence[str] | None = None,
 ) -> None:
   """Runs a benchmark as a program: flags, table, JSON.
@@ -225,6 +226,8 @@ def run(
     make_rows: `quick -> rows`.
     device: `quick -> name`, of what the result depends on; default: of this
       machine.
+    is_whole: whether all was asked for. A part does not take the place of the
+      whole in benchmarks/results.
     columns: of the table that is printed; default: all.
   """
 
@@ -248,7 +251,8 @@ def run(
     aims = targets.table(name, result["rows"])
     if aims and result["device"].startswith("cpu") and not _QUICK.value:
       print("\n" + format_table(aims))
-    folder = pathlib.Path("workdir/benchmarks") if _QUICK.value else RESULTS
+    is_kept = is_whole() and not _QUICK.value
+    folder = RESULTS if is_kept else pathlib.Path("workdir/benchmarks")
     file_name = f"{name}.{result['device']}.json"
     path = pathlib.Path(_JSON.value) if _JSON.value else folder / file_name
     write_json(path, result)

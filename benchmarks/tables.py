@@ -58,6 +58,8 @@ def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
       )
     found = [result for result in results if result["benchmark"] == name]
     text = "\n".join(section(result) for result in found)
+    if found and name == COMPARISON:
+      text = f"{comparison.LEGEND}\n{text}"
     text = text or "Not measured yet.\n"
     readme = place.sub(
       lambda m, text=text: m[1] + "\n" + text + "\n" + m[2], readme

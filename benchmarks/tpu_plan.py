@@ -25,7 +25,8 @@ Caches and weights are counted by their shapes; the compiler's totals, which
 pad them, are what must fit. The teacher is ready: its fine-tuning, and
 evaluation, are other programs. --search compiles larger or smaller batches and
 says which is the largest that fits. Exits with 1 where a config does not fit or
-a proof fails.
+a proof fails. Without --config, the result goes to benchmarks/results; that of
+one config to workdir/benchmarks.
 """
 
 import os
@@ -99,5 +100,6 @@ if __name__ == "__main__":
     "tpu_plan",
     rows_from_flags,
     device=_compiler,
+    is_whole=lambda: _CONFIG.value is None,
     columns=columns.COLUMNS["tpu_plan"],
   )
