@@ -9,14 +9,20 @@ from configs import wmt
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The demo of configs/wmt.py with a second task; not run yet.
+  """The demo of configs/wmt.py with a second task.
 
   python -m skd_jax.main --config=configs/multitask.py
 
   A batch holds rows of both tasks; each has its own prompt, limits and metrics.
   58,000 pairs of sentences and 20,000 word problems would be read 3 to 1; at
-  the temperature 2 it is 63 % and 37 % of what is read. Sized like the demo,
-  for 2 CPU cores and 8 minutes: one seed less pays for a longer teacher.
+  the temperature 2 it is 63 % and 37 % of what is read. Sized like the demo:
+  one seed less pays for a longer teacher. 11 minutes on 2 CPU cores, one of them
+  busy with something else; test, greedy, 250 examples of each task, 2 seeds:
+
+                           accuracy   bleu   chrf
+    teacher                   26.8   38.98  52.62
+    student, start             1.6    2.34  16.38
+    student, distilled         3.0    3.47  17.91
   """
   config = wmt.demo()
   config.task = "German to English and arithmetic"
