@@ -66,12 +66,13 @@ def _displayed(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_notebook_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
   nbclient.NotebookClient(
     notebook,
-    timeout=240,
+    timeout=900,
     kernel_name="python3",
     resources={"metadata": {"path": str(_ROOT)}},
   ).execute()
