@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
   58,000 pairs of sentences and 20,000 word problems would be read 3 to 1; at
   the temperature 2 it is 63 % and 37 % of what is read. Sized like the demo:
   one seed less pays for a longer teacher. 11 minutes on 2 CPU cores, one of
-  them busy with something else; test, greedy, 250 examples of each task, 2 seeds:
+  them busy with something else; test, greedy, 250 examples a task, 2 seeds:
 
                            accuracy   bleu   chrf
     teacher                   26.8   38.98  52.62
