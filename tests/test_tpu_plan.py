@@ -182,7 +182,7 @@ def stated(large):
   """(GiB per chip, seconds a step) of a slice by the docstring of a config."""
   text = getattr(wmt, large.variant).__doc__
   found = re.findall(
-    r"^ +(v\w+:[\dx]+) .*?([\d.]+) GiB per chip, ([\d.]+) s a step$", text, re.M
+    r"^ *(v\w+:[\dx]+) .*?([\d.]+) GiB per chip, ([\d.]+) s a step$", text, re.M
   )
   for topology, gib, seconds in found:
     if topology == large.topology:
