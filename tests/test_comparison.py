@@ -113,7 +113,8 @@ def test_seeds_do_not_make_the_test_set_larger(references):
     assert three[end] == pytest.approx(one[end], abs=1e-4)
 
 
-def test_what_is_tested_together_is_as_if_tested_alone(references):
+def test_what_is_tested_together_is_as_if_tested_alone(references, monkeypatch):
+  monkeypatch.setattr(significance, "_NUM_TRIALS", 200)
   answers = {
     name: {0: corrupted(references, share, 1), 1: corrupted(references, 0.4, 2)}
     for name, share in (("a", 0.5), ("b", 0.3), ("c", 0.4))

@@ -5,6 +5,7 @@
 Without eight devices all of it is skipped; check.sh sets the flag.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -32,6 +33,7 @@ from skd_jax import (
   train_step,
 )
 from skd_jax.run import Run
+from tests import tiny_run
 from tests.conftest import make_batch
 
 pytestmark = pytest.mark.skipif(
@@ -246,6 +248,16 @@ def assert_same(got: Result, want: Result):
   jax.tree.map(close, got.agreement, want.agreement)
 
 
+@pytest.fixture
+def quick_compilation(request, tmp_path_factory):
+  """What is not slow is compiled without optimizing."""
+  with contextlib.ExitStack() as stack:
+    if not request.node.get_closest_marker("slow"):
+      stack.enter_context(tiny_run.quick_compilation(tmp_path_factory))
+    yield
+
+
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("family", "shape"), CASES)
 def test_mesh_writes_and_learns_what_one_device_does(family, shape):
   want = on_one_device(family)
@@ -254,6 +266,7 @@ def test_mesh_writes_and_learns_what_one_device_does(family, shape):
   assert_same(learn(family, shape), want)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   "method",
   [
@@ -290,7 +303,11 @@ def test_references_lie_where_their_rows_do(shape):
     assert x.sharding.is_equivalent_to(sharding.rows(mesh), x.ndim)
 
 
-@pytest.mark.parametrize("shape", FEW)
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+  "shape",
+  [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)],
+)
 def test_each_group_refills_its_slots_from_its_own_rows(shape):
   assert_same(
     learn("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")
