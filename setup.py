@@ -14,7 +14,7 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["skd_jax", "skd_jax.*"]),
-  package_data={"skd_jax": ["templates/*.html"]},
+  package_data={"skd_jax.reporting": ["templates/*.html"]},
   install_requires=[
     "absl-py>=2.1,<3",
     "babel>=2.14,<3",

@@ -35,8 +35,10 @@ from benchmarks import (
   harness,
   significance,
 )
-from skd_jax import compilation, methods, metrics, sharding
 from skd_jax import main as main_lib
+from skd_jax import methods
+from skd_jax.parallel import compilation, sharding
+from skd_jax.reporting import metric_log
 
 _METHODS = flags.DEFINE_list(
   "methods", [], "Names of skd_jax/methods.py, joined by commas."
@@ -128,7 +130,7 @@ def summarize(asked: comparison_runs.Comparison) -> None:
   images = "\n".join(f"![{path.stem}]({path.name})" for path in drawn)
   title = f"# {asked.config.task}: {asked.name}"
   page = f"{title}\n\n{text}\n{comparison.LEGEND}\n{images}\n"
-  metrics.write_atomically(folder / "comparison.md", page)
+  metric_log.write_atomically(folder / "comparison.md", page)
   print(f"\n{text}", flush=True)
 
 

@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import grids, harness
-from skd_jax import metrics, scores
+from skd_jax.evaluation import metrics as metrics_lib
+from skd_jax.reporting import metric_log
 
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
@@ -50,10 +51,10 @@ def write(path: pathlib.Path, records: Records) -> None:
   """Writes the lines, all or none of them."""
   path.parent.mkdir(parents=True, exist_ok=True)
   text = "".join(
-    json.dumps(metrics.finite(record), allow_nan=False) + "\n"
+    json.dumps(metric_log.finite(record), allow_nan=False) + "\n"
     for record in records
   )
-  metrics.write_atomically(path, text)
+  metric_log.write_atomically(path, text)
 
 
 def tests_path(path: pathlib.Path) -> pathlib.Path:
@@ -278,7 +279,7 @@ def section(records: Records, tests: Tests) -> str:
   What its columns are is in LEGEND.
   """
   last = records[-1]
-  shown = [name for name in last["metrics"] if name in scores.METRICS]
+  shown = [name for name in last["metrics"] if name in metrics_lib.METRICS]
   used = ", ".join(f"{k} {v}" for k, v in last["versions"].items())
   # Runs of several commands can lie in one file.
   commands = dict.fromkeys(record["command"] for record in records)

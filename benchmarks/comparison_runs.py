@@ -15,17 +15,17 @@ from absl import logging
 
 from benchmarks import comparison, grids, harness
 from skd_jax import (
+  config_checks,
   methods,
-  model_store,
   preparation,
   results,
   stages,
   structs,
   train,
-  validation,
 )
-from skd_jax import metrics as metrics_lib
-from skd_jax.run import Run
+from skd_jax.experiment import Run
+from skd_jax.models import loading
+from skd_jax.reporting import metric_log as metric_log_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Prepared:
   """What the runs from one start share."""
 
   run: Run
-  teacher: model_store.LoadedModel
-  start: model_store.LoadedModel
+  teacher: loading.LoadedModel
+  start: loading.LoadedModel
 
   @property
   def references(self) -> Sequence[structs.Example]:
@@ -97,7 +97,7 @@ def check(asked: Comparison, config: ml_collections.ConfigDict) -> None:
     rate = 0.1 if variant.method in methods.CONTROLS else None
     of_variant = methods.apply(config, variant.method, rate)
     changes = {**variant.start.changes, **variant.changes}
-    validation.validate(methods.change(of_variant, changes))
+    config_checks.validate(methods.change(of_variant, changes))
 
 
 def prepare(
@@ -130,8 +130,8 @@ def _score_before(
   asked: Comparison,
   run: Run,
   stage: str,
-  model: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  model: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   name: str = "start",
 ) -> None:
   """Scores a model that nothing is distilled into yet; keeps a line of it."""
@@ -198,7 +198,7 @@ def _open(
   before: Prepared, config: ml_collections.ConfigDict, folder: pathlib.Path
 ) -> Run:
   """Opens a run whose data another one has read."""
-  validation.validate(config)
+  config_checks.validate(config)
   folder.mkdir(parents=True, exist_ok=True)
   results.write_config(folder, config)
   return dataclasses.replace(before.run, config=config, workdir=folder)
@@ -217,7 +217,9 @@ def measure(
   """
   lines = [
     line
-    for line in metrics_lib.read_metrics(run.workdir / metrics_lib.FILE_NAME)
+    for line in metric_log_lib.read_metrics(
+      run.workdir / metric_log_lib.FILE_NAME
+    )
     if (line["stage"], line["seed"]) == ("distill", seed)
   ]
   (part,) = run.task.parts

@@ -15,7 +15,9 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.pair import Pair
-from skd_jax import rollout, sampling, scoring, stopping, structs
+from skd_jax import structs
+from skd_jax.decoding import rollout, sampling, stopping
+from skd_jax.models import forward
 
 # At temperature 1 the every-third-layer student of SmolLM2 draws a token beyond
 # its own 25 best every sixth time, whatever the teacher thinks; at 0.5, the
@@ -134,7 +136,7 @@ def with_teacher(
   batch: structs.Batch,
 ) -> structs.Rollout:
   """Lets the teacher read responses that it has not verified."""
-  hidden = scoring.response_hidden(
+  hidden = forward.response_hidden(
     pair.teacher.model,
     teacher_params,
     batch.prompt,

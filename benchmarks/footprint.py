@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from benchmarks import chips, harness, hlo, plans
-from skd_jax import models, sharding
+from skd_jax import models
+from skd_jax.parallel import sharding
 
 
 def compile_plan(plan: plans.Plan) -> harness.Row:

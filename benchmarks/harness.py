@@ -17,7 +17,8 @@ import jax
 from absl import app, flags, logging
 
 from benchmarks import targets
-from skd_jax import metrics, results
+from skd_jax import results
+from skd_jax.reporting import metric_log
 
 Row = dict[str, Any]
 
@@ -208,7 +209,7 @@ def format_table(
 def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Writes the JSON object of a benchmark."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  metrics.write_atomically(path, json.dumps(result, indent=1) + "\n")
+  metric_log.write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def run(

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from absl import flags
 
 from benchmarks import harness
-from skd_jax import divergence, loss, models, structs
+from skd_jax import models, structs
+from skd_jax.losses import chunked, divergence
 
 _WIDTH = flags.DEFINE_integer(
   "width", None, "D, of the hidden states; 576 by default, as in SmolLM2-135M."
@@ -124,7 +125,7 @@ def make_problem(vocab: int, length: int, width: int) -> Problem:
   hidden, teacher_hidden = (
     jax.random.normal(key, (length, width)) for key in keys[2:]
   )
-  inputs = loss.TokenInputs(
+  inputs = chunked.TokenInputs(
     tokens=jnp.zeros(length, jnp.int32),
     source=jnp.zeros(length, jnp.int8),
     teacher_hidden=teacher_hidden,
@@ -151,10 +152,10 @@ def chunked_loss(
   model: structs.LanguageModel, chunk_size: int
 ) -> Callable[..., jax.Array]:
   """Returns the loss of skd_jax.loss, as the train step calls it."""
-  token_loss = loss.distillation_token_loss(divergence.forward_kl, "uniform")
+  token_loss = chunked.distillation_token_loss(divergence.forward_kl, "uniform")
 
   def function(head, hidden, teacher_head, inputs, mask):
-    total, _ = loss.chunked_loss(
+    total, _ = chunked.chunked_loss(
       token_loss,
       model,
       model,

@@ -31,7 +31,8 @@ from benchmarks import (
   grids,
   harness,
 )
-from skd_jax import compilation, methods, sharding, train
+from skd_jax import methods, train
+from skd_jax.parallel import compilation, sharding
 
 _STEPS = flags.DEFINE_integer(
   "steps", 5, "Batches, spread over the schedule.", lower_bound=1

@@ -21,9 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from skd_jax import corpus, model_store, models, structs
-from skd_jax import tokenizer as tokenizer_lib
-from skd_jax.model_store import LoadedModel
+from skd_jax import models, structs
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.data.synthetic import corpus
+from skd_jax.models import loading
+from skd_jax.models.loading import LoadedModel
 
 _KEEP_EVERY = 3
 
@@ -113,9 +115,9 @@ def from_flags(quick: bool) -> Pair:
 
 def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
   """Loads a Hugging Face folder as the teacher."""
-  dtype = model_store.compute_dtype("auto")
+  dtype = loading.compute_dtype("auto")
   vocab_size = models.load_config(folder).vocab_size
-  teacher = model_store.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+  teacher = loading.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
   has_tokenizer = (pathlib.Path(folder) / "tokenizer.json").exists()
   return Pair(
     name=name or pathlib.Path(folder).name,
@@ -151,7 +153,7 @@ def from_shape(shape: str, num_layers: int | None = None) -> Pair:
   """
   if shape not in SHAPES:
     raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
-  dtype = model_store.compute_dtype("auto")
+  dtype = loading.compute_dtype("auto")
   teacher_config, student_config = SHAPES[shape]
   if num_layers is not None:
     teacher_config = dataclasses.replace(teacher_config, num_layers=num_layers)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from skd_jax import models
-from skd_jax.model_store import LoadedModel
+from skd_jax.models.loading import LoadedModel
 
 
 def has_torch() -> bool:

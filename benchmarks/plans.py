@@ -13,18 +13,12 @@ import ml_collections
 
 from benchmarks import harness, published_shapes, roofline
 from skd_jax import config as config_lib
-from skd_jax import (
-  learner,
-  model_store,
-  models,
-  policies,
-  sharding,
-  stopping,
-  structs,
-  validation,
-)
-from skd_jax import task as task_lib
-from skd_jax.run import Run
+from skd_jax import config_checks, learner, models, policies, structs
+from skd_jax.data import tasks as tasks_lib
+from skd_jax.decoding import stopping
+from skd_jax.experiment import Run
+from skd_jax.models import loading
+from skd_jax.parallel import sharding
 
 Compiled = jax.stages.Compiled
 
@@ -38,8 +32,8 @@ class Plan:
   """A run without data: its models are shapes, and where they would lie."""
 
   run: Run
-  student: model_store.LoadedModel
-  teacher: model_store.LoadedModel
+  student: loading.LoadedModel
+  teacher: loading.LoadedModel
 
   @property
   def num_rows(self) -> int:
@@ -137,7 +131,7 @@ def plan_of_shapes(
   student: models.ModelConfig,
 ) -> Plan:
   """Builds a plan of any two models over one vocabulary."""
-  validation.validate_rows(config, sharding.num_row_shards(mesh))
+  config_checks.validate_rows(config, sharding.num_row_shards(mesh))
   if config.rollout.num_draft_tokens < 1:
     raise ValueError(
       "rollout.num_draft_tokens = 0: must be 1 or above, as nothing is measured"
@@ -149,7 +143,7 @@ def plan_of_shapes(
   )
 
   def model(shape, rules, param_dtype, remat):
-    shardings = model_store.Placement(mesh, rules).shardings(shape)
+    shardings = loading.Placement(mesh, rules).shardings(shape)
     params = jax.tree.map(
       lambda x, where: jax.ShapeDtypeStruct(
         x.shape, param_dtype, sharding=where
@@ -158,10 +152,10 @@ def plan_of_shapes(
       shardings,
     )
     created = models.create(shape, dtype=dtype, remat=remat)
-    return model_store.LoadedModel(shape, created, params)
+    return loading.LoadedModel(shape, created, params)
 
   return Plan(
-    run=Run(config, pathlib.Path(), cast(task_lib.Task, task), dtype, mesh),
+    run=Run(config, pathlib.Path(), cast(tasks_lib.Task, task), dtype, mesh),
     student=model(student, sharding.TRAINED, jnp.float32, config.student.remat),
     teacher=model(teacher, sharding.FROZEN, dtype, remat=False),
   )

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import harness
-from skd_jax import model_store
+from skd_jax.models import loading
 
 # Axes that are summed over, of (x, weight) or (weight, x).
 _LAYOUTS = {
@@ -50,7 +50,7 @@ QUICK = Settings(rows=(1, 16), inner=64, outer=192, num_matrices=4, repeats=3)
 
 def make_rows(settings: Settings) -> list[harness.Row]:
   """Times every layout for every M, in turns."""
-  dtype = model_store.compute_dtype("auto")
+  dtype = loading.compute_dtype("auto")
   keys = jax.random.split(jax.random.key(0), settings.num_matrices)
   shape = (settings.inner, settings.outer)
   wide = [jax.random.normal(key, shape, dtype) for key in keys]

@@ -5,8 +5,8 @@ decoder depends on, and how many token ids its tokenizer has. The head may be
 padded beyond them (Qwen2: 152064 rows for 151646 tokens); a run keeps the rows
 that both tokenizers know (model_store.common_vocab_size).
 
-tests/test_published_shapes.py holds the numbers of parameters against those
-that the makers publish.
+tests/benchmarks/test_published_shapes.py holds the numbers of parameters
+against those that the makers publish.
 """
 
 import dataclasses

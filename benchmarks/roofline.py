@@ -24,7 +24,8 @@ from collections.abc import Mapping
 import jax
 
 from benchmarks import chips
-from skd_jax import models, sharding
+from skd_jax import models
+from skd_jax.parallel import sharding
 
 _BF16, _F32 = 2, 4
 # Forward passes that training is worth: forward, and twice backward; with remat

@@ -13,7 +13,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.metrics.base import Metric, Score, Signature
 from sacrebleu.significance import PairedTest
 
-from skd_jax import scores
+from skd_jax.evaluation import metrics as metrics_lib
 
 # Of each seed, the answer to every sentence.
 Answers = Mapping[int, Sequence[str]]
@@ -62,7 +62,7 @@ class _Mean(_Seeds, Metric):
     return {"reference": refs[0]}
 
   def _compute_segment_statistics(self, hypothesis, ref_kwargs):
-    values, _ = scores.score(
+    values, _ = metrics_lib.score(
       [self._name], [""], [hypothesis], [ref_kwargs["reference"]]
     )
     return [values[self._name], 1.0]

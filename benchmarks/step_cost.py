@@ -29,8 +29,9 @@ from benchmarks import contestants, corrected, gkd, harness, limits
 from benchmarks import pair as pair_lib
 from benchmarks.corrected import Corrected
 from benchmarks.pair import Pair
-from skd_jax import divergence, loss, structs
-from skd_jax import train_step as train_step_lib
+from skd_jax import structs
+from skd_jax.losses import chunked, divergence
+from skd_jax.training import train_step as train_step_lib
 
 # (student's float32 masters, teacher's weights) -> Rollout with teacher_hidden
 WriteFn = Callable[[structs.Params, structs.Params], structs.Rollout]
@@ -73,7 +74,9 @@ class Trainer:
       train_step_lib.rollout_loss,
       student=pair.student.model,
       teacher=pair.teacher.model,
-      token_loss=loss.distillation_token_loss(divergence.forward_kl, "uniform"),
+      token_loss=chunked.distillation_token_loss(
+        divergence.forward_kl, "uniform"
+      ),
       chunk_size=chunk_size,
     )
     self._step = jax.jit(

@@ -8,8 +8,9 @@ import json
 
 import ml_collections
 
-from skd_jax import divergence, loss, scores
-from skd_jax.schedules import Schedule
+from skd_jax.evaluation import metrics as metrics_lib
+from skd_jax.losses import chunked, divergence
+from skd_jax.training.schedules import Schedule
 
 
 def fit_config(**changes) -> ml_collections.ConfigDict:
@@ -82,8 +83,8 @@ def default_config() -> ml_collections.ConfigDict:
   # first two, which compile, are left out. 0 is none.
   config.profile = 0
 
-  # The devices, as groups; see skd_jax/sharding.py. Rows are dealt out over
-  # data * fsdp groups of `tensor` devices each.
+  # The devices, as groups; see skd_jax/parallel/sharding.py. Rows are sharded
+  # over data * fsdp groups of `tensor` devices each.
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # -1: as many as there are devices for.
   config.mesh.fsdp = 1  # Deals out the weights that are trained as well.
@@ -141,7 +142,9 @@ def default_config() -> ml_collections.ConfigDict:
   # Who writes the training data: skd (the student, corrected by the teacher),
   # on_policy (the student), teacher (SeqKD), reference (supervised KD).
   config.rollout.policy = "skd"
-  config.rollout.accept = "top_k"  # See skd_jax/verify.py for the rules.
+  config.rollout.accept = (
+    "top_k"  # See skd_jax/decoding/acceptance.py for the rules.
+  )
   config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
   # constant; or to threshold_end: linear, cosine, step (see schedules.py).
   config.rollout.threshold_schedule = "constant"
@@ -165,19 +168,19 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.teacher_top_p = 0.5
 
   config.loss = ml_collections.ConfigDict()
-  # See skd_jax/divergence.py; or cross_entropy on the tokens as they are, which
-  # asks no teacher (SFT, SeqKD).
+  # See skd_jax/losses/divergence.py; or cross_entropy on the tokens as they
+  # are, which asks no teacher (SFT, SeqKD).
   config.loss.divergence = "forward_kl"
   config.loss.beta = 0.5  # Of jsd.
   config.loss.alpha = 0.1  # Of skew_forward_kl and skew_reverse_kl.
   config.loss.k = 50  # Of top_k_forward_kl.
-  config.loss.weights = "uniform"  # See skd_jax/loss.py.
+  config.loss.weights = "uniform"  # See skd_jax/losses/chunked.py.
   # Of the weights `verified`: a token among the teacher's verified_k best has
   # weight 1, another unverified_weight.
   config.loss.verified_k = 25
   config.loss.unverified_weight = 0.1
   # Tokens whose logits are held at once: memory against speed, see
-  # skd_jax/loss.py.
+  # skd_jax/losses/chunked.py.
   config.loss.chunk_size = 256
 
   config.distill = fit_config(learning_rate=5e-4, num_steps=500)
@@ -216,15 +219,15 @@ def _schedule(config: ml_collections.ConfigDict, field: str) -> Schedule:
 
 def token_loss(
   config: ml_collections.ConfigDict, vocab_size: int
-) -> loss.TokenLoss:
+) -> chunked.TokenLoss:
   """Returns the loss that the student is distilled with.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
   if config.loss.divergence == "cross_entropy":
-    return loss.supervised_token_loss
-  return loss.distillation_token_loss(
+    return chunked.supervised_token_loss
+  return chunked.distillation_token_loss(
     divergence.get_divergence(
       config.loss.divergence,
       beta=config.loss.beta,
@@ -275,9 +278,9 @@ def task_sections(
   return sections
 
 
-def comet(config: ml_collections.ConfigDict) -> scores.Comet:
+def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
   """Returns where the metric `comet` finds its model and its library."""
-  return scores.Comet(
+  return metrics_lib.Comet(
     config.evaluate.comet_checkpoint, config.evaluate.comet_python
   )
 

@@ -17,17 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from skd_jax import (
-  compilation,
-  model_store,
-  models,
-  rollout,
-  sampling,
-  speculative,
-  stopping,
-  structs,
-)
-from skd_jax import tokenizer as tokenizer_lib
+from skd_jax import models, structs
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.decoding import rollout, sampling, speculative, stopping
+from skd_jax.models import loading
+from skd_jax.parallel import compilation
 
 DecodeFn = Callable[[structs.Batch], structs.Rollout]
 
@@ -127,7 +121,7 @@ def make_decode_fns(
   Raises:
     ValueError: --draft speaks another vocabulary.
   """
-  dtype = model_store.compute_dtype("auto")
+  dtype = loading.compute_dtype("auto")
   folders = [_MODEL.value] + ([_DRAFT.value] if _DRAFT.value else [])
   vocab_size = min(
     tokenizer_lib.check_same_vocabulary(
@@ -139,7 +133,7 @@ def make_decode_fns(
     for folder in folders
   )
   loaded = [
-    model_store.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+    loading.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
     for folder in folders
   ]
   stop_table = stopping.stop_table_for(

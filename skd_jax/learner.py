@@ -9,9 +9,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from skd_jax import loss, model_store, processes, sharding, structs
-from skd_jax import train_step as train_step_lib
-from skd_jax.run import Run
+from skd_jax import structs
+from skd_jax.experiment import Run
+from skd_jax.losses import chunked
+from skd_jax.models import loading
+from skd_jax.parallel import processes, sharding
+from skd_jax.training import train_step as train_step_lib
 
 # params -> state
 Begin = Callable[[structs.Params], structs.TrainState]
@@ -22,9 +25,9 @@ Learn = Callable[..., tuple[structs.TrainState, dict[str, jax.Array]]]
 def make_learner(
   run: Run,
   fit_config: ml_collections.ConfigDict,
-  model: model_store.LoadedModel,
-  teacher: model_store.LoadedModel | None,
-  token_loss: loss.TokenLoss,
+  model: loading.LoadedModel,
+  teacher: loading.LoadedModel | None,
+  token_loss: chunked.TokenLoss,
 ) -> tuple[Begin, Learn]:
   """Returns the jitted first state and the jitted train step.
 

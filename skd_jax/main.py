@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
   del argv
   show_our_messages()
   # Imported late, so that a misspelt flag is reported at once.
-  from skd_jax import compilation, processes, train
+  from skd_jax import train
+  from skd_jax.parallel import compilation, processes
 
   compilation.keep_compiled()
   with stop_in_one_line():
@@ -60,11 +61,12 @@ def stop_in_one_line() -> Iterator[None]:
   In a run of several processes, each that fails says so in its line; how that
   ends the others, processes.initialize says.
   """
-  from skd_jax import fit, processes
+  from skd_jax.parallel import processes
+  from skd_jax.training import loop
 
   try:
     yield
-  except fit.Interrupted as stop:
+  except loop.Interrupted as stop:
     if processes.is_first():  # All have stopped.
       message = f"\n{stop}. The same command continues from there."
       print(message, file=sys.stderr)

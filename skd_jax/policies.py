@@ -14,16 +14,11 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from skd_jax import (
-  model_store,
-  processes,
-  rollout,
-  sampling,
-  sharding,
-  stages,
-  structs,
-)
-from skd_jax.run import Run
+from skd_jax import stages, structs
+from skd_jax.decoding import rollout, sampling
+from skd_jax.experiment import Run
+from skd_jax.models import loading
+from skd_jax.parallel import processes, sharding
 
 # What rollout.num_draft_tokens = 0 chooses from.
 _DRAFT_LENGTHS = (1, 2, 4, 8, 16)
@@ -38,8 +33,8 @@ _RowsFn = Callable[[Any, Any], structs.Rollout]
 
 def make_policy_fn(
   run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  student: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   num_draft_tokens: int,
 ) -> PolicyFn:
   """Returns the jitted rollout of the config's `rollout.policy`.
@@ -143,8 +138,8 @@ def _slots(run: Run, batch: structs.Batch) -> int | None:
 
 def choose_draft_length(
   run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  student: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   sections: tuple[str, ...],
 ) -> int:
   """Gives G: the config's, or where that is 0, the fastest of a few.
@@ -182,8 +177,8 @@ def choose_draft_length(
 
 def measure_draft_lengths(
   run: Run,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  student: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   batch: structs.Batch,
 ) -> dict[int, float]:
   """Times the rollout of a batch with several draft lengths.

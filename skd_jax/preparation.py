@@ -10,22 +10,17 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from skd_jax import (
-  fit,
-  held_out,
-  learner,
-  loss,
-  model_store,
-  sharding,
-  stages,
-)
-from skd_jax import train_step as train_step_lib
-from skd_jax.run import Run
+from skd_jax import learner, stages
+from skd_jax.evaluation import evaluator
+from skd_jax.experiment import Run
+from skd_jax.losses import chunked
+from skd_jax.models import loading
+from skd_jax.parallel import sharding
+from skd_jax.training import loop
+from skd_jax.training import train_step as train_step_lib
 
 
-def prepare_model(
-  run: Run, stage: str
-) -> tuple[model_store.LoadedModel, float]:
+def prepare_model(run: Run, stage: str) -> tuple[loading.LoadedModel, float]:
   """Gives the teacher, or the student's start: read, or trained by SFT.
 
   Args:
@@ -49,16 +44,16 @@ def prepare_model(
     if shape.init_path:
       model = read_trained(run, role, shape.init_path)
     else:
-      model = model_store.from_scratch(
+      model = loading.from_scratch(
         shape,
         run.task.vocab_size,
         run.task.max_length,
         seed=run.config.seed + (role == "student"),
         dtype=run.dtype,
-        placement=model_store.Placement(run.mesh, sharding.TRAINED),
+        placement=loading.Placement(run.mesh, sharding.TRAINED),
       )
     model, counts = fine_tune(run, stage, shape.fit, model)
-    model_store.export(run.workdir / stage, model, run.task)
+    loading.export(run.workdir / stage, model, run.task)
     result = stages.finish(run.workdir, stage, needs, counts)
   model = read_ready(run, role, run.workdir / stage)
   return model, result.get("seconds_train", 0.0)
@@ -66,7 +61,7 @@ def prepare_model(
 
 def read_trained(
   run: Run, role: str, path: str | pathlib.Path
-) -> model_store.LoadedModel:
+) -> loading.LoadedModel:
   """Reads a model to be trained: in float32, laid out as sharding.TRAINED.
 
   Args:
@@ -79,7 +74,7 @@ def read_trained(
 
 def read_frozen(
   run: Run, role: str, path: str | pathlib.Path
-) -> model_store.LoadedModel:
+) -> loading.LoadedModel:
   """Reads a model to be asked: in the run's dtype, as sharding.FROZEN says."""
   return _read(run, role, path, run.dtype, sharding.FROZEN)
 
@@ -90,13 +85,13 @@ def _read(
   path: str | pathlib.Path,
   param_dtype: Any,
   rules: sharding.Rules,
-) -> model_store.LoadedModel:
-  return model_store.load(
+) -> loading.LoadedModel:
+  return loading.load(
     path,
     run.task.vocab_size,
     dtype=run.dtype,
     param_dtype=param_dtype,
-    placement=model_store.Placement(run.mesh, rules),
+    placement=loading.Placement(run.mesh, rules),
     remat=run.config[role].remat,
   )
 
@@ -105,11 +100,11 @@ def fine_tune(
   run: Run,
   stage: str,
   fit_config: ml_collections.ConfigDict,
-  model: model_store.LoadedModel,
-) -> tuple[model_store.LoadedModel, dict[str, float]]:
+  model: loading.LoadedModel,
+) -> tuple[loading.LoadedModel, dict[str, float]]:
   """Trains a model on the references by cross-entropy (SFT)."""
   begin, learn = learner.make_learner(
-    run, fit_config, model, None, loss.supervised_token_loss
+    run, fit_config, model, None, chunked.supervised_token_loss
   )
   present = jax.jit(train_step_lib.reference_rollout)
 
@@ -121,7 +116,7 @@ def fine_tune(
     jax.block_until_ready(means)
     return state, means, learner.train_counts(batch.reference_length, begun)
 
-  state, counts = fit.fit(
+  state, counts = loop.fit(
     step_fn,
     begin(model.params),
     run.train_batches(fit_config, run.config.seed),
@@ -129,6 +124,6 @@ def fine_tune(
     workdir=run.workdir,
     stage=stage,
     seed=run.config.seed,
-    visits=held_out.validation_visits(run, fit_config, model.model),
+    visits=evaluator.validation_visits(run, fit_config, model.model),
   )
   return dataclasses.replace(model, params=state.params), counts

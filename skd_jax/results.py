@@ -17,22 +17,16 @@ import ml_collections
 import numpy as np
 
 from skd_jax import config as config_lib
-from skd_jax import (
-  evaluate,
-  fit,
-  health,
-  metrics,
-  model_store,
-  policies,
-  processes,
-  report,
-  samples,
-  sampling,
-  structs,
-  tokenized,
-)
-from skd_jax import tokenizer as tokenizer_lib
-from skd_jax.run import Run
+from skd_jax import policies, structs
+from skd_jax.data import dataset
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.decoding import sampling
+from skd_jax.evaluation import agreement
+from skd_jax.experiment import Run
+from skd_jax.models import loading
+from skd_jax.parallel import processes
+from skd_jax.reporting import metric_log, report, samples_page
+from skd_jax.training import health, loop
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "transformers")
 
@@ -66,7 +60,7 @@ def write_config(
     "git": git_revision(),
   }
   text = json.dumps(record, indent=2) + "\n"
-  processes.on_first(metrics.write_atomically, workdir / "config.json", text)
+  processes.on_first(metric_log.write_atomically, workdir / "config.json", text)
 
 
 def write_answers(
@@ -77,7 +71,7 @@ def write_answers(
   folder.mkdir(exist_ok=True)
   lines = [" ".join(answer.split()) for answer in answers]
   text = "\n".join(lines) + "\n"
-  processes.on_first(metrics.write_atomically, folder / f"{name}.txt", text)
+  processes.on_first(metric_log.write_atomically, folder / f"{name}.txt", text)
 
 
 def describe(scores: Mapping[str, float]) -> str:
@@ -97,10 +91,10 @@ def flatten(scores: Mapping[str, Any]) -> dict[str, float]:
 def sample_visits(
   run: Run,
   seed: int,
-  student: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  student: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   policy: policies.PolicyFn,
-) -> dict[int, fit.Visit]:
+) -> dict[int, loop.Visit]:
   """Returns visits that keep a few rollouts for samples.html.
 
   The same held-out prompts and draws at the start, after a tenth, at half and
@@ -109,15 +103,15 @@ def sample_visits(
   of a run is looked at.
   """
   config = run.config
-  test = tokenized.join([part.test for part in run.task.parts])
+  test = dataset.join([part.test for part in run.task.parts])
   count = min(config.evaluate.num_samples, len(test))
   if seed != config.seeds[0] or not count or config.rollout.policy != "skd":
     return {}
   num_steps = config.distill.num_steps
   folder = run.workdir / "samples"
-  shown = tokenized.spread_examples(test, count)
+  shown = dataset.spread_examples(test, count)
   batch = run.one_batch(shown)
-  annotate = evaluate.make_annotate_fn(student.model, teacher.model)
+  annotate = agreement.make_annotate_fn(student.model, teacher.model)
   threshold = config_lib.threshold(config)
 
   def visit(state, step):
@@ -134,7 +128,9 @@ def sample_visits(
     )
     folder.mkdir(exist_ok=True)
     text = json.dumps([dataclasses.asdict(view) for view in views])
-    processes.on_first(metrics.write_atomically, folder / f"{step}.json", text)
+    processes.on_first(
+      metric_log.write_atomically, folder / f"{step}.json", text
+    )
     return {}
 
   steps = {0, num_steps // 10, num_steps // 2, num_steps}
@@ -147,7 +143,7 @@ def sample_views(
   written: structs.Rollout,
   marks: Mapping[str, np.ndarray],
   step: int,
-) -> list[samples.SampleView]:
+) -> list[samples_page.SampleView]:
   """Turns rollouts on the host into what samples.html shows.
 
   Args:
@@ -174,7 +170,7 @@ def sample_views(
       name: float(marks[name][row, t])
       for name in ("student_prob", "teacher_prob", "emitted_teacher_prob")
     }
-    return samples.TokenView(
+    return samples_page.TokenView(
       text=as_written(written.tokens[row, t]),
       source="teacher" if is_teacher else "student",
       student_token=as_written(written.draft_tokens[row, t]),
@@ -186,7 +182,7 @@ def sample_views(
   views = []
   for row, example in enumerate(examples):
     views.append(
-      samples.SampleView(
+      samples_page.SampleView(
         prompt=example["source"],
         reference=example["target"],
         tokens=[token_view(row, t) for t in range(written.length[row])],
@@ -235,7 +231,7 @@ def write(
     "train": counts["seconds_train"],
     "evaluate": evaluated,
   }
-  rates = fit.rates(counts)
+  rates = loop.rates(counts)
   result = {
     "task": config.task,
     "config": config_lib.to_plain(config),
@@ -248,7 +244,7 @@ def write(
       {
         "seed": entry["seed"],
         "metrics": {m: v["metrics"] for m, v in entry["scores"].items()},
-        "rollout": fit.rates(entry["counts"]),
+        "rollout": loop.rates(entry["counts"]),
       }
       for entry in per_seed
     ],
@@ -260,14 +256,14 @@ def write(
     },
     "seconds": times | {"total": sum(times.values())},
     "warnings": health.over_the_run(
-      metrics.read_metrics(workdir / metrics.FILE_NAME)
+      metric_log.read_metrics(workdir / metric_log.FILE_NAME)
     ),
     "signature": first["teacher"]["signature"],
     "command": command,
     "versions": versions(),
   }
   _write_samples(workdir, config)
-  report.plot_history(workdir / metrics.FILE_NAME, workdir)
+  report.plot_history(workdir / metric_log.FILE_NAME, workdir)
   report.write_report(workdir, result)
   print((workdir / "report.md").read_text("utf-8"))
   return result
@@ -278,9 +274,11 @@ def _write_samples(
 ) -> None:
   files = sorted((workdir / "samples").glob("*.json"), key=_step)
   views = [
-    samples.SampleView(
+    samples_page.SampleView(
       **entry
-      | {"tokens": [samples.TokenView(**token) for token in entry["tokens"]]}
+      | {
+        "tokens": [samples_page.TokenView(**token) for token in entry["tokens"]]
+      }
     )
     for path in files
     for entry in json.loads(path.read_text("utf-8"))
@@ -288,7 +286,7 @@ def _write_samples(
   if not views:
     return
   rule = config.rollout
-  samples.write_samples(
+  samples_page.write_samples(
     workdir / "samples.html",
     views,
     title=f"What the student wrote, and the teacher corrected: {config.task}",

@@ -15,7 +15,8 @@ from typing import Any
 import ml_collections
 
 from skd_jax import config as config_lib
-from skd_jax import metrics, processes
+from skd_jax.parallel import processes
+from skd_jax.reporting import metric_log
 
 # Settings that change what is shown or saved when, or the memory that it takes,
 # but not the result; or that only name what a folder holds.
@@ -98,7 +99,7 @@ def _write(
 ) -> dict[str, Any]:
   path.parent.mkdir(parents=True, exist_ok=True)
   record = {"depends_on": depends_on, "result": result}
-  metrics.write_atomically(path, json.dumps(record, indent=2) + "\n")
+  metric_log.write_atomically(path, json.dumps(record, indent=2) + "\n")
   return record
 
 

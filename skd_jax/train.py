@@ -19,24 +19,22 @@ import ml_collections
 
 from skd_jax import config as config_lib
 from skd_jax import (
-  fit,
-  held_out,
+  config_checks,
   learner,
-  model_store,
   policies,
   preparation,
-  processes,
-  profiling,
   results,
-  sampling,
-  sharding,
   stages,
   structs,
-  validation,
   writers,
 )
-from skd_jax import task as task_lib
-from skd_jax.run import Run
+from skd_jax.data import tasks as tasks_lib
+from skd_jax.decoding import sampling
+from skd_jax.evaluation import evaluator
+from skd_jax.experiment import Run
+from skd_jax.models import loading
+from skd_jax.parallel import processes, sharding
+from skd_jax.training import loop, profiling
 
 # The sections of the config that a distilled student depends on, and the models
 # that it starts from.
@@ -85,7 +83,7 @@ def _all_stages(run: Run) -> dict[str, Any]:
     }
     per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
     if seed == config.seeds[0]:
-      model_store.export(workdir / "export", student, run.task)
+      loading.export(workdir / "export", student, run.task)
     del student  # Before the next one is trained.
   return processes.on_first(
     results.write,
@@ -108,16 +106,16 @@ def open_run(
     ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
       processes see the same workdir.
   """
-  validation.validate(config)
+  config_checks.validate(config)
   mesh = sharding.make_mesh(**config.mesh)
-  validation.validate_rows(config, sharding.num_row_shards(mesh))
+  config_checks.validate_rows(config, sharding.num_row_shards(mesh))
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   processes.check_shared(workdir)
-  vocab_size = model_store.common_vocab_size(config)
-  task = task_lib.load_task(config, workdir, vocab_size)
+  vocab_size = loading.common_vocab_size(config)
+  task = tasks_lib.load_task(config, workdir, vocab_size)
   results.write_config(workdir, config)
-  dtype = model_store.compute_dtype(config.dtype)
+  dtype = loading.compute_dtype(config.dtype)
   return Run(config, workdir, task, dtype, mesh)
 
 
@@ -125,8 +123,8 @@ def open_run(
 class Distillation:
   """What the seeds of a run share: the models and the compiled functions."""
 
-  start: model_store.LoadedModel
-  teacher: model_store.LoadedModel
+  start: loading.LoadedModel
+  teacher: loading.LoadedModel
   teacher_head: structs.Params
   begin: learner.Begin  # The state before the first step.
   policy: policies.PolicyFn  # The rollout.
@@ -135,7 +133,7 @@ class Distillation:
 
 
 def prepare_distillation(
-  run: Run, start: model_store.LoadedModel, teacher: model_store.LoadedModel
+  run: Run, start: loading.LoadedModel, teacher: loading.LoadedModel
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
   asks_teacher = run.config.loss.divergence != "cross_entropy"
@@ -163,7 +161,7 @@ def prepare_distillation(
   )
 
 
-def make_step_fn(run: Run, shared: Distillation, seed: int) -> fit.StepFn:
+def make_step_fn(run: Run, shared: Distillation, seed: int) -> loop.StepFn:
   """Returns one step of distillation: write, then learn.
 
   Args:
@@ -190,7 +188,7 @@ def make_step_fn(run: Run, shared: Distillation, seed: int) -> fit.StepFn:
 
 def distill(
   run: Run, shared: Distillation, seed: int
-) -> tuple[model_store.LoadedModel, dict[str, float]]:
+) -> tuple[loading.LoadedModel, dict[str, float]]:
   """Trains the student on what it writes and the teacher corrects.
 
   Args:
@@ -216,11 +214,11 @@ def distill(
     step_fn = profiling.trace_steps(
       step_fn, run.workdir / "profile", config.profile
     )
-  visits = fit.merge_visits(
-    held_out.validation_visits(run, config.distill, start.model, teacher),
+  visits = loop.merge_visits(
+    evaluator.validation_visits(run, config.distill, start.model, teacher),
     results.sample_visits(run, seed, start, teacher, shared.policy),
   )
-  state, counts = fit.fit(
+  state, counts = loop.fit(
     step_fn,
     shared.begin(start.params),
     run.train_batches(config.distill, seed),
@@ -231,15 +229,15 @@ def distill(
     visits=visits,
   )
   student = dataclasses.replace(start, params=state.params)
-  model_store.export(folder, student, run.task)
+  loading.export(folder, student, run.task)
   return student, stages.finish(run.workdir, stage, needs, counts)
 
 
 def score(
   run: Run,
   name: str,
-  model: model_store.LoadedModel,
-  teacher: model_store.LoadedModel,
+  model: loading.LoadedModel,
+  teacher: loading.LoadedModel,
   sections: tuple[str, ...],
 ) -> dict[str, Any]:
   """Scores a model on the test split; cached like a stage.
@@ -255,9 +253,9 @@ def score(
     As held_out.score_model.
   """
   stage = f"evaluate_{name}"
-  needs = run.depends_on(*sections) | task_lib.scores_depend_on(run.config)
+  needs = run.depends_on(*sections) | tasks_lib.scores_depend_on(run.config)
   result = stages.begin(run.workdir, stage, needs)
   if result is None:
-    result = held_out.score_model(run, name, model, teacher)
+    result = evaluator.score_model(run, name, model, teacher)
     result = stages.finish(run.workdir, stage, needs, result)
   return result

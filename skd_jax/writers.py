@@ -16,9 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from skd_jax import config as config_lib
-from skd_jax import model_store, policies, processes, sampling, scoring, structs
-from skd_jax import train_step as train_step_lib
-from skd_jax.run import Run
+from skd_jax import policies, structs
+from skd_jax.decoding import sampling
+from skd_jax.experiment import Run
+from skd_jax.models import forward, loading
+from skd_jax.parallel import processes
+from skd_jax.training import train_step as train_step_lib
 
 # (student params, teacher params, batch, row keys [B], step)
 #   -> (Rollout [B, T], seconds by part)
@@ -26,7 +29,7 @@ WriteFn = Callable[..., tuple[structs.Rollout, dict[str, float]]]
 
 
 def make_write_fn(
-  run: Run, teacher: model_store.LoadedModel, policy: policies.PolicyFn
+  run: Run, teacher: loading.LoadedModel, policy: policies.PolicyFn
 ) -> WriteFn:
   """Returns the function that writes the training data of a step.
 
@@ -77,7 +80,7 @@ def make_write_fn(
 
 
 def make_score_fn(
-  teacher: model_store.LoadedModel,
+  teacher: loading.LoadedModel,
 ) -> Callable[..., structs.Rollout]:
   """Returns jitted `(teacher params, batch, Rollout) -> Rollout`.
 
@@ -88,7 +91,7 @@ def make_score_fn(
   def score(teacher_params, batch, written):
     return dataclasses.replace(
       written,
-      teacher_hidden=scoring.response_hidden(
+      teacher_hidden=forward.response_hidden(
         teacher.model,
         teacher_params,
         batch.prompt,

@@ -1,4 +1,4 @@
-"""What each process of a test runs; see tests/test_processes.py.
+"""What each process of a test runs; see tests/parallel/test_processes.py.
 
   python -m tests.in_processes PART FOLDER HOST:PORT COUNT ID
 
@@ -16,19 +16,13 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skd_jax import (
-  checkpoint,
-  fit,
-  metrics,
-  models,
-  processes,
-  sharding,
-  stages,
-  structs,
-)
 from skd_jax import config as config_lib
+from skd_jax import models, stages, structs
+from skd_jax.parallel import processes, sharding
+from skd_jax.reporting import metric_log
+from skd_jax.training import checkpoint, loop
 from tests import test_fit
-from tests.test_models import LLAMA, noisy_params
+from tests.models.test_decoder import LLAMA, noisy_params
 
 PARTS = {}
 
@@ -135,7 +129,7 @@ def write(folder):
   result = stages.finish(
     folder, "teacher", {"seed": 0}, {"process": jax.process_index()}
   )
-  with metrics.open_metrics(folder, stage="teacher", seed=0) as log:
+  with metric_log.open_metrics(folder, stage="teacher", seed=0) as log:
     log(1, {"loss": 2.0})
   params = jax.tree.map(
     # What does not divide among the devices is not split.
@@ -198,7 +192,7 @@ def train(folder):
     num_steps=100_000, log_every_steps=1, checkpoint_every_steps=0
   )
   try:
-    fit.fit(
+    loop.fit(
       step_fn,
       state(0, 1.0),
       test_fit.Numbers(),
@@ -208,7 +202,7 @@ def train(folder):
       seed=0,
       visits={},
     )
-  except fit.Interrupted as stop:
+  except loop.Interrupted as stop:
     return {"stopped": str(stop)}
   return {}
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from skd_jax import sampling
+from skd_jax.decoding import sampling
 
 
 def softmax(logits):

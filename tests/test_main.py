@@ -14,7 +14,9 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import compilation, fit, main, policies, train, writers
+from skd_jax import main, policies, train, writers
+from skd_jax.parallel import compilation
+from skd_jax.training import loop
 from tests import tiny_run
 
 _ROOT = pathlib.Path(__file__).parents[1]
@@ -227,7 +229,7 @@ def test_interrupted_run_ends_as_an_undisturbed_one(
   trim_and_count = writers.trim_and_count
   with monkeypatch.context() as patch:
     patch.setattr(writers, "trim_and_count", interrupted)
-    with pytest.raises(fit.Interrupted, match="step 3 of 'distill'"):
+    with pytest.raises(loop.Interrupted, match="step 3 of 'distill'"):
       train.train_and_evaluate(config, tmp_path)
   assert len(calls) == 3
   assert not (tmp_path / "report.json").exists()
@@ -370,7 +372,7 @@ def test_one_flag_of_several_processes_is_one_clear_line(
 @pytest.mark.parametrize(
   ("error", "code"),
   [
-    (fit.Interrupted("stopped after step 3 of 'distill'"), 130),
+    (loop.Interrupted("stopped after step 3 of 'distill'"), 130),
     (KeyboardInterrupt(), 130),
     (FloatingPointError("distill, step 3: loss is nan"), 1),
   ],

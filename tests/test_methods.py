@@ -3,7 +3,7 @@
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import methods, validation
+from skd_jax import config_checks, methods
 
 
 def applied(name, config=None):
@@ -14,7 +14,7 @@ def applied(name, config=None):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_method_is_a_valid_config(name):
   config = applied(name)
-  validation.validate(config)
+  config_checks.validate(config)
   assert config.is_locked
 
 
@@ -22,7 +22,7 @@ def test_method_is_a_valid_config(name):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_method_does_not_depend_on_the_one_before(name, before):
   config = applied(name, applied(before))
-  validation.validate(config)
+  config_checks.validate(config)
   ours, theirs = map(config_lib.to_plain, (config, applied(name)))
   # What a constant schedule does not look at may differ.
   for plain in (ours, theirs):

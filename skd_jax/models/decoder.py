@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from skd_jax import sharding, structs
+from skd_jax import structs
 from skd_jax.models import layers
 from skd_jax.models.config import ModelConfig
+from skd_jax.parallel import sharding
 
 
 class Decoder(nnx.Module):

@@ -20,11 +20,12 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from skd_jax import processes, structs
+from skd_jax import structs
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, named_leaves
+from skd_jax.parallel import processes
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from skd_jax import sharding
 from skd_jax.models.config import ModelConfig, RopeConfig
+from skd_jax.parallel import sharding
 
 INIT_STDDEV = 0.02
 

@@ -1,4 +1,4 @@
-"""How the weights of a decoder lie on the mesh; see skd_jax/sharding.py."""
+"""How the weights of a decoder lie on the mesh; see parallel/sharding.py."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 
-from skd_jax import sharding, structs
+from skd_jax import structs
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
+from skd_jax.parallel import sharding
 
 # The dimensions of each weight, by the end of its name. The others, norms and
 # the biases of what is written into the residual stream, are on every device.

@@ -1,0 +1,209 @@
+"""Where examples come from: files, TensorFlow data sets, this package."""
+
+import gzip
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from skd_jax.structs import Example
+
+_KINDS = ("arithmetic", "embedded", "jsonl", "parallel", "tfds")
+
+Located = tuple[str, str, str]  # Where an example stands, source, target.
+
+
+def _find(folder: str | pathlib.Path, stem: str) -> pathlib.Path:
+  """The file `stem` or `stem.gz`, the first that exists."""
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    raise FileNotFoundError(f"folder={str(folder)!r}: no such folder")
+  for name in (stem, f"{stem}.gz"):
+    if (path / name).is_file():
+      return path / name
+  raise FileNotFoundError(f"{path}: holds neither {stem} nor {stem}.gz")
+
+
+def _read_lines(path: pathlib.Path) -> list[str]:
+  """The lines of a plain or gzip UTF-8 file, split at line feeds only."""
+  data = path.read_bytes()
+  try:
+    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+  except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    raise ValueError(f"{path}: not UTF-8 text: {error}") from error
+  lines = text.split("\n")
+  if not lines[-1]:
+    lines.pop()
+  return [line.removesuffix("\r") for line in lines]
+
+
+def _read_parallel(
+  folder: str, split: str, source_language: str, target_language: str
+) -> Iterator[Located]:
+  paths = [
+    _find(folder, f"{split}.{language}")
+    for language in (source_language, target_language)
+  ]
+  sources, targets = (_read_lines(path) for path in paths)
+  if len(sources) != len(targets):
+    raise ValueError(
+      f"{paths[0]} has {len(sources)} lines and {paths[1]} has "
+      f"{len(targets)}: must be equally many"
+    )
+  for number, pair in enumerate(zip(sources, targets, strict=True), 1):
+    blank = paths[1] if pair[0].strip() else paths[0]
+    yield (f"{blank}, line {number}", *pair)
+
+
+def _read_jsonl(
+  folder: str, split: str, source_field: str, target_field: str
+) -> Iterator[Located]:
+  path = _find(folder, f"{split}.jsonl")
+  for number, line in enumerate(_read_lines(path), 1):
+    where = f"{path}, line {number}"
+    try:
+      entry = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{where}: bad JSON: {error}") from error
+    if not isinstance(entry, dict):
+      raise ValueError(f"{where}: must be a JSON object")
+    pair = []
+    for field in (source_field, target_field):
+      if not isinstance(entry.get(field), str):
+        raise ValueError(
+          f"{where}: has no text in field {field!r}; its fields are "
+          f"{sorted(entry)}"
+        )
+      pair.append(entry[field])
+    yield (where, pair[0], pair[1])
+
+
+def _read_tfds(
+  folder: str | None,
+  split: str,
+  name: str,
+  source_field: str,
+  target_field: str,
+) -> Iterator[Located]:
+  import tensorflow_datasets as tfds
+  import tensorflow_datasets.translate  # Registers wmt16_translate and others.
+
+  source: Any = tfds.data_source(name, split=split, data_dir=folder)
+  for number in range(len(source)):
+    entry = source[number]
+    where = f"{name}, split {split}, example {number}"
+    pair = []
+    for field in (source_field, target_field):
+      if field not in entry:
+        raise ValueError(
+          f"{where}: has no field {field!r}; its fields are {sorted(entry)}"
+        )
+      value = entry[field]
+      pair.append(value.decode() if isinstance(value, bytes) else str(value))
+    yield (where, pair[0], pair[1])
+
+
+def _read_embedded(kind: str, split: str) -> Iterator[Located]:
+  # Imported late: the lexicon takes a while, and most runs have other data.
+  from skd_jax.data.synthetic import arithmetic, corpus
+
+  load_split = {
+    "arithmetic": arithmetic.load_split,
+    "embedded": corpus.load_split,
+  }[kind]
+  for number, example in enumerate(load_split(split)):
+    where = f"{kind}, split {split}, example {number}"
+    yield (where, example["source"], example["target"])
+
+
+def _required(kind: str, **fields: str | None) -> list[str]:
+  """The values of the fields, which this kind of data cannot do without."""
+  for field, value in fields.items():
+    if not value:
+      raise ValueError(f"{field}={value!r}: must be given for kind={kind!r}")
+  return [value for value in fields.values() if value]
+
+
+def load_examples(
+  kind: str,
+  split: str,
+  *,
+  folder: str | None = None,
+  source_language: str | None = None,
+  target_language: str | None = None,
+  source_field: str | None = None,
+  target_field: str | None = None,
+  name: str | None = None,
+  max_examples: int | None = None,
+) -> list[Example]:
+  """Reads one split of a data set.
+
+  Args:
+    kind: Where the examples come from.
+      "embedded": the German-English corpus inside this package; needs nothing
+        else.
+      "arithmetic": the word problems inside this package; needs nothing else.
+      "parallel": `folder`/SPLIT.LANGUAGE for both languages, one sentence per
+        line, plain or .gz (the plain file if both exist).
+      "jsonl": `folder`/SPLIT.jsonl, plain or .gz, with text in `source_field`
+        and `target_field`.
+      "tfds": the TensorFlow data set `name`, such as "wmt16_translate/de-en",
+        in ArrayRecord format in `folder` (its default place if None), where it
+        is downloaded to if missing; the fields as for "jsonl". TensorFlow is
+        not imported.
+    split: The name of the split, such as "train" or "test_2016_flickr".
+    folder: See `kind`; so are the following.
+    source_language: See `kind`.
+    target_language: See `kind`.
+    source_field: See `kind`.
+    target_field: See `kind`.
+    name: See `kind`.
+    max_examples: Keep the first so many only; None keeps all.
+
+  Returns:
+    The examples in their order, neither side blank.
+
+  Raises:
+    FileNotFoundError: The folder or a file is missing.
+    ValueError: An unknown kind, a missing argument, or files that cannot be
+      read as described; the message names the file and the line.
+  """
+  if kind in ("embedded", "arithmetic"):
+    located = _read_embedded(kind, split)
+  elif kind == "parallel":
+    located = _read_parallel(
+      *_required(kind, folder=folder, split=split),
+      *_required(
+        kind, source_language=source_language, target_language=target_language
+      ),
+    )
+  elif kind in ("jsonl", "tfds"):
+    fields = _required(
+      kind, source_field=source_field, target_field=target_field
+    )
+    if kind == "jsonl":
+      (folder,) = _required(kind, folder=folder)
+      located = _read_jsonl(folder, split, *fields)
+    else:
+      (name,) = _required(kind, name=name)
+      located = _read_tfds(folder, split, name, *fields)
+  else:
+    raise ValueError(f"kind={kind!r}: must be one of {', '.join(_KINDS)}")
+  return _checked(located, max_examples)
+
+
+def _checked(
+  located: Iterator[Located], max_examples: int | None
+) -> list[Example]:
+  """The first examples, none of them blank."""
+  if max_examples is not None and max_examples < 1:
+    raise ValueError(f"max_examples={max_examples}: must be at least 1")
+  examples: list[Example] = []
+  for where, source, target in located:
+    if not source.strip() or not target.strip():
+      side = "target" if source.strip() else "source"
+      raise ValueError(f"{where}: the {side} is blank")
+    examples.append({"source": source, "target": target})
+    if len(examples) == max_examples:
+      break
+  return examples

@@ -1,0 +1,1 @@
+"""Data generated on the spot: nothing to download."""

@@ -1,0 +1,1 @@
+"""Sampling under jax.lax control flow; knows no config, file or tokenizer."""

@@ -1,0 +1,328 @@
+"""The rollout: propose, verify, commit, until every row is done.
+
+One round, G = 4, the row's response so far `a b`, nothing read of `b` yet:
+
+  student reads   b  c  d  e      proposes  c  d  e  f
+  teacher reads   b  c  d  e      judges    c  d  e  f     one pass
+  accepted?                                 y  y  n  -
+  emitted                                   c  d  E        E is the teacher's
+
+The next round starts from E, which no model has read yet. The slots that held
+the keys and values of `e` are stale (they are at or past the length) and will
+be overwritten before anything looks at them, so nothing is rolled back. A fully
+accepted block adds no token of the teacher's: that would not be the student's
+proposal.
+
+The reading order of SKD (arXiv 2410.11325, algorithm 1): `rollout`, then
+`propose`, `verify_proposal`, and `commit` and the loop in slots.py.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from skd_jax import structs
+from skd_jax.decoding import acceptance, loop, stopping
+from skd_jax.decoding import sampling as sampling_lib
+from skd_jax.parallel import sharding
+
+
+@struct.dataclass
+class Policy:
+  """A model, its weights, and how its tokens are drawn."""
+
+  params: structs.Params
+  model: structs.LanguageModel = struct.field(pytree_node=False)
+  sampling: sampling_lib.Sampling = struct.field(
+    pytree_node=False, default=sampling_lib.Sampling()
+  )
+
+  def logits(self, hidden: jax.Array) -> jax.Array:
+    """Applies the head: [..., D] -> float32 [..., V]."""
+    logits = self.model.head(self.model.head_params(self.params), hidden)
+    inner = [None] * (logits.ndim - 2)
+    # Each device computes the logits of its part of V, and then has those of
+    # its rows: the logits are moved, not the head.
+    logits = sharding.constrain(logits, "row", *inner, "vocab")
+    return sharding.constrain(logits, "logits_row", *inner, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What the teacher accepts, and what it writes instead (see verify.py)."""
+
+  accept: str = "top_k"
+  replace: str = "sample"
+
+
+def rollout(
+  student: Policy,
+  teacher: Policy,
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  stop_table: stopping.StopTable,
+  threshold: jax.Array,
+  *,
+  rule: Rule,
+  num_draft_tokens: int,
+  max_new_tokens: int,
+  batch_size: int | None = None,
+) -> structs.Rollout:
+  """Writes one interleaved response per prompt; pure, to be jitted.
+
+  The same row key gives the same tokens for every `num_draft_tokens`, every
+  batch around the row and every device count (float rounding aside), because
+  a draw is keyed by (row key, role, position in the response).
+
+  Args:
+    student: proposes.
+    teacher: verifies, and replaces what it rejects.
+    batch: the prompts [Q, P]; its references are not looked at.
+    row_keys: typed PRNG keys [Q].
+    stop_table: EOS and stop sequences.
+    threshold: float32 [], the parameter of the acceptance rule.
+    rule: names of the acceptance rule and of the replacement.
+    num_draft_tokens: G, tokens drafted before one teacher pass.
+    max_new_tokens: T, the length of the response buffer. A row whose own limit
+      in the batch is smaller ends there.
+    batch_size: B, rows that are decoded at once; the others wait for a free
+      slot. None: all of them, B = Q.
+
+  Returns:
+    Rollout [Q, T] with `teacher_hidden`: the states that the verification
+    computed at every emitted position, so that training needs no second
+    teacher pass.
+  """
+
+  def one_round(state):
+    keys = row_keys[state.row]
+    proposal, state = propose(student, state, keys, num_draft_tokens)
+    verdict, state = verify_proposal(
+      student, teacher, state, proposal, keys, threshold, rule
+    )
+    return loop.commit(state, verdict, stop_table)
+
+  return loop.run(
+    ((student.model, student.params), (teacher.model, teacher.params)),
+    batch,
+    stop_table,
+    one_round,
+    batch_size=batch_size,
+    max_new_tokens=max_new_tokens,
+    num_draft_tokens=num_draft_tokens,
+    keep_teacher_hidden=True,
+  )
+
+
+def decode(
+  policy: Policy,
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  stop_table: stopping.StopTable,
+  *,
+  max_new_tokens: int,
+  batch_size: int | None = None,
+  source: int = structs.STUDENT,
+) -> structs.Rollout:
+  """Writes one response per prompt with a single model; pure, to be jitted.
+
+  A student decoded here writes what it writes under `rollout` when everything
+  is accepted: the draws have the same keys.
+
+  Args:
+    policy: the model that writes.
+    batch: the prompts [Q, P].
+    row_keys: typed PRNG keys [Q].
+    stop_table: EOS and stop sequences.
+    max_new_tokens: T; see rollout.
+    batch_size: B, as in `rollout`.
+    source: what to record as the source of every token; also the role of the
+      draws: STUDENT as the student's proposals, TEACHER as its replacements.
+
+  Returns:
+    Rollout [Q, T] without `teacher_hidden`.
+  """
+  role = {
+    structs.STUDENT: sampling_lib.STUDENT_DRAW,
+    structs.TEACHER: sampling_lib.TEACHER_DRAW,
+  }[source]
+
+  def one_round(state):
+    keys = row_keys[state.row]
+    proposal, state = propose(policy, state, keys, 1, role)
+    verdict = structs.Verdict(
+      tokens=proposal.tokens,
+      num_tokens=jnp.ones_like(state.length),
+      source=jnp.full(proposal.tokens.shape, source, jnp.int8),
+      draft_tokens=proposal.tokens,
+      teacher_hidden=None,
+    )
+    return loop.commit(state, verdict, stop_table)
+
+  return loop.run(
+    ((policy.model, policy.params),),
+    batch,
+    stop_table,
+    one_round,
+    batch_size=batch_size,
+    max_new_tokens=max_new_tokens,
+    num_draft_tokens=1,
+    keep_teacher_hidden=False,
+  )
+
+
+@jax.named_scope("propose")
+def propose(
+  policy: Policy,
+  state: structs.DecodeState,
+  row_keys: jax.Array,
+  num_draft_tokens: int,
+  role: int = sampling_lib.STUDENT_DRAW,
+) -> tuple[structs.Proposal, structs.DecodeState]:
+  """Lets the student write up to G tokens after the last one.
+
+  Step g reads the token at slot prompt_length - 1 + length + g (the last token
+  for g = 0, then its own drafts) and draws the response token length + g. No
+  more steps are taken than some row has tokens left before its limit: what
+  would follow is zero, and never emitted.
+
+  Returns:
+    (Proposal, the state with the student's cache advanced; the length is not).
+  """
+
+  def draft(g, token, cache):
+    slot = state.prompt_length - 1 + state.length + g
+    hidden, cache = policy.model.apply(
+      policy.params, token[:, None], slot[:, None], cache
+    )
+    log_probs = sampling_lib.warp(policy.logits(hidden[:, 0]), policy.sampling)
+    uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
+    token = sampling_lib.draw_token(log_probs, uniform)
+    log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+    drafted = structs.Proposal(token, log_prob, hidden[:, 0])
+    return sharding.constrain_rows(drafted), cache
+
+  def step(g, carry):
+    token, cache, drafted = carry
+    new, cache = draft(g, token, cache)
+    drafted = jax.tree.map(lambda x, y: x.at[g].set(y), drafted, new)
+    return new.tokens, cache, drafted
+
+  token, cache = state.last_token, state.caches[0]
+  one, _ = jax.eval_shape(draft, 0, token, cache)
+  drafted = jax.tree.map(
+    lambda x: jnp.zeros((num_draft_tokens, *x.shape), x.dtype), one
+  )
+  num_steps = num_draft_tokens
+  if num_draft_tokens > 1:
+    left = jnp.where(state.done, 0, state.max_new_tokens - state.length)
+    num_steps = jnp.minimum(num_draft_tokens, jnp.max(left))
+  _, cache, drafted = jax.lax.fori_loop(
+    0, num_steps, step, (token, cache, drafted)
+  )
+  proposal = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
+  return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
+
+
+def draw_again(
+  student: Policy,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  positions: jax.Array,
+) -> jax.Array:
+  """Draws each token of a draft once more, from the same law.
+
+  Args:
+    student: who proposed.
+    proposal: [B, G].
+    row_keys: typed PRNG keys [B].
+    positions: int32 [B, G], in the response.
+
+  Returns:
+    int32 [B, G].
+  """
+  law = sampling_lib.warp(student.logits(proposal.hidden), student.sampling)
+  uniform = sampling_lib.draw_uniform(
+    row_keys, sampling_lib.SECOND_DRAW, positions
+  )
+  tokens = sampling_lib.draw_token(
+    law.reshape(-1, law.shape[-1]), uniform.reshape(-1)
+  )
+  return tokens.reshape(positions.shape)
+
+
+@jax.named_scope("verify")
+def verify_proposal(
+  student: Policy,
+  teacher: Policy,
+  state: structs.DecodeState,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  threshold: jax.Array,
+  rule: Rule,
+) -> tuple[structs.Verdict, structs.DecodeState]:
+  """Lets the teacher judge a draft in one pass and write one replacement.
+
+  Returns:
+    (Verdict, the state with the teacher's cache advanced).
+  """
+  num_draft_tokens = proposal.tokens.shape[1]
+  offsets = jnp.arange(num_draft_tokens)
+  # The token that precedes each drafted one: its state judges the draft.
+  read = jnp.concatenate(
+    [state.last_token[:, None], proposal.tokens[:, :-1]], axis=1
+  )
+  slots = (state.prompt_length - 1 + state.length)[:, None] + offsets[None, :]
+  hidden, cache = teacher.model.apply(
+    teacher.params, read, slots, state.caches[1]
+  )
+  logits = teacher.logits(hidden)
+  positions = state.length[:, None] + offsets[None, :]
+  accept = acceptance.ACCEPT[rule.accept](
+    acceptance.Evidence(
+      tokens=proposal.tokens,
+      teacher_logits=logits,
+      student_log_prob=proposal.log_prob,
+      teacher_log_probs=sampling_lib.warp(logits, teacher.sampling),
+      uniform=sampling_lib.draw_uniform(
+        row_keys, sampling_lib.ACCEPT_DRAW, positions
+      ),
+      draw_again=lambda: draw_again(student, proposal, row_keys, positions),
+    ),
+    threshold,
+  )
+  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
+  # wrong prefix and is dropped, whatever the rule says of it.
+  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
+  num_accepted = jnp.sum(kept, axis=1)
+  first_rejected = jnp.minimum(num_accepted, num_draft_tokens - 1)
+  at_rejected = first_rejected[:, None, None]
+  student_log_probs = None
+  if rule.replace == "residual":
+    rejected_hidden = jnp.take_along_axis(proposal.hidden, at_rejected, axis=1)
+    student_log_probs = sampling_lib.warp(
+      student.logits(rejected_hidden[:, 0]), student.sampling
+    )
+  replacement = acceptance.draw_replacement(
+    rule.replace,
+    jnp.take_along_axis(logits, at_rejected, axis=1)[:, 0],
+    student_log_probs,
+    teacher.sampling,
+    sampling_lib.draw_uniform(
+      row_keys, sampling_lib.TEACHER_DRAW, state.length + first_rejected
+    ),
+  )
+  replaced = offsets[None, :] == num_accepted[:, None]
+  verdict = structs.Verdict(
+    tokens=jnp.where(replaced, replacement[:, None], proposal.tokens),
+    num_tokens=first_rejected + 1,
+    source=jnp.where(
+      replaced, jnp.int8(structs.TEACHER), jnp.int8(structs.STUDENT)
+    ),
+    draft_tokens=proposal.tokens,
+    teacher_hidden=hidden,
+  )
+  verdict = sharding.constrain_rows(verdict)
+  return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))

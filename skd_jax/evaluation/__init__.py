@@ -1,0 +1,1 @@
+"""Greedy answers and their metrics; how student and teacher agree."""

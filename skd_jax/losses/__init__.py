@@ -1,0 +1,1 @@
+"""Divergences, token losses, and the loss without a [B, T, V] tensor."""

@@ -1,0 +1,1 @@
+"""Plain data to files: logs, plots, pages, reports. Imports nothing of ours."""

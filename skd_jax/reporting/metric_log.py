@@ -1,0 +1,159 @@
+"""metrics.jsonl: one JSON object per logged step, TensorBoard events beside it.
+
+  {"stage": "distill", "seed": 0, "step": 20, "loss": 1.25, "kl": 0.31}
+
+A run that is killed and resumed writes each step of a stage and seed once: the
+lines past the checkpoint that it resumes from are dropped first.
+
+  logged   10  20  30  40 | killed; the checkpoint is of step 20
+  resumed  10  20         | 30  40  50 ...
+"""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, SupportsFloat
+
+import tensorboardX
+
+from skd_jax.parallel import processes
+
+FILE_NAME = "metrics.jsonl"
+_KEYS = ("stage", "seed", "step")
+
+LogMetrics = Callable[[int, Mapping[str, SupportsFloat]], None]
+
+
+@contextlib.contextmanager
+def open_metrics(
+  workdir: str | pathlib.Path,
+  *,
+  stage: str,
+  seed: int,
+  last_step: int = -1,
+) -> Iterator[LogMetrics]:
+  """Opens the log of one stage of one seed.
+
+    with open_metrics(workdir, stage="distill", seed=0) as log:
+      log(10, {"loss": loss, "kl": kl})
+
+  Only one process may log to a workdir at a time: in a run of several, the
+  first; the `log` of the others does nothing.
+
+  Args:
+    workdir: folder of metrics.jsonl, made where it does not exist. TensorBoard
+      events go to its tensorboard/STAGE/seed_SEED.
+    stage: "teacher", "student_init" or "distill".
+    seed: the seed of the run.
+    last_step: the step that the run resumes from. Lines of this stage and seed
+      past it are dropped; by default, all of them.
+
+  Yields:
+    `log(step, scalars)`, which appends one line and flushes it. The scalars are
+    numbers or arrays of size 1. A number that is not finite is written as null.
+
+  Raises:
+    ValueError: if a line of an existing metrics.jsonl is malformed (a torn last
+      line is dropped), or if a scalar is named like one of the line's keys.
+  """
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / FILE_NAME
+  processes.on_first(_drop_lines, path, stage, seed, last_step)
+  if not processes.is_first():
+    yield lambda step, scalars: None
+    return
+  # TensorBoard hides what an earlier writer left at purge_step and after. The
+  # suffix keeps two writers of one second from sharing a file.
+  board = tensorboardX.SummaryWriter(
+    str(workdir / "tensorboard" / stage / f"seed_{seed}"),
+    purge_step=last_step + 1,
+    filename_suffix=f".from_{last_step + 1}",
+  )
+  with contextlib.closing(board), path.open("a", encoding="utf-8") as file:
+
+    def log(step: int, scalars: Mapping[str, SupportsFloat]) -> None:
+      taken = [key for key in _KEYS if key in scalars]
+      if taken:
+        raise ValueError(f"scalars has the key {taken[0]!r}, which is reserved")
+      values = {name: _number(value) for name, value in scalars.items()}
+      line = {"stage": stage, "seed": seed, "step": int(step), **values}
+      file.write(_json_line(line))
+      file.flush()
+      for name, value in values.items():
+        board.add_scalar(name, value, int(step))
+      board.flush()
+
+    yield log
+
+
+def _drop_lines(
+  path: pathlib.Path, stage: str, seed: int, last_step: int
+) -> None:
+  """Drops the lines of a stage and seed past a step."""
+  if not path.exists():
+    return
+  kept = [
+    line
+    for line in read_metrics(path)
+    if (line["stage"], line["seed"]) != (stage, seed)
+    or line["step"] <= last_step
+  ]
+  write_atomically(path, "".join(map(_json_line, kept)))
+
+
+def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines of a metrics.jsonl, in order; null is read as NaN.
+
+  A last line without its line feed was cut while it was written, and is left
+  out.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    ValueError: if another line is not a JSON object with stage, seed and step.
+  """
+  text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+  # "a\nb\n" -> a, b, ""      "a\nb\nto" -> a, b, "to": the last is never whole.
+  whole = text.split("\n")[:-1]
+  return [_parse(path, n, line) for n, line in enumerate(whole, start=1)]
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes the file so that it is either the old one or the whole new one."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def finite(value: Any) -> Any:
+  """Returns the same tree of JSON data, non-finite numbers replaced by None."""
+  if isinstance(value, Mapping):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return [finite(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def _number(value: SupportsFloat) -> int | float:
+  return value if isinstance(value, int) else float(value)
+
+
+def _json_line(line: Mapping[str, Any]) -> str:
+  return json.dumps(finite(line), allow_nan=False) + "\n"
+
+
+def _parse(path: str | pathlib.Path, number: int, text: str) -> dict[str, Any]:
+  try:
+    line = json.loads(text)
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}, line {number}: not JSON: {text!r}") from error
+  if not isinstance(line, dict) or any(key not in line for key in _KEYS):
+    raise ValueError(
+      f"{path}, line {number}: needs {', '.join(_KEYS)}: {text!r}"
+    )
+  return {k: math.nan if v is None else v for k, v in line.items()}

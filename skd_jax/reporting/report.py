@@ -1,0 +1,297 @@
+"""report.json, report.md and the plots: what a run found.
+
+report (a dict, see write_report) -> report.json, report.md
+metrics.jsonl                     -> learning_curve.png, replacement_rate.png
+"""
+
+import json
+import math
+import pathlib
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from skd_jax.evaluation.metrics import METRICS
+from skd_jax.reporting.metric_log import finite, write_atomically
+from skd_jax.reporting.plots import (
+  draw_learning_curve,
+  draw_replacement_rate,
+  read_curves,
+)
+
+Report = Mapping[str, Any]
+
+_KEYS = ("task", "config", "seeds", "metrics", "rollout", "seconds")
+_MODELS = {
+  "teacher": "teacher",
+  "student_init": "student, start",
+  "student": "student, distilled",
+}
+# Those by which a student is judged: the first of them in the report, which is
+# the main metric of the task, or the mean over several tasks.
+_SCORES = {"mean", *METRICS}
+_FILES = {
+  "samples.html": "rollouts, every token coloured by who wrote it",
+  "metrics.jsonl": "every logged step",
+  "config.json": "the resolved configuration, versions, devices",
+}
+
+
+def write_report(workdir: str | pathlib.Path, report: Report) -> None:
+  """Writes report.json for programs and report.md for people.
+
+  Each file is written whole or not at all. Images and pages that lie in the
+  workdir already are linked from report.md: write them first.
+
+  Args:
+    workdir: folder of the run.
+    report: `task`, `config`, `seeds`, `metrics` {teacher, student_init,
+      student: {name: value}}, where several tasks have {"mean": value, TASK:
+      {name: value}}, `rollout` {replacement_rate, accepted_per_round,
+      tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
+      `signature` (a string, or one per metric), `per_seed` (a list of {seed,
+      metrics}, metrics as above), `warnings` (strings), `command` (a string)
+      and `versions` {name: version}. A model that was not measured is absent or
+      empty.
+
+  Raises:
+    ValueError: if one of the keys that every report needs is missing.
+  """
+  for key in _KEYS:
+    if key not in report:
+      raise ValueError(f"report has no {key!r}; needed: {', '.join(_KEYS)}")
+  folder = pathlib.Path(workdir)
+  folder.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(finite(report), indent=2, allow_nan=False)
+  write_atomically(folder / "report.json", text + "\n")
+  sections = [
+    f"# {report['task']}",
+    margin_sentence(report),
+    *_score_tables(report),
+    _warning_section(report.get("warnings") or ()),
+    _rollout_section(report["rollout"]),
+    _time_section(report["seconds"]),
+    _origin_section(report),
+    _files_section(folder),
+  ]
+  page = "\n\n".join(section for section in sections if section)
+  write_atomically(folder / "report.md", page + "\n")
+
+
+def margin_sentence(report: Report) -> str:
+  """Says whether distillation gained more than seeds differ.
+
+  The gain is the student's score less its start's, each a mean over the seeds.
+  The spread is max - min over the seeds, of the student or of its start,
+  whichever is larger. The score is the main metric of the task, the first of
+  the report, or the mean of those of several tasks.
+
+  Returns:
+    One line for report.md and for the console.
+  """
+  measured = _values(report)
+  shared = measured["student"].keys() & measured["student_init"].keys()
+  named = (n for n in measured["student"] if n in shared & _SCORES)
+  name = next(named, None)
+  if name is None:
+    return "The student and its start have no score in common to compare."
+  student, start = measured["student"][name], measured["student_init"][name]
+  if not all(map(math.isfinite, [*student, *start])):
+    return f"The student's {name} is not known for every seed: no verdict."
+  gain = statistics.fmean(student) - statistics.fmean(start)
+  show = _decimals([*student, *start])
+  facts = (
+    f"The student's {name} is {statistics.fmean(student):.{show}f}, its start's"
+    f" {statistics.fmean(start):.{show}f}: {gain:+.{show}f}."
+  )
+  if len(student) < 2:
+    return f"{facts} One seed, so the spread over seeds is not known."
+  spread = max(max(values) - min(values) for values in (student, start))
+  verdict = (
+    "above its start by more than"
+    if gain > spread
+    else "not above its start by more than"
+  )
+  return (
+    f"{facts} It is {verdict} the spread over {len(student)} seeds"
+    f" ({spread:.{show}f})."
+  )
+
+
+def plot_history(
+  metrics_path: str | pathlib.Path, folder: str | pathlib.Path
+) -> list[pathlib.Path]:
+  """Draws the learning curve and the replacement rate of a run.
+
+  Args:
+    metrics_path: a metrics.jsonl, see metrics.py.
+    folder: where learning_curve.png and replacement_rate.png are written.
+
+  Returns:
+    The files drawn. One whose numbers were never logged is left out.
+
+  Raises:
+    FileNotFoundError: if there is no such metrics.jsonl.
+    ValueError: if a line of it is malformed; a torn last line is left out.
+  """
+  curves = read_curves(metrics_path)
+  figures = {
+    "learning_curve.png": draw_learning_curve(curves),
+    "replacement_rate.png": draw_replacement_rate(curves),
+  }
+  drawn = []
+  for name, figure in figures.items():
+    if figure is not None:
+      drawn.append(pathlib.Path(folder) / name)
+      figure.savefig(drawn[-1], dpi=160)
+  return drawn
+
+
+def _values(
+  report: Report, task: str | None = None
+) -> dict[str, dict[str, list[float]]]:
+  """Returns model -> metric name -> one value per seed; numbers only.
+
+  Of one of several tasks, or without a name: of the only task, or their mean.
+  """
+  runs = [run["metrics"] for run in report.get("per_seed") or ()]
+  runs = runs or [report["metrics"]]
+  models: dict[str, dict[str, list[float]]] = {}
+  for model in _MODELS:
+    values = defaultdict(list)
+    for run in runs:
+      scores = run.get(model) or {}
+      for name, value in (scores.get(task, {}) if task else scores).items():
+        if isinstance(value, (int, float)):
+          values[name].append(float(value))
+    models[model] = dict(values)
+  return models
+
+
+def _score_tables(report: Report) -> list[str]:
+  tables = [_score_table(_values(report))]
+  scores = report["metrics"].get("student") or {}
+  for task in (name for name in scores if isinstance(scores[name], Mapping)):
+    tables.append(f"## {task}\n\n{_score_table(_values(report, task))}")
+  seeds = len(report.get("per_seed") or ())
+  if seeds > 1 and any(tables):
+    tables.append(f"Mean ± standard deviation over {seeds} seeds.")
+  return tables
+
+
+def _score_table(values_of: Mapping[str, dict[str, list[float]]]) -> str:
+  models = {m: values for m, values in values_of.items() if values}
+  names = list(dict.fromkeys(n for values in models.values() for n in values))
+  if not names:
+    return ""
+  decimals = {
+    name: _decimals([v for m in models.values() for v in m.get(name, ())])
+    for name in names
+  }
+  rows = [
+    [
+      _MODELS[model],
+      *(_mean_and_deviation(values.get(n, []), decimals[n]) for n in names),
+    ]
+    for model, values in models.items()
+  ]
+  return _table(["", *names], rows)
+
+
+def _mean_and_deviation(values: Sequence[float], decimals: int) -> str:
+  if not values:
+    return "n/a"
+  mean = f"{statistics.fmean(values):.{decimals}f}"
+  if len(values) == 1:
+    return mean
+  return f"{mean} ± {statistics.stdev(values):.{decimals}f}"
+
+
+def _decimals(values: Sequence[float]) -> int:
+  """Returns digits after the point: 2 for percentages, 4 for shares of 1."""
+  largest = max(map(abs, filter(math.isfinite, values)), default=0.0)
+  if largest < 1:
+    return 4
+  return 2 if largest < 1000 else 0
+
+
+def _warning_section(warnings: Sequence[str]) -> str:
+  lines = [f"- {warning}" for warning in warnings]
+  return "\n".join(["## Warnings\n", *lines]) if lines else ""
+
+
+def _rollout_section(rollout: Mapping[str, Any]) -> str:
+  rows = [[_words(name), _quantity(name, v)] for name, v in rollout.items()]
+  return "## Rollouts\n\n" + _table(["", "value"], rows) if rows else ""
+
+
+def _time_section(seconds: Mapping[str, float]) -> str:
+  if not seconds:
+    return ""
+  total = seconds.get("total") or sum(seconds.values())
+  rows = [
+    [_words(name), _duration(value), f"{100 * value / total:.0f} %"]
+    for name, value in seconds.items()
+    if total > 0
+  ]
+  return "## Time\n\n" + _table(["", "time", "share"], rows)
+
+
+def _origin_section(report: Report) -> str:
+  seeds = ", ".join(str(seed) for seed in report["seeds"])
+  lines = [f"Seeds: {seeds}."]
+  if report.get("command"):
+    lines.append(f"```sh\n{report['command']}\n```")
+  if report.get("versions"):
+    versions = report["versions"].items()
+    lines.append(", ".join(f"{name} {version}" for name, version in versions))
+  signature = report.get("signature")
+  if isinstance(signature, str) and signature:
+    signature = {"signature": signature}
+  for name, value in (signature or {}).items():
+    lines.append(f"{name}: `{value}`")
+  return "## How it was made\n\n" + "\n\n".join(lines)
+
+
+def _files_section(folder: pathlib.Path) -> str:
+  images = [f"![{p.stem}]({p.name})" for p in sorted(folder.glob("*.png"))]
+  links = [
+    f"- [{name}]({name}): {what}"
+    for name, what in _FILES.items()
+    if (folder / name).exists()
+  ]
+  parts = ["\n\n".join(images), "\n".join(links)]
+  parts = [part for part in parts if part]
+  return "\n\n".join(["## Files", *parts]) if parts else ""
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  rule = [":--", *["--:"] * (len(header) - 1)]
+  return "\n".join(f"| {' | '.join(r)} |" for r in [header, rule, *rows])
+
+
+def _words(name: str) -> str:
+  return name.removesuffix("_per_s").replace("_", " ") + (
+    " per second" if name.endswith("_per_s") else ""
+  )
+
+
+def _quantity(name: str, value: Any) -> str:
+  if not isinstance(value, (int, float)):
+    return "n/a" if value is None else str(value)
+  if not math.isfinite(value):
+    return "n/a"
+  if name.endswith("_rate") or name.endswith("_share"):
+    return f"{100 * value:.3g} %"
+  return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+  """Returns the time as people say it: 3.2 s, 4 min 05 s, 2 h 07 min."""
+  if seconds < 60:
+    return f"{seconds:.1f} s"
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f"{minutes} min {rest:02d} s"
+  return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,1 @@
+"""The train step, who generates its responses, and the loop around both."""

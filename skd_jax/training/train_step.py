@@ -1,0 +1,201 @@
+"""One update of the student: gradient of the token loss, then AdamW."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from skd_jax import structs
+from skd_jax.losses import chunked
+from skd_jax.models import forward
+from skd_jax.parallel import sharding
+
+
+def make_schedule(
+  *, learning_rate: float, num_steps: int, warmup_steps: int, decay: str
+) -> optax.Schedule:
+  """Returns step -> learning rate: a linear warm-up, then the decay to 0.
+
+  Args:
+    learning_rate: the highest.
+    num_steps: where `linear` and `cosine` reach 0.
+    warmup_steps: steps from 0 to the highest; cut to a tenth of a short run.
+    decay: `linear`, `cosine` or `constant`.
+  """
+  warmup_steps = min(warmup_steps, num_steps // 10)
+  rest = max(num_steps - warmup_steps, 1)
+  after = {
+    "linear": optax.linear_schedule(learning_rate, 0.0, rest),
+    "cosine": optax.cosine_decay_schedule(learning_rate, rest),
+    "constant": optax.constant_schedule(learning_rate),
+  }[decay]
+  warmup = optax.linear_schedule(
+    learning_rate / max(warmup_steps, 1), learning_rate, max(warmup_steps, 1)
+  )
+  return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make_optimizer(
+  schedule: optax.Schedule,
+  *,
+  clip_norm: float,
+  weight_decay: float,
+  beta1: float,
+  beta2: float,
+) -> optax.GradientTransformation:
+  """Returns AdamW behind a clip of the global norm.
+
+  Weight decay is applied to matrices alone, not to norms and biases.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(clip_norm),
+    optax.adamw(
+      schedule,
+      b1=beta1,
+      b2=beta2,
+      weight_decay=weight_decay,
+      mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+    ),
+  )
+
+
+def init_train_state(
+  params: structs.Params, optimizer: optax.GradientTransformation
+) -> structs.TrainState:
+  """Returns the state before the first step."""
+  return structs.TrainState(
+    step=jnp.int32(0), params=params, opt_state=optimizer.init(params)
+  )
+
+
+def reference_rollout(batch: structs.Batch) -> structs.Rollout:
+  """Presents the references of a batch as a rollout, for SFT and supervised KD.
+
+  To be jitted, so that its rows lie where those of the batch do.
+
+  Returns:
+    Rollout [B, T] whose tokens come from REFERENCE; no `teacher_hidden`.
+  """
+  num_rows = batch.reference.shape[0]
+  written = structs.Rollout(
+    tokens=batch.reference,
+    length=batch.reference_length,
+    source=jnp.full(batch.reference.shape, structs.REFERENCE, jnp.int8),
+    draft_tokens=batch.reference,
+    stopped=jnp.ones(num_rows, bool),
+    num_rounds=jnp.zeros(num_rows, jnp.int32),
+    teacher_hidden=None,
+  )
+  return sharding.constrain_rows(written)
+
+
+def rollout_loss(
+  params: structs.Params,
+  teacher_head: structs.Params,
+  batch: structs.Batch,
+  rollout: structs.Rollout,
+  *,
+  student: structs.LanguageModel,
+  teacher: structs.LanguageModel | None,
+  token_loss: chunked.TokenLoss,
+  chunk_size: int,
+) -> tuple[jax.Array, chunked.Sums]:
+  """Sums the token loss over every emitted token, from the first to EOS.
+
+  Args:
+    params: the student's weights; differentiable.
+    teacher_head: the frozen head that turns `rollout.teacher_hidden` into the
+      targets; no second teacher pass.
+    batch: its prompts [B, P].
+    rollout: the responses [B, T].
+    student: the student.
+    teacher: the teacher; None without one.
+    token_loss: the loss of a chunk of tokens.
+    chunk_size: tokens whose logits are held at once.
+
+  Returns:
+    (float32 [] sum, Sums).
+  """
+  hidden = forward.response_hidden(
+    student, params, batch.prompt, batch.prompt_length, rollout.tokens
+  )
+  mask = jnp.arange(rollout.tokens.shape[1])[None, :] < rollout.length[:, None]
+  inputs = chunked.TokenInputs(
+    tokens=rollout.tokens,
+    source=rollout.source,
+    teacher_hidden=rollout.teacher_hidden if teacher else None,
+  )
+  hidden, inputs, mask = jax.tree.map(
+    lambda x: x.reshape(-1, *x.shape[2:]), (hidden, inputs, mask)
+  )
+  return chunked.chunked_loss(
+    token_loss,
+    student,
+    teacher,
+    chunk_size,
+    student.head_params(params),
+    hidden,
+    teacher_head,
+    inputs,
+    mask,
+  )
+
+
+def train_step(
+  state: structs.TrainState,
+  teacher_head: structs.Params,
+  batch: structs.Batch,
+  rollout: structs.Rollout,
+  *,
+  loss_fn: Callable[..., tuple[jax.Array, chunked.Sums]],
+  optimizer: optax.GradientTransformation,
+  num_microbatches: int,
+) -> tuple[structs.TrainState, dict[str, jax.Array]]:
+  """Takes one optimizer step; pure, to be jitted with the state donated.
+
+  Gradients and token counts are summed over the microbatches and divided once,
+  so that the update is that of the whole batch whatever the lengths of its
+  rows.
+
+  Args:
+    state: before the step.
+    teacher_head: see rollout_loss.
+    batch: [B, ...], B a multiple of num_microbatches.
+    rollout: [B, ...].
+    loss_fn: `rollout_loss` with its keyword arguments bound.
+    optimizer: from make_optimizer.
+    num_microbatches: how many parts go through the model one after the other.
+
+  Returns:
+    (the state after the step, float32 metrics: `loss_fn`'s means, grad_norm).
+  """
+  gradient_fn = jax.grad(loss_fn, has_aux=True)
+
+  def add_part(carry, part):
+    gradient, sums = carry
+    more, more_sums = gradient_fn(state.params, teacher_head, *part)
+    return (jax.tree.map(jnp.add, gradient, more), sums + more_sums), None
+
+  def deal(x):
+    # Part m takes the rows m, m + M, ...: each device keeps the rows it has.
+    dealt = x.reshape(-1, num_microbatches, *x.shape[1:])
+    return jnp.swapaxes(dealt, 0, 1)
+
+  parts = jax.tree.map(deal, sharding.constrain_rows((batch, rollout)))
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  (gradient, sums), _ = jax.lax.scan(
+    add_part, (zeros, chunked.Sums.zero()), parts, unroll=num_microbatches == 1
+  )
+  scale = 1.0 / jnp.maximum(sums.weight, 1e-6)
+  gradient = jax.tree.map(lambda x: x * scale, gradient)
+  with jax.named_scope("update"):
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+  state = structs.TrainState(
+    step=state.step + 1, params=params, opt_state=opt_state
+  )
+  metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
+  return state, metrics

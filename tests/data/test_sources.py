@@ -1,0 +1,187 @@
+"""Every kind of source, and what it says about broken files."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import pytest
+
+from skd_jax.data import sources
+
+PAIRS = [("Ja\u2028doch.", "Yes."), ("Nein.", "No."), ("Gut.", "Good.")]
+EXAMPLES = [{"source": source, "target": target} for source, target in PAIRS]
+
+
+def write(path, text):
+  data = text.encode()
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def parallel(folder, **kwargs):
+  return sources.load_examples(
+    "parallel",
+    "train",
+    folder=str(folder),
+    source_language="de",
+    target_language="en",
+    **kwargs,
+  )
+
+
+def jsonl(folder, **kwargs):
+  return sources.load_examples(
+    "jsonl",
+    "dev",
+    folder=str(folder),
+    source_field="q",
+    target_field="a",
+    **kwargs,
+  )
+
+
+def test_parallel_files_may_be_plain_or_gzip(tmp_path):
+  write(tmp_path / "train.de", "\n".join(pair[0] for pair in PAIRS))
+  write(tmp_path / "train.en.gz", "".join(f"{pair[1]}\r\n" for pair in PAIRS))
+  assert parallel(tmp_path) == EXAMPLES
+  assert parallel(tmp_path, max_examples=2) == EXAMPLES[:2]
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "dev.jsonl.gz"])
+def test_jsonl_fields_are_named(tmp_path, name):
+  lines = [json.dumps({"q": q, "a": a, "id": 1}) for q, a in PAIRS]
+  write(tmp_path / name, "\n".join(lines) + "\n")
+  assert jsonl(tmp_path) == EXAMPLES
+
+
+def test_missing_folder_and_file_say_what_was_looked_for(tmp_path):
+  with pytest.raises(FileNotFoundError, match="nowhere': no such folder"):
+    parallel(tmp_path / "nowhere")
+  with pytest.raises(
+    FileNotFoundError, match=r"neither train\.de nor train\.de\.gz"
+  ):
+    parallel(tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"neither dev\.jsonl nor"):
+    jsonl(tmp_path)
+
+
+def test_files_of_unequal_length_are_both_named(tmp_path):
+  write(tmp_path / "train.de", "a\nb\n")
+  write(tmp_path / "train.en", "a\n")
+  with pytest.raises(
+    ValueError, match=r"train\.de has 2 lines and .*train\.en has 1: must"
+  ):
+    parallel(tmp_path)
+
+
+@pytest.mark.parametrize(("side", "word"), [("de", "source"), ("en", "target")])
+def test_blank_line_is_named(tmp_path, side, word):
+  for language in ("de", "en"):
+    second = " " if language == side else "b"
+    write(tmp_path / f"train.{language}", f"a\n{second}\nc\n")
+  with pytest.raises(
+    ValueError, match=rf"train\.{side}, line 2: the {word} is blank"
+  ):
+    parallel(tmp_path)
+
+
+def test_file_that_is_not_text_is_named(tmp_path):
+  (tmp_path / "train.de").write_bytes(b"\xff\n")
+  write(tmp_path / "train.en", "a\n")
+  with pytest.raises(ValueError, match=r"train\.de: not UTF-8 text"):
+    parallel(tmp_path)
+  (tmp_path / "train.de").unlink()
+  (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"abc")[:-4])
+  with pytest.raises(ValueError, match=r"train\.de\.gz: not UTF-8 text"):
+    parallel(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ('{"q": "x"}', r"line 2: has no text in field 'a'; its fields are \['q'\]"),
+    ('{"q": 3, "a": "y"}', "line 2: has no text in field 'q'"),
+    ('{"q": "x", "a": ', "line 2: bad JSON"),
+    ("", "line 2: bad JSON"),
+    ("[1]", "line 2: must be a JSON object"),
+    ('{"q": "x", "a": " "}', "line 2: the target is blank"),
+  ],
+)
+def test_broken_json_lines_are_named(tmp_path, line, message):
+  good = '{"q": "x", "a": "y"}'
+  write(tmp_path / "dev.jsonl", f"{good}\n{line}\n{good}\n")
+  with pytest.raises(ValueError, match=message):
+    jsonl(tmp_path)
+
+
+def test_unknown_kind_lists_the_kinds():
+  with pytest.raises(
+    ValueError,
+    match=r"kind='csv': .*arithmetic, embedded, jsonl, parallel, tfds",
+  ):
+    sources.load_examples("csv", "train")
+
+
+@pytest.mark.parametrize(
+  ("kind", "given", "message"),
+  [
+    ("parallel", {}, "folder=None"),
+    ("parallel", {"folder": "x", "source_language": "de"}, "target_language"),
+    ("jsonl", {"folder": "x", "target_field": "a"}, "source_field=None"),
+    ("tfds", {"source_field": "de", "target_field": "en"}, "name=None"),
+    ("embedded", {"max_examples": 0}, "max_examples=0"),
+  ],
+)
+def test_missing_arguments_are_named(kind, given, message):
+  with pytest.raises(ValueError, match=message):
+    sources.load_examples(kind, "train", **given)
+
+
+def test_embedded_corpus_gives_examples():
+  pytest.importorskip("skd_jax.data.synthetic.corpus")
+  examples = sources.load_examples("embedded", "train", max_examples=5)
+  assert len(examples) == 5
+  assert all(example["source"].strip() for example in examples)
+
+
+TFDS_PROGRAM = """
+import sys
+import tensorflow_datasets as tfds
+from skd_jax.data import sources
+
+class TinyPairs(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version("1.0.0")
+  def _info(self):
+    features = tfds.features.Translation(languages=("de", "en"))
+    return tfds.core.DatasetInfo(builder=self, features=features)
+  def _split_generators(self, dl_manager):
+    return {"train": self._generate_examples()}
+  def _generate_examples(self):
+    for number in range(5):
+      yield number, {"de": f"Größe {number}", "en": f"size {number}"}
+
+folder = sys.argv[1]
+TinyPairs(data_dir=folder, file_format="array_record").download_and_prepare()
+read = lambda **fields: sources.load_examples(
+  "tfds", "train", folder=folder, name="tiny_pairs", source_field="de", **fields
+)
+examples = read(target_field="en", max_examples=4)
+assert len(examples) == 4, examples
+for example in examples:
+  assert example["source"] == "Größe" + example["target"].removeprefix("size")
+try:
+  read(target_field="fr")
+except ValueError as error:
+  assert "has no field 'fr'; its fields are ['de', 'en']" in str(error), error
+else:
+  raise AssertionError("a missing field was accepted")
+assert "tensorflow" not in sys.modules
+assert tfds.builder_cls("wmt16_translate")
+"""
+
+
+def test_tensorflow_data_set_is_read_without_tensorflow(tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  subprocess.run(
+    [sys.executable, "-c", TFDS_PROGRAM, str(tmp_path)], check=True
+  )

@@ -1,0 +1,91 @@
+"""What the compiler made of the decode loop: no copies of what is large."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from skd_jax import models
+from skd_jax.decoding import rollout, stopping
+from tests.conftest import make_batch
+
+V, T, G = 61, 17, 4
+PROMPTS = [[3, 4, 5]] * 10
+
+
+def model(num_layers, width):
+  config = models.ModelConfig(
+    vocab_size=V,
+    hidden_size=width,
+    intermediate_size=2 * width,
+    num_layers=num_layers,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    tie_embeddings=True,
+  )
+  params = models.init_params(config, jax.random.key(0))
+  return models.create(config), params
+
+
+def compiled_text(batch_size):
+  (student, student_params), (teacher, teacher_params) = (
+    model(2, 24),
+    model(3, 40),
+  )
+
+  def write(student_params, teacher_params, batch, keys):
+    return rollout.rollout(
+      rollout.Policy(student_params, student),
+      rollout.Policy(teacher_params, teacher),
+      batch,
+      keys,
+      stopping.make_stop_table(V, (0,)),
+      jnp.float32(5),
+      rule=rollout.Rule("top_k", "sample"),
+      num_draft_tokens=G,
+      max_new_tokens=T,
+      batch_size=batch_size,
+    )
+
+  keys = jax.random.split(jax.random.key(0), len(PROMPTS))
+  arguments = (student_params, teacher_params, make_batch(PROMPTS), keys)
+  text = jax.jit(write).lower(*arguments).compile().as_text()
+  weights = {x.shape for x in jax.tree.leaves(arguments[:2]) if x.ndim > 1}
+  return text, weights | {shape[::-1] for shape in weights}
+
+
+def copied_shapes(text):
+  """Shapes of the float arrays that are copied outside of the entry, so in the
+  bodies of the loops.
+  """
+  shapes, in_entry = set(), False
+  for line in text.splitlines():
+    if line and not line.startswith((" ", "}")):
+      in_entry = line.startswith("ENTRY")
+    found = re.match(
+      r"\s+(?:ROOT )?%\S+ = f32\[([\d,]+)\]\S* (?:copy|transpose)\(", line
+    )
+    if found and not in_entry:
+      shapes.add(tuple(map(int, found[1].split(","))))
+  return shapes
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size):
+  text, weight_shapes = compiled_text(batch_size)
+  num_slots = len(PROMPTS[0]) + T + G
+  cache_size = (batch_size or len(PROMPTS)) * 2 * num_slots * 8
+  copied = copied_shapes(text)
+  assert copied  # Small arrays are; the search finds copies.
+  assert max(map(math.prod, copied)) < cache_size
+  assert not weight_shapes & copied
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_the_loop_calls_nothing_on_the_host(batch_size):
+  text, _ = compiled_text(batch_size)
+  calls = set(re.findall(r'custom_call_target="([^"]+)"', text))
+  assert not [call for call in calls if "callback" in call]

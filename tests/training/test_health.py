@@ -1,0 +1,93 @@
+"""Signs of trouble in the log."""
+
+import math
+
+import pytest
+
+from skd_jax.training import health
+
+
+def _line(rate):
+  return {"replacement_rate": rate, "accepted_per_round": 3.0}
+
+
+@pytest.mark.parametrize(
+  ("rate", "said"), [(0.51, "gap"), (1.0, "gap"), (0.0009, "inert")]
+)
+def test_strange_replacement_rate_is_said_once(rate, said):
+  watch = health.Watch("distill")
+  (warning,) = watch.warnings(_line(rate))
+  assert warning.startswith("distill: ")
+  assert said in warning
+  assert not list(watch.warnings(_line(rate)))
+
+
+def test_each_warning_is_given_by_itself():
+  watch = health.Watch("distill")
+  assert len(list(watch.warnings(_line(0.9)))) == 1
+  assert len(list(watch.warnings(_line(0.0)))) == 1
+  assert not list(watch.warnings(_line(0.9)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2, 0.001])
+def test_usual_replacement_rate_is_no_warning(rate):
+  assert not list(health.Watch("distill").warnings(_line(rate)))
+
+
+def test_without_a_gate_there_is_nothing_to_warn_of():
+  watch = health.Watch("distill")
+  assert not list(watch.warnings({"loss": 1.0}))
+  # Teacher-written data: everything is the teacher's, and no round is counted.
+  assert not list(watch.warnings({"replacement_rate": 1.0}))
+
+
+def test_signs_are_named():
+  assert list(health.signs(_line(0.9))) == ["gap"]
+  assert list(health.signs(_line(0.0))) == ["inert"]
+  assert health.signs(_line(0.2)) == {}
+
+
+def test_report_says_where_a_warning_was_first_given_and_how_often():
+  rates = [0.9, 0.7, 0.2, 0.0]
+  lines = [
+    {"stage": "distill", "seed": seed, "step": 10 * step, **_line(rate)}
+    for seed in (0, 1)
+    for step, rate in enumerate(rates)
+    if seed == 0 or rate < 0.5
+  ]
+  lines.append({"stage": "teacher", "seed": 0, "step": 10, "loss": 1.0})
+  first, second, third = health.over_the_run(lines)
+  assert first.startswith("distill, seed 0, step 0: the teacher replaces 90%")
+  assert first.endswith("(2 x in the log)")
+  assert second.startswith("distill, seed 0, step 30: the teacher replaces 0.0")
+  assert third.startswith("distill, seed 1, step 30: ")
+  assert health.over_the_run(lines[-1:]) == []
+
+
+_GOOD = {"loss": 1.0, "grad_norm": 1.0, "least_token_loss": 0.0}
+
+
+@pytest.mark.parametrize(
+  "line", [_GOOD, _GOOD | {"least_token_loss": -1e-5}, _GOOD | {"loss": 0.0}]
+)
+def test_finite_loss_goes_on(line):
+  health.check_finite(line, "distill", 3, None)
+
+
+@pytest.mark.parametrize(
+  ("change", "named"),
+  [
+    ({"loss": math.nan}, "loss is nan"),
+    ({"grad_norm": math.inf}, "grad_norm is inf"),
+    ({"least_token_loss": -1e-3}, r"-1\.00e-03"),
+  ],
+)
+def test_meaningless_loss_names_the_stage_and_the_kept_checkpoint(
+  change, named
+):
+  with pytest.raises(FloatingPointError, match=f"distill, step 3: .*{named}"):
+    health.check_finite(_GOOD | change, "distill", 3, None)
+  with pytest.raises(FloatingPointError, match="checkpoint of step 2 is kept"):
+    health.check_finite(_GOOD | change, "distill", 3, 2)
+  with pytest.raises(FloatingPointError, match="no checkpoint was written"):
+    health.check_finite(_GOOD | change, "distill", 3, None)

@@ -1,0 +1,254 @@
+"""One update: what is trained, and that its parts add up."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skd_jax import models
+from skd_jax.losses import chunked, divergence
+from skd_jax.models import forward
+from skd_jax.training import train_step
+from tests.conftest import make_batch
+
+V = 19
+CONFIG = models.ModelConfig(
+  vocab_size=V,
+  hidden_size=16,
+  intermediate_size=24,
+  num_layers=2,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=8,
+  tie_embeddings=True,
+)
+MODEL = models.create(CONFIG)
+BATCH = make_batch(
+  [[3], [1, 2, 5], [4, 4], [2, 6]],
+  references=[[7, 8, 2], [9, 2], [5, 6, 7, 2], [2]],
+)
+KL = chunked.distillation_token_loss(divergence.forward_kl, "uniform")
+
+
+def params(seed):
+  return models.init_params(CONFIG, jax.random.key(seed))
+
+
+def optimizer(learning_rate=0.01, weight_decay=0.01):
+  return train_step.make_optimizer(
+    train_step.make_schedule(
+      learning_rate=learning_rate, num_steps=100, warmup_steps=0, decay="linear"
+    ),
+    clip_norm=1.0,
+    weight_decay=weight_decay,
+    beta1=0.9,
+    beta2=0.98,
+  )
+
+
+def written(teacher_params):
+  rollout = train_step.reference_rollout(BATCH)
+  hidden = forward.response_hidden(
+    MODEL, teacher_params, BATCH.prompt, BATCH.prompt_length, rollout.tokens
+  )
+  return rollout.replace(teacher_hidden=hidden)
+
+
+def loss_fn(token_loss=KL, teacher=MODEL, chunk_size=4):
+  return functools.partial(
+    train_step.rollout_loss,
+    student=MODEL,
+    teacher=teacher,
+    token_loss=token_loss,
+    chunk_size=chunk_size,
+  )
+
+
+@functools.partial(jax.jit, static_argnames="num_microbatches")
+def step(state, teacher_params, num_microbatches=1):
+  return train_step.train_step(
+    state,
+    MODEL.head_params(teacher_params),
+    BATCH,
+    written(teacher_params),
+    loss_fn=loss_fn(),
+    optimizer=optimizer(),
+    num_microbatches=num_microbatches,
+  )
+
+
+def test_microbatches_give_the_update_of_the_whole_batch():
+  # Rows of 3, 2, 4 and 1 tokens: a mean of means would be another update.
+  start = train_step.init_train_state(params(0), optimizer())
+  whole, metrics = step(start, params(1))
+  for num_microbatches in (2, 4):
+    parts, part_metrics = step(start, params(1), num_microbatches)
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+      whole.params,
+      parts.params,
+    )
+    np.testing.assert_allclose(metrics["loss"], part_metrics["loss"], rtol=1e-5)
+    assert part_metrics["tokens"] == 10
+
+
+def test_loss_is_the_mean_over_all_response_tokens():
+  student, teacher = params(0), params(1)
+  total, sums = jax.jit(loss_fn())(
+    student, MODEL.head_params(teacher), BATCH, written(teacher)
+  )
+
+  @jax.jit
+  def divergences(sequence):
+    positions = jnp.arange(sequence.shape[1])[None]
+    teacher_logits, student_logits = (
+      MODEL.head(
+        MODEL.head_params(p), MODEL.apply(p, sequence, positions, None)[0]
+      )[0]
+      for p in (teacher, student)
+    )
+    return divergence.forward_kl(teacher_logits, student_logits)
+
+  values = []
+  for row, length in enumerate(np.asarray(BATCH.reference_length)):
+    size = int(BATCH.prompt_length[row])
+    # The prompt, then the response at once; causal, so the end is free.
+    sequence = [*BATCH.prompt[row, :size], *BATCH.reference[row, :length]]
+    value = divergences(jnp.asarray(sequence + [0] * (8 - len(sequence)))[None])
+    values.extend(np.asarray(value[size - 1 : size - 1 + length]))
+  assert len(values) == int(sums.tokens) == 10
+  np.testing.assert_allclose(total, sum(values), rtol=1e-5)
+  np.testing.assert_allclose(sums.means()["loss"], np.mean(values), rtol=1e-5)
+
+
+def test_a_student_that_is_the_teacher_stays():
+  same = params(0)
+  state = train_step.init_train_state(same, optimizer(weight_decay=0.0))
+  gradient = jax.grad(
+    lambda p: loss_fn()(p, MODEL.head_params(same), BATCH, written(same))[0]
+  )(same)
+  assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) < 1e-5
+  assert float(step(state, same)[1]["loss"]) < 1e-6
+
+
+def test_gradient_equals_the_plain_loss_with_all_logits():
+  student, teacher = params(0), params(1)
+  rollout = written(teacher)
+  mask = jnp.arange(4)[None] < BATCH.reference_length[:, None]
+
+  def plain(p):
+    hidden = forward.response_hidden(
+      MODEL, p, BATCH.prompt, BATCH.prompt_length, rollout.tokens
+    )
+    values = divergence.forward_kl(
+      MODEL.head(MODEL.head_params(teacher), rollout.teacher_hidden),
+      MODEL.head(MODEL.head_params(p), hidden),
+    )
+    return jnp.sum(jnp.where(mask, values, 0.0))
+
+  chunked = jax.grad(
+    lambda p: loss_fn()(p, MODEL.head_params(teacher), BATCH, rollout)[0]
+  )(student)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    jax.grad(plain)(student),
+    chunked,
+  )
+
+
+def test_distillation_brings_the_student_to_the_teacher():
+  teacher = params(1)
+  state = train_step.init_train_state(params(0), optimizer())
+  first = None
+  for _ in range(60):
+    state, metrics = step(state, teacher)
+    first = first or float(metrics["kl"])
+  assert float(metrics["kl"]) < first / 5
+  assert int(state.step) == 60
+
+
+def test_supervised_loss_is_cross_entropy_on_the_references():
+  student = params(0)
+  rollout = train_step.reference_rollout(BATCH)
+  total, _ = loss_fn(chunked.supervised_token_loss, teacher=None)(
+    student, None, BATCH, rollout
+  )
+  hidden = forward.response_hidden(
+    MODEL, student, BATCH.prompt, BATCH.prompt_length, rollout.tokens
+  )
+  logits = MODEL.head(MODEL.head_params(student), hidden)
+  mask = jnp.arange(4)[None] < BATCH.reference_length[:, None]
+  expected = jnp.sum(
+    jnp.where(mask, chunked.cross_entropy(logits, rollout.tokens), 0.0)
+  )
+  np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def test_padding_in_prompts_and_responses_changes_nothing():
+  student, teacher = params(0), params(1)
+
+  def value(batch):
+    rollout = train_step.reference_rollout(batch)
+    hidden = forward.response_hidden(
+      MODEL, teacher, batch.prompt, batch.prompt_length, rollout.tokens
+    )
+    return loss_fn()(
+      student,
+      MODEL.head_params(teacher),
+      batch,
+      rollout.replace(teacher_hidden=hidden),
+    )[0]
+
+  wide = BATCH.replace(
+    prompt=jnp.pad(BATCH.prompt, ((0, 0), (0, 3)), constant_values=7),
+    reference=jnp.pad(BATCH.reference, ((0, 0), (0, 2)), constant_values=9),
+  )
+  np.testing.assert_allclose(value(BATCH), value(wide), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("decay", "expected"),
+  [("linear", 0.5), ("cosine", 0.5), ("constant", 1.0)],
+)
+def test_schedule_warms_up_and_decays(decay, expected):
+  schedule = train_step.make_schedule(
+    learning_rate=1.0, num_steps=110, warmup_steps=10, decay=decay
+  )
+  assert float(schedule(0)) == pytest.approx(0.1)
+  assert float(schedule(10)) == pytest.approx(1.0)
+  assert float(schedule(60)) == pytest.approx(expected)
+  if decay != "constant":
+    assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_bfloat16_compute_keeps_float32_masters_and_stays_close():
+  student, teacher = params(0), params(1)
+  half = models.create(CONFIG, dtype=jnp.bfloat16)
+  hidden = forward.response_hidden(
+    half, teacher, BATCH.prompt, BATCH.prompt_length, BATCH.reference
+  )
+  assert hidden.dtype == jnp.bfloat16
+  rollout = train_step.reference_rollout(BATCH).replace(teacher_hidden=hidden)
+  fn = functools.partial(
+    train_step.rollout_loss,
+    student=half,
+    teacher=half,
+    token_loss=KL,
+    chunk_size=4,
+  )
+  state, metrics = train_step.train_step(
+    train_step.init_train_state(student, optimizer()),
+    half.head_params(teacher),
+    BATCH,
+    rollout,
+    loss_fn=fn,
+    optimizer=optimizer(),
+    num_microbatches=1,
+  )
+  assert {x.dtype for x in jax.tree.leaves(state.params)} == {
+    jnp.dtype("float32")
+  }
+  whole = step(train_step.init_train_state(student, optimizer()), teacher)[1]
+  assert float(metrics["loss"]) == pytest.approx(float(whole["loss"]), rel=0.05)
