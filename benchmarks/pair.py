@@ -309,7 +309,7 @@ def make_prompts(pair: Pair, num_rows: int, prompt_size: int) -> structs.Batch:
 
 
 def _text_ids(folder: str, count: int) -> np.ndarray:
-  tokenizer = tokenizer_lib.load(folder)
+  tokenizer = tokenizer_lib.load_tokenizer(folder)
   # A sentence has more than four tokens.
   pairs = corpus.sentence_pairs(num_pairs=count // 4 + 1)
   text = " ".join(pair["target"] for pair in pairs)

@@ -5,12 +5,9 @@ lines. A misspelt name is an error: the config is locked.
 """
 
 import json
+from typing import Any
 
 import ml_collections
-
-from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.losses import chunked, divergence
-from skd_jax.training.schedules import Schedule
 
 
 def fit_config(**changes) -> ml_collections.ConfigDict:
@@ -26,7 +23,7 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   # the update is that of the whole batch.
   config.num_microbatches = 1
   config.learning_rate = 1e-3
-  config.warmup_steps = 50
+  config.warmup_steps = 50  # At most a tenth of num_steps is used.
   config.decay = "linear"  # After the warm-up: linear, cosine, constant.
   config.clip_norm = 1.0  # Of the gradient, global.
   config.weight_decay = 0.01
@@ -87,8 +84,8 @@ def default_config() -> ml_collections.ConfigDict:
   # over data * fsdp groups of `tensor` devices each.
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # -1: as many as there are devices for.
-  config.mesh.fsdp = 1  # Deals out the weights that are trained as well.
-  config.mesh.tensor = 1  # Deals out all weights.
+  config.mesh.fsdp = 1  # Shards the trained weights as well.
+  config.mesh.tensor = 1  # Shards all weights.
 
   config.data = ml_collections.ConfigDict()
   # embedded (translation), arithmetic (word problems), parallel, jsonl, tfds
@@ -116,7 +113,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.metrics = ("bleu", "chrf")
   config.data.weight = 1.0  # Of the task in a mixture of tasks.
 
-  # Several tasks learnt at once, by name: what each changes in config.data, as
+  # Several tasks learned at once, by name: what each changes in config.data, as
   # in {"arithmetic": {"kind": "arithmetic", "metrics": ("accuracy",)}, ...}.
   # Empty: config.data is the only task.
   config.tasks = ml_collections.ConfigDict()
@@ -139,14 +136,12 @@ def default_config() -> ml_collections.ConfigDict:
   )
 
   config.rollout = ml_collections.ConfigDict()
-  # Who writes the training data: skd (the student, corrected by the teacher),
+  # Who generates the responses: skd (the student, corrected by the teacher),
   # on_policy (the student), teacher (SeqKD), reference (supervised KD).
-  config.rollout.policy = "skd"
-  config.rollout.accept = (
-    "top_k"  # See skd_jax/decoding/acceptance.py for the rules.
-  )
+  config.rollout.mode = "skd"
+  config.rollout.accept = "top_k"  # See decoding/acceptance.py.
   config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
-  # constant; or to threshold_end: linear, cosine, step (see schedules.py).
+  # constant; or to threshold_end: linear, cosine, step.
   config.rollout.threshold_schedule = "constant"
   config.rollout.threshold_end = 25.0
   # The share of rows whose response is the data set's reference instead, drawn
@@ -168,14 +163,17 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.teacher_top_p = 0.5
 
   config.loss = ml_collections.ConfigDict()
-  # See skd_jax/losses/divergence.py; or cross_entropy on the tokens as they
-  # are, which asks no teacher (SFT, SeqKD).
+  # divergence (from the teacher's distribution), or cross_entropy (on the
+  # tokens as they are: SFT, SeqKD), which needs no teacher.
+  config.loss.objective = "divergence"
+  # forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
+  # top_k_forward_kl; see skd_jax/losses/divergence.py.
   config.loss.divergence = "forward_kl"
   config.loss.beta = 0.5  # Of jsd.
   config.loss.alpha = 0.1  # Of skew_forward_kl and skew_reverse_kl.
   config.loss.k = 50  # Of top_k_forward_kl.
-  config.loss.weights = "uniform"  # See skd_jax/losses/chunked.py.
-  # Of the weights `verified`: a token among the teacher's verified_k best has
+  config.loss.weights = "uniform"  # See losses/token_losses.py.
+  # Of the weights `verified`: a token in the teacher's top verified_k has
   # weight 1, another unverified_weight.
   config.loss.verified_k = 25
   config.loss.unverified_weight = 0.1
@@ -187,58 +185,12 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.evaluate = ml_collections.ConfigDict()
   config.evaluate.batch_size = 64
-  config.evaluate.num_samples = 8  # Rollouts shown in samples.html, per visit.
+  config.evaluate.num_samples = 8  # Rollouts shown in samples.html, each time.
   # For the metric comet: the file model.ckpt of a COMET checkpoint, and the
   # Python of an environment that has unbabel-comet. Nothing is downloaded.
   config.evaluate.comet_checkpoint = ""
   config.evaluate.comet_python = ""
   return config.lock()
-
-
-def threshold(config: ml_collections.ConfigDict) -> Schedule:
-  """Returns the parameter of the acceptance rule over the run."""
-  return _schedule(config, "threshold")
-
-
-def reference_share(config: ml_collections.ConfigDict) -> Schedule:
-  """Returns the share of rows that are references, over the run."""
-  if config.rollout.policy == "reference":
-    return Schedule(1.0)
-  return _schedule(config, "reference_share")
-
-
-def _schedule(config: ml_collections.ConfigDict, field: str) -> Schedule:
-  settings = config.rollout
-  return Schedule(
-    settings[field],
-    settings[f"{field}_end"],
-    settings[f"{field}_schedule"],
-    settings.switch_at,
-  )
-
-
-def token_loss(
-  config: ml_collections.ConfigDict, vocab_size: int
-) -> chunked.TokenLoss:
-  """Returns the loss that the student is distilled with.
-
-  Raises:
-    ValueError: names the field, its value and what is allowed.
-  """
-  if config.loss.divergence == "cross_entropy":
-    return chunked.supervised_token_loss
-  return chunked.distillation_token_loss(
-    divergence.get_divergence(
-      config.loss.divergence,
-      beta=config.loss.beta,
-      alpha=config.loss.alpha,
-      k=config.loss.k,
-      vocab_size=vocab_size,
-    ),
-    config.loss.weights,
-    verified_k=config.loss.verified_k,
-    unverified_weight=config.loss.unverified_weight,
-  )
 
 
 def task_sections(
@@ -278,11 +230,12 @@ def task_sections(
   return sections
 
 
-def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
-  """Returns where the metric `comet` finds its model and its library."""
-  return metrics_lib.Comet(
-    config.evaluate.comet_checkpoint, config.evaluate.comet_python
-  )
+def get(config: ml_collections.ConfigDict, field: str) -> Any:
+  """Returns a value by its dotted name, such as "teacher.fit.num_steps"."""
+  value: Any = config
+  for name in field.split("."):
+    value = value[name]
+  return value
 
 
 def to_plain(config: ml_collections.ConfigDict) -> dict:

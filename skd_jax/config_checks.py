@@ -1,30 +1,36 @@
-"""Checks of the settings, before anything is loaded.
+"""Every check of a config, before anything is loaded or written.
 
-Each is a ValueError of one line: the field, its value, and what is allowed.
+Each is a ValueError of one line: the field, its value, and what is allowed. The
+library functions below know no field names; where they check an argument, its
+field is put in front here.
 """
 
+import contextlib
+import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import ml_collections
 
+from skd_jax import builders, stages
 from skd_jax import config as config_lib
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.training import profiling, schedules
+from skd_jax.training import generation, profiling, schedules
+
+_MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
+_UNKNOWN = 2**31 - 1  # No bound.
+_TASK_KINDS = ("embedded", "arithmetic", "parallel", "jsonl", "tfds")
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-  """Checks what can be checked before anything is loaded.
+def check_config(config: ml_collections.ConfigDict) -> None:
+  """Checks what can be checked from the config alone.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
-  vocab_size = config.tokenizer.vocab_size
   _one_of(config, "dtype", ("auto", "float32", "bfloat16"))
-  _one_of(
-    config, "rollout.policy", ("skd", "on_policy", "teacher", "reference")
-  )
+  _one_of(config, "rollout.mode", generation.MODES)
+  _one_of(config, "loss.objective", ("divergence", "cross_entropy"))
   for field in (
     "data.length_multiple",
     "tokenizer.vocab_size",
@@ -37,13 +43,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "
       f"distill.batch_size = {config.distill.batch_size}]"
     )
-  _validate_tasks(config)
-  seeds = config.seeds
-  if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-    raise ValueError(
-      f"seeds = {seeds}: must be distinct and not negative, at least one"
-    )
-  _at_least(config, "seed", 0)
+  _check_tasks(config)
+  _check_seeds(config)
   _at_least(config, "profile", 0)
   if config.profile > max(config.distill.num_steps - profiling.SKIPPED, 0):
     raise ValueError(
@@ -51,16 +52,57 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f"{profiling.SKIPPED} = {config.distill.num_steps - profiling.SKIPPED}]"
     )
   for role in ("teacher", "student"):
-    _validate_checkpoint(config[role], role)
+    _check_checkpoint(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
-    _validate_fit(config, stage)
-  _validate_rollout(config, vocab_size)
-  _validate_loss(config, vocab_size)
-  _validate_combination(config)
+    _check_fit(config, stage)
+  _check_rollout(config)
+  _at_least(config, "loss.verified_k", 1)
+  _in_unit_interval(config, "loss.unverified_weight")
+  # The vocabulary of a folder is not known yet.
+  has_folder = bool(stages.tokenizer_folder(config))
+  check_vocabulary(
+    config, _UNKNOWN if has_folder else config.tokenizer.vocab_size
+  )
+  _check_combination(config)
 
 
-def validate_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
-  """Checks that rows can be dealt out.
+def check_vocabulary(
+  config: ml_collections.ConfigDict, vocab_size: int
+) -> None:
+  """Checks what is bounded by the vocabulary of the models.
+
+  Args:
+    config: the config.
+    vocab_size: V, the tokens that both models know.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  _check_threshold(config, vocab_size)
+  with _field("loss."):
+    builders.token_loss(config, vocab_size)
+
+
+def check_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Checks that a workdir is a path of a file system.
+
+  Returns:
+    The path.
+
+  Raises:
+    ValueError: it is an address such as gs://BUCKET, which would become a
+      local folder "gs:".
+  """
+  if "://" in str(workdir):
+    raise ValueError(
+      f"workdir = {str(workdir)!r}: must be a folder; mount the bucket and "
+      "give its path (launch/tpu_vm.sh mounts it as bucket/)"
+    )
+  return pathlib.Path(workdir)
+
+
+def check_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
+  """Checks that rows can be sharded.
 
   Args:
     config: the config.
@@ -84,8 +126,25 @@ def validate_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
       )
 
 
-def _validate_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
-  """Refuses random weights where the config names a checkpoint."""
+def _check_seeds(config: ml_collections.ConfigDict) -> None:
+  seeds = config.seeds
+  if not seeds or len(set(seeds)) != len(seeds):
+    raise ValueError(f"seeds = {seeds}: must be distinct, at least one")
+  for field, values in (("seeds", seeds), ("seed", (config.seed,))):
+    if min(values) < 0 or max(values) > _MAX_SEED:
+      raise ValueError(
+        f"{field} = {config[field]}: must be not negative, at most {_MAX_SEED}"
+      )
+
+
+def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
+  """Refuses random weights where the config names a checkpoint, and two."""
+  if model.path and model.init_path:
+    raise ValueError(
+      f"{role}.init_path = {model.init_path!r} with {role}.path = "
+      f"{model.path!r}, which is taken as it is: must be empty, or leave "
+      f"{role}.path empty to start from {role}.init_path"
+    )
   if model.checkpoint and not model.path and not model.init_path:
     raise ValueError(
       f"{role}.checkpoint = {model.checkpoint!r}, but {role}.path and "
@@ -95,64 +154,84 @@ def _validate_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
     )
 
 
-def _validate_rollout(
-  config: ml_collections.ConfigDict, vocab_size: int
-) -> None:
+def _check_rollout(config: ml_collections.ConfigDict) -> None:
   for field in ("threshold", "reference_share"):
     _one_of(config, f"rollout.{field}_schedule", schedules.SHAPES)
   for field in ("reference_share", "reference_share_end", "switch_at"):
     _in_unit_interval(config, f"rollout.{field}")
-  acceptance.check_rule(
-    config.rollout.accept,
-    config.rollout.replace,
-    config_lib.threshold(config),
-    vocab_size,
-  )
   for who in ("student", "teacher"):
-    try:
+    with _field(f"rollout.{who}_"):
       sampling.Sampling(
         config.rollout[f"{who}_temperature"], config.rollout[f"{who}_top_p"]
       )
-    except ValueError as error:
-      raise ValueError(f"rollout.{who}_{error}") from None
+  accept, replace = config.rollout.accept, config.rollout.replace
+  with _field("rollout."):
+    acceptance.Rule(accept, replace)
+  rule = acceptance.RULES[accept]
+  if replace not in rule.replace:
+    raise ValueError(
+      f"rollout.replace = {replace!r} with rollout.accept = {accept!r}: must "
+      f"be one of {list(rule.replace)}"
+    )
+  shape = config.rollout.threshold_schedule
+  if shape != "constant" and rule.low is None:
+    raise ValueError(
+      f"rollout.threshold_schedule = {shape!r} with rollout.accept = "
+      f"{accept!r}, which has no threshold: must be 'constant'"
+    )
 
 
-def _validate_loss(config: ml_collections.ConfigDict, vocab_size: int) -> None:
-  config_lib.token_loss(config, vocab_size)
-  _at_least(config, "loss.verified_k", 1)
-  _in_unit_interval(config, "loss.unverified_weight")
+def _check_threshold(
+  config: ml_collections.ConfigDict, vocab_size: int
+) -> None:
+  settings = config.rollout
+  rule = acceptance.RULES[settings.accept]
+  if rule.low is None:
+    return
+  fields = ["threshold"]
+  if settings.threshold_schedule != "constant":
+    fields.append("threshold_end")
+  low, high = rule.low, vocab_size if rule.high is None else rule.high
+  for field in fields:
+    value = settings[field]
+    where = (
+      f"rollout.{field} = {value} with rollout.accept = {settings.accept!r}"
+    )
+    if not low <= value <= high:
+      raise ValueError(f"{where}: must be in [{low}, {high}]")
+    if rule.whole_numbers and value != int(value):
+      raise ValueError(f"{where}: must be a whole number")
 
 
-def _validate_combination(config: ml_collections.ConfigDict) -> None:
+def _check_combination(config: ml_collections.ConfigDict) -> None:
   """Checks that the loss can learn from what is written."""
-  for found, message in (*_about_writing(config), *_about_weights(config)):
+  for found, message in (*_about_generation(config), *_about_weights(config)):
     if found:
       raise ValueError(message)
 
 
-def _about_writing(
+def _about_generation(
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[bool, str]]:
   """Yields (whether it is so, what is wrong with it)."""
   rollout = config.rollout
-  policy, schedule = rollout.policy, rollout.threshold_schedule
+  mode, schedule = rollout.mode, rollout.threshold_schedule
   share = rollout.reference_share, rollout.reference_share_schedule
   yield (
-    policy != "skd" and schedule != "constant",
-    f"rollout.threshold_schedule = {schedule!r} with rollout.policy = "
-    f"{policy!r}, which has no threshold: must be 'constant', or choose the "
-    "policy 'skd'",
+    mode != "skd" and schedule != "constant",
+    f"rollout.threshold_schedule = {schedule!r} with rollout.mode = {mode!r}, "
+    "which has no threshold: must be 'constant', or choose the mode 'skd'",
   )
   yield (
-    policy == "reference" and share != (0, "constant"),
-    f"rollout.reference_share = {share[0]}, {share[1]}, with rollout.policy = "
+    mode == "reference" and share != (0, "constant"),
+    f"rollout.reference_share = {share[0]}, {share[1]}, with rollout.mode = "
     "'reference': must be 0, constant, as every row is a reference already",
   )
   yield (
-    policy == "on_policy" and config.loss.divergence == "cross_entropy",
-    "loss.divergence = 'cross_entropy' with rollout.policy = 'on_policy', the "
-    "student's own tokens: choose a divergence, or the policy 'reference' "
-    "(SFT) or 'teacher' (SeqKD)",
+    mode == "on_policy" and config.loss.objective == "cross_entropy",
+    "loss.objective = 'cross_entropy' with rollout.mode = 'on_policy', the "
+    "student's own tokens: must be 'divergence', or choose the mode "
+    "'reference' (SFT) or 'teacher' (SeqKD)",
   )
 
 
@@ -161,17 +240,17 @@ def _about_weights(
 ) -> Iterator[tuple[bool, str]]:
   """Yields (whether it is so, what is wrong with it)."""
   rollout, weights = config.rollout, config.loss.weights
-  share = config_lib.reference_share(config)
+  share = builders.reference_share(config)
   yield (
-    config.loss.divergence == "cross_entropy" and weights != "uniform",
-    f"loss.weights = {weights!r} with loss.divergence = 'cross_entropy': must "
-    "be 'uniform', or choose another loss.divergence",
+    config.loss.objective == "cross_entropy" and weights != "uniform",
+    f"loss.weights = {weights!r} with loss.objective = 'cross_entropy': must "
+    "be 'uniform', or choose the objective 'divergence'",
   )
   yield (
-    weights in ("accepted_only", "replaced_ce") and rollout.policy != "skd",
-    f"loss.weights = {weights!r} with rollout.policy = {rollout.policy!r}, "
+    weights in ("accepted_only", "replaced_ce") and rollout.mode != "skd",
+    f"loss.weights = {weights!r} with rollout.mode = {rollout.mode!r}, "
     "which accepts and replaces nothing: must be 'uniform', 'verified' or "
-    "'teacher_confidence', or choose the policy 'skd'",
+    "'teacher_confidence', or choose the mode 'skd'",
   )
   yield (
     weights == "accepted_only" and max(share.extremes) > 0,
@@ -188,13 +267,12 @@ def _about_weights(
   )
 
 
-def _validate_tasks(config: ml_collections.ConfigDict) -> None:
+def _check_tasks(config: ml_collections.ConfigDict) -> None:
   sections = config_lib.task_sections(config)
-  kinds = ("embedded", "arithmetic", "parallel", "jsonl", "tfds")
   for name, section in sections.items():
-    if section.kind not in kinds:
+    if section.kind not in _TASK_KINDS:
       raise ValueError(
-        f"{name}.kind = {section.kind!r}: must be one of {list(kinds)}"
+        f"{name}.kind = {section.kind!r}: must be one of {list(_TASK_KINDS)}"
       )
     for field in ("max_prompt_length", "max_new_tokens"):
       if section[field] < 1:
@@ -207,10 +285,8 @@ def _validate_tasks(config: ml_collections.ConfigDict) -> None:
       raise ValueError(
         f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
       )
-    try:
-      metrics_lib.check_metrics(section.metrics, config_lib.comet(config))
-    except ValueError as error:
-      raise ValueError(f"{name}.{error}") from None
+    with _field(f"{name}."):
+      metrics_lib.check_metrics(section.metrics, builders.comet(config))
   if config.mixing_temperature <= 0:
     raise ValueError(
       f"mixing_temperature = {config.mixing_temperature}: must be above 0"
@@ -227,7 +303,7 @@ def _validate_tasks(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
+def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
   for field in ("batch_size", "num_microbatches", "log_every_steps"):
     _at_least(config, f"{stage}.{field}", 1)
   for field in (
@@ -256,11 +332,16 @@ def _validate_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     )
 
 
-def _get(config: ml_collections.ConfigDict, field: str) -> Any:
-  value: Any = config
-  for name in field.split("."):
-    value = value[name]
-  return value
+_get = config_lib.get
+
+
+@contextlib.contextmanager
+def _field(prefix: str) -> Iterator[None]:
+  """Puts the section in front of the argument that a function refuses."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{prefix}{error}") from None
 
 
 def _one_of(config, field: str, allowed: tuple[str, ...]) -> None:

@@ -1,76 +1,76 @@
-"""What every stage of a run needs, in one place."""
+"""What every stage of a run needs, opened once: train.py alone sees it."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
 import jax
 import ml_collections
+from absl import logging
 
-from skd_jax import stages, structs
-from skd_jax.data import dataset, input_pipeline
-from skd_jax.data import tasks as tasks_lib
-from skd_jax.parallel import sharding
+from skd_jax import builders, config_checks, models, stages, structs
+from skd_jax import config as config_lib
+from skd_jax.data import dataset, input_pipeline, tasks
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.decoding import stopping
+from skd_jax.parallel import processes, sharding
+from skd_jax.reporting import files, provenance
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-  """What every stage of a run needs."""
+class Experiment:
+  """An opened run: settings, data and devices."""
 
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
-  task: tasks_lib.Task
-  dtype: Any  # Of activations, caches and the frozen teacher.
   mesh: jax.sharding.Mesh
+  tasks: tasks.TaskSet
+  stop_table: stopping.StopTable  # Of all tasks, in their order.
+  dtype: Any  # Of activations, caches and the frozen teacher.
 
-  def depends_on(self, *sections: str) -> dict[str, Any]:
-    """Returns the settings of some sections, and those of the task, flat."""
-    return tasks_lib.depends_on(self.config) | stages.settings(
-      self.config, *sections, "seed", "dtype"
-    )
+  def cached(
+    self, stage: str, function: Callable[[], dict[str, Any]]
+  ) -> dict[str, Any]:
+    """Returns the result of a stage; runs it where there is none yet."""
+    key = stages.cache_keys(self.config)[stage]
+    return stages.cached(self.workdir, stage, key, function)
 
   def train_batches(
-    self, fit_config: ml_collections.ConfigDict, seed: int
+    self, fit: ml_collections.ConfigDict, seed: int
   ) -> grain.DatasetIterator[structs.Batch]:
     """Returns the endless batches of a stage, their rows on the devices."""
-    train = self.task.train
-    if fit_config.max_examples:
-      train = dataset.first_examples(train, fit_config.max_examples)
+    train = self.tasks.train
+    if fit.max_examples:
+      train = dataset.first_examples(train, fit.max_examples)
     multiple = self.config.data.length_multiple
-    batch_size = fit_config.batch_size
-    index, count = sharding.reader(self.mesh, batch_size)
+    index, count = sharding.reader(self.mesh, fit.batch_size)
     return input_pipeline.train_batches(
       train,
-      batch_size=batch_size,
+      batch_size=fit.batch_size,
       seed=seed,
-      shares=self.task.shares(train),
+      shares=self.tasks.shares(train),
       prompt_multiple=multiple,
       response_multiple=multiple,
       process_index=index,
       process_count=count,
-      place=lambda batch: self._place(batch, batch_size),
+      place=lambda batch: sharding.place_rows(batch, self.mesh, fit.batch_size),
     )
 
   def eval_batches(
-    self, split: dataset.TokenizedSet
+    self, split: dataset.TokenizedSet, batch_size: int | None = None
   ) -> Iterator[structs.Batch]:
     """Returns the batches of a held-out split, each example once.
 
-    Their rows are on the devices, as those of train_batches.
+    Args:
+      split: the split.
+      batch_size: default: evaluate.batch_size.
+
+    Returns:
+      Batches whose rows are on the devices, as those of train_batches.
     """
-    return self._held_out(split, self.config.evaluate.batch_size)
-
-  def one_batch(self, split: dataset.TokenizedSet) -> structs.Batch:
-    """Returns a few examples as one batch, filled up for the mesh."""
-    parts = sharding.num_row_shards(self.mesh)
-    (batch,) = self._held_out(split, -(-len(split) // parts) * parts)
-    return batch
-
-  def _held_out(
-    self, split: dataset.TokenizedSet, batch_size: int
-  ) -> Iterator[structs.Batch]:
+    batch_size = batch_size or self.config.evaluate.batch_size
     multiple = self.config.data.length_multiple
     index, count = sharding.reader(self.mesh, batch_size)
     batches = input_pipeline.eval_batches(
@@ -81,7 +81,139 @@ class Run:
       process_index=index,
       process_count=count,
     )
-    return (self._place(batch, batch_size) for batch in batches)
+    return (sharding.place_rows(b, self.mesh, batch_size) for b in batches)
 
-  def _place(self, batch: structs.Batch, batch_size: int) -> structs.Batch:
-    return sharding.place_rows(batch, self.mesh, batch_size)
+  def one_batch(self, split: dataset.TokenizedSet) -> structs.Batch:
+    """Returns a few examples as one batch, filled up for the mesh."""
+    parts = sharding.num_row_shards(self.mesh)
+    (batch,) = self.eval_batches(split, -(-len(split) // parts) * parts)
+    return batch
+
+
+def open_experiment(
+  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> Experiment:
+  """Checks the config and the workdir, reads the data, writes config.json.
+
+  Nothing is written before all checks have passed. What computes with the
+  experiment does so within `jax.set_mesh(experiment.mesh)`.
+
+  Raises:
+    ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
+      processes see the same workdir.
+  """
+  config_checks.check_config(config)
+  vocab_size = common_vocab_size(config)
+  if vocab_size:
+    config_checks.check_vocabulary(config, vocab_size)
+  mesh = sharding.make_mesh(**config.mesh)
+  config_checks.check_rows(config, sharding.num_row_shards(mesh))
+  workdir = config_checks.check_workdir(workdir)
+  stages.check_fresh(workdir, stages.cache_keys(config))
+  settings = builders.task_settings(config)
+  train = {
+    name: tasks.load_split(name, task, "train")
+    for name, task in settings.items()
+  }
+  workdir.mkdir(parents=True, exist_ok=True)
+  processes.check_shared(workdir)
+  tokenizer = _load_tokenizer(config, workdir, settings, train)
+  task_set = tasks.make_task_set(
+    settings,
+    train,
+    tokenizer,
+    vocab_size=vocab_size or len(tokenizer),
+    eos_ids=tokenizer_lib.eos_ids(
+      tokenizer, stages.tokenizer_folder(config) or None
+    ),
+    mixing_temperature=config.mixing_temperature,
+  )
+  write_config(workdir, config)
+  return Experiment(
+    config=config,
+    workdir=workdir,
+    mesh=mesh,
+    tasks=task_set,
+    stop_table=make_stop_table(task_set),
+    dtype=models.compute_dtype(config.dtype),
+  )
+
+
+def write_config(
+  workdir: pathlib.Path, config: ml_collections.ConfigDict
+) -> None:
+  """Writes config.json: the resolved config, versions, devices, revision."""
+  record = {"config": config_lib.to_plain(config), **provenance.provenance()}
+  processes.on_first(files.write_json, workdir / "config.json", record)
+
+
+def make_stop_table(task_set: tasks.TaskSet) -> stopping.StopTable:
+  """Returns what ends a response, task by task."""
+  return stopping.join_stop_tables(
+    [
+      stopping.make_stop_table(
+        task_set.vocab_size,
+        task_set.eos_ids,
+        [text.encode() for text in task.stop_strings],
+        task_set.token_bytes if task.stop_strings else None,
+      )
+      for task in task_set.tasks
+    ]
+  )
+
+
+def common_vocab_size(config: ml_collections.ConfigDict) -> int:
+  """Checks that both checkpoints have the same vocabulary.
+
+  Returns:
+    Tokens that both know; those of the tokenizer where no model comes from a
+    checkpoint; 0 where there is no tokenizer yet.
+
+  Raises:
+    ValueError: the tokenizers give a token two ids.
+  """
+  if not stages.tokenizer_folder(config):
+    return 0
+  tokenizer = tokenizer_lib.load_tokenizer(stages.tokenizer_folder(config))
+  sizes = [
+    tokenizer_lib.check_same_vocabulary(
+      tokenizer_lib.load_tokenizer(folder),
+      tokenizer,
+      models.load_config(folder).vocab_size,
+      len(tokenizer),
+    )
+    for role in ("teacher", "student")
+    if (folder := config[role].path or config[role].init_path)
+  ]
+  return min(sizes, default=len(tokenizer))
+
+
+def _load_tokenizer(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  settings: dict[str, tasks.TaskSettings],
+  train: dict[str, list[structs.Example]],
+) -> tokenizer_lib.Tokenizer:
+  """Reads the tokenizer, or trains one where there is none yet."""
+  folder = stages.tokenizer_folder(config)
+  if folder:
+    return tokenizer_lib.load_tokenizer(folder)
+
+  def train_tokenizer() -> dict[str, Any]:
+    size = config.tokenizer.vocab_size
+    logging.info("Training a tokenizer of %d", size)
+    texts = [
+      text
+      for name, task in settings.items()
+      for text in tasks.tokenizer_texts(task, train[name])
+    ]
+    processes.on_first(
+      lambda: (
+        tokenizer_lib.train_bpe(texts, size, workdir / "tokenizer") and None
+      )
+    )
+    return {"folder": "tokenizer"}
+
+  key = stages.cache_keys(config)["tokenizer"]
+  stages.cached(workdir, "tokenizer", key, train_tokenizer)
+  return tokenizer_lib.load_tokenizer(workdir / "tokenizer")

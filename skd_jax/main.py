@@ -1,11 +1,11 @@
 """Runs an experiment: python -m skd_jax.main --config=configs/wmt.py."""
 
 import contextlib
-import logging as stdlib_logging
-import pathlib
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -21,6 +21,12 @@ _WORKDIR = flags.DEFINE_string(
   "workdir",
   "Where results, checkpoints and logs go. A second start continues. Several "
   "processes must share this folder.",
+)
+_METHOD = flags.DEFINE_string(
+  "method",
+  None,
+  "A way to distil by its name, such as skd, gkd or supervised_kd (see "
+  "skd_jax/methods.py); --config.* goes on top of it.",
 )
 # SLURM and TPU VMs need none of these.
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
@@ -39,8 +45,10 @@ _PROCESS_ID = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
   """Hands the parsed flags over to train_and_evaluate."""
   del argv
-  show_our_messages()
   # Imported late, so that a misspelt flag is reported at once.
+  from skd_jax import messages
+
+  messages.show_all()
   from skd_jax import train
   from skd_jax.parallel import compilation, processes
 
@@ -51,7 +59,31 @@ def main(argv: Sequence[str]) -> None:
     )
     if not processes.is_first():
       logging.set_verbosity(logging.WARNING)
-    train.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    train.train_and_evaluate(
+      with_method(_CONFIG.value),
+      _WORKDIR.value,
+      command=shlex.join(["python", "-m", "skd_jax.main", *sys.argv[1:]]),
+    )
+
+
+def with_method(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """Returns the config with --method, and --config.* on top of it.
+
+  The control of another method takes its rate from --config.rollout.threshold.
+
+  Raises:
+    ValueError: an unknown method, or a control without its rate.
+  """
+  from skd_jax import methods
+
+  name = _METHOD.value
+  if name is None:
+    return config
+  given = config_flags.get_override_values(flags.FLAGS["config"])
+  rate = given.get("rollout.threshold") if name in methods.CONTROLS else None
+  return methods.change(methods.apply_method(config, name, rate), given)
 
 
 @contextlib.contextmanager
@@ -83,19 +115,6 @@ def stop_in_one_line() -> Iterator[None]:
     logging.debug("Where it was raised:", exc_info=True)
     print(f"\nError{processes.describe()}: {error}", file=sys.stderr)
     sys.exit(1)
-
-
-def show_our_messages() -> None:
-  """Shows what this project logs; of other libraries, warnings alone."""
-  logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(_is_worth_showing)
-
-
-def _is_worth_showing(record: stdlib_logging.LogRecord) -> bool:
-  """Whether a message is ours, or a warning."""
-  folder = pathlib.Path(record.pathname).parent.name
-  ours = folder in ("skd_jax", "benchmarks")
-  return ours or record.levelno >= stdlib_logging.WARNING
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
   SFT, SeqKD                   cross-entropy, on what data or teacher say
   supervised and on-policy KD  the divergence, on references, on what the
-                               student writes, or on both (ImitKD, GKD)
+                               student generates, or on both (ImitKD, GKD)
   SKD and its relatives        the divergence, on interleaved responses
 
 What no method says, such as lengths, steps and temperatures, is the same for
@@ -17,35 +17,36 @@ import ml_collections
 # What methods differ in. A method that does not name a field has this value,
 # whatever the config said: two methods never differ by accident.
 _COMMON: Mapping[str, Any] = {
-  "rollout.policy": "skd",
+  "rollout.mode": "skd",
   "rollout.accept": "top_k",
   "rollout.threshold": 25.0,
   "rollout.threshold_schedule": "constant",
   "rollout.replace": "sample",
   "rollout.reference_share": 0.0,
   "rollout.reference_share_schedule": "constant",
+  "loss.objective": "divergence",
   "loss.divergence": "forward_kl",
   "loss.weights": "uniform",
 }
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
   # On the references, without the teacher.
-  "sft": {"rollout.policy": "reference", "loss.divergence": "cross_entropy"},
-  # On what the teacher writes (arXiv 1606.07947), anew at every step.
-  "seq_kd": {"rollout.policy": "teacher", "loss.divergence": "cross_entropy"},
-  "supervised_kd": {"rollout.policy": "reference"},
-  "on_policy_kd": {"rollout.policy": "on_policy"},
+  "sft": {"rollout.mode": "reference", "loss.objective": "cross_entropy"},
+  # On what the teacher generates (arXiv 1606.07947), again at every step.
+  "seq_kd": {"rollout.mode": "teacher", "loss.objective": "cross_entropy"},
+  "supervised_kd": {"rollout.mode": "reference"},
+  "on_policy_kd": {"rollout.mode": "on_policy"},
   # arXiv 2009.07253, with the half of the SKD paper.
-  "imit_kd": {"rollout.policy": "on_policy", "rollout.reference_share": 0.5},
+  "imit_kd": {"rollout.mode": "on_policy", "rollout.reference_share": 0.5},
   # arXiv 2306.13649; the beta of the divergence is loss.beta.
   "gkd": {
-    "rollout.policy": "on_policy",
+    "rollout.mode": "on_policy",
     "rollout.reference_share": 0.5,
     "loss.divergence": "jsd",
   },
   # Supervised KD for half of the run, then on-policy KD.
   "two_stage": {
-    "rollout.policy": "on_policy",
+    "rollout.mode": "on_policy",
     "rollout.reference_share": 1.0,
     "rollout.reference_share_end": 0.0,
     "rollout.reference_share_schedule": "step",
@@ -72,13 +73,13 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
   "top_p": {"rollout.accept": "top_p", "rollout.threshold": 0.95},
   "skd_argmax": {"rollout.replace": "argmax"},
   "replaced_ce": {"loss.weights": "replaced_ce"},
-  # After arXiv 2510.24021, on what the student writes.
-  "selec_tkd": {"rollout.policy": "on_policy", "loss.weights": "verified"},
+  # After arXiv 2510.24021, on what the student generates.
+  "selec_tkd": {"rollout.mode": "on_policy", "loss.weights": "verified"},
   "teacher_confidence": {"loss.weights": "teacher_confidence"},
   # The control of `skd`: as many tokens replaced, blindly. Its threshold is the
   # rate that was measured there.
   "random": {"rollout.accept": "random"},
-  # What the released code does; see verify.accept_released_top_k.
+  # What the released code does; see acceptance.accept_released_top_k.
   "released_code": {"rollout.accept": "released_top_k"},
 }
 
@@ -89,7 +90,7 @@ _AS_THE_TEACHER_DRAWS = ("released_code",)
 CONTROLS: Mapping[str, str] = {"random": "skd"}
 
 
-def apply(
+def apply_method(
   config: ml_collections.ConfigDict,
   name: str,
   replacement_rate: float | None = None,

@@ -1,129 +1,159 @@
-"""The models that a distillation starts from: read, or trained by SFT."""
+"""The models of a run: read or trained by SFT, validated, exported."""
 
 import dataclasses
 import pathlib
-import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from skd_jax import learner, stages
+from skd_jax import builders
 from skd_jax.evaluation import evaluator
-from skd_jax.experiment import Run
-from skd_jax.losses import chunked
-from skd_jax.models import loading
+from skd_jax.experiment import Experiment
+from skd_jax.losses import token_losses
+from skd_jax.models import (
+  LoadedModel,
+  Placement,
+  init_model,
+  load_model,
+  save_model,
+)
 from skd_jax.parallel import sharding
-from skd_jax.training import loop
-from skd_jax.training import train_step as train_step_lib
+from skd_jax.training import loop, sft
+from skd_jax.training.callbacks import Validate
 
 
-def prepare_model(run: Run, stage: str) -> tuple[loading.LoadedModel, float]:
+def prepare_model(
+  experiment: Experiment, stage: str
+) -> tuple[LoadedModel, float]:
   """Gives the teacher, or the student's start: read, or trained by SFT.
 
   Args:
-    run: the run.
+    experiment: the run.
     stage: "teacher" or "student_init".
 
   Returns:
     (the model, the seconds that its training took). The teacher's weights are
-    in the run's dtype and lie as sharding.FROZEN says, the student's in float32
-    and as TRAINED.
+    in the run's dtype and placed as sharding.FROZEN says, the student's in
+    float32 and as TRAINED.
   """
   role = "teacher" if stage == "teacher" else "student"
-  shape = run.config[role]
-  read_ready = read_frozen if role == "teacher" else read_trained
-  if shape.path:
-    logging.info("%s: taken from %s", stage, shape.path)
-    return read_ready(run, role, shape.path), 0.0
-  needs = run.depends_on(role)
-  result = stages.begin(run.workdir, stage, needs)
-  if result is None:
-    if shape.init_path:
-      model = read_trained(run, role, shape.init_path)
-    else:
-      model = loading.from_scratch(
-        shape,
-        run.task.vocab_size,
-        run.task.max_length,
-        seed=run.config.seed + (role == "student"),
-        dtype=run.dtype,
-        placement=loading.Placement(run.mesh, sharding.TRAINED),
-      )
-    model, counts = fine_tune(run, stage, shape.fit, model)
-    loading.export(run.workdir / stage, model, run.task)
-    result = stages.finish(run.workdir, stage, needs, counts)
-  model = read_ready(run, role, run.workdir / stage)
-  return model, result.get("seconds_train", 0.0)
+  is_trained = role == "student"
+  path = experiment.config[role].path
+  if path:
+    logging.info("%s: taken from %s", stage, path)
+    return read_model(experiment, role, path, is_trained=is_trained), 0.0
+  folder = experiment.workdir / stage
+
+  def fine_tune() -> dict[str, Any]:
+    model, totals = _fine_tune(experiment, role, stage)
+    export(experiment, folder, model)
+    return totals
+
+  totals = experiment.cached(stage, fine_tune)
+  model = read_model(experiment, role, folder, is_trained=is_trained)
+  return model, totals["seconds"].get("train", 0.0)
 
 
-def read_trained(
-  run: Run, role: str, path: str | pathlib.Path
-) -> loading.LoadedModel:
-  """Reads a model to be trained: in float32, laid out as sharding.TRAINED.
-
-  Args:
-    run: the run.
-    role: "teacher" or "student".
-    path: of its folder.
-  """
-  return _read(run, role, path, jnp.float32, sharding.TRAINED)
-
-
-def read_frozen(
-  run: Run, role: str, path: str | pathlib.Path
-) -> loading.LoadedModel:
-  """Reads a model to be asked: in the run's dtype, as sharding.FROZEN says."""
-  return _read(run, role, path, run.dtype, sharding.FROZEN)
-
-
-def _read(
-  run: Run,
+def read_model(
+  experiment: Experiment,
   role: str,
   path: str | pathlib.Path,
-  param_dtype: Any,
-  rules: sharding.Rules,
-) -> loading.LoadedModel:
-  return loading.load(
+  *,
+  is_trained: bool,
+) -> LoadedModel:
+  """Reads a model of a run.
+
+  Args:
+    experiment: the run.
+    role: "teacher" or "student".
+    path: of its folder.
+    is_trained: whether it is to be trained: in float32, as sharding.TRAINED;
+      else in the run's dtype, as sharding.FROZEN.
+  """
+  rules = sharding.TRAINED if is_trained else sharding.FROZEN
+  return load_model(
     path,
-    run.task.vocab_size,
-    dtype=run.dtype,
-    param_dtype=param_dtype,
-    placement=loading.Placement(run.mesh, rules),
-    remat=run.config[role].remat,
+    vocab_size=experiment.tasks.vocab_size,
+    dtype=experiment.dtype,
+    param_dtype=jnp.float32 if is_trained else experiment.dtype,
+    placement=Placement(experiment.mesh, rules),
+    remat=experiment.config[role].remat,
   )
 
 
-def fine_tune(
-  run: Run,
-  stage: str,
-  fit_config: ml_collections.ConfigDict,
-  model: loading.LoadedModel,
-) -> tuple[loading.LoadedModel, dict[str, float]]:
+def _fine_tune(
+  experiment: Experiment, role: str, stage: str
+) -> tuple[LoadedModel, dict[str, Any]]:
   """Trains a model on the references by cross-entropy (SFT)."""
-  begin, learn = learner.make_learner(
-    run, fit_config, model, None, chunked.supervised_token_loss
+  config, shape = experiment.config, experiment.config[role]
+  if shape.init_path:
+    model = read_model(experiment, role, shape.init_path, is_trained=True)
+  else:
+    tasks = experiment.tasks
+    model = init_model(
+      builders.model_shape(shape, tasks.vocab_size, tasks.max_length),
+      seed=config.seed + (role == "student"),
+      dtype=experiment.dtype,
+      placement=Placement(experiment.mesh, sharding.TRAINED),
+      remat=shape.remat,
+    )
+  train = builders.train_fns(
+    config,
+    f"{role}.fit",
+    model,
+    None,
+    token_losses.supervised_token_loss,
+    experiment.mesh,
   )
-  present = jax.jit(train_step_lib.reference_rollout)
-
-  def step_fn(state, batch, step):
-    del step
-    begun = time.perf_counter()
-    written = present(batch)
-    state, means = learn(state, None, batch, written)
-    jax.block_until_ready(means)
-    return state, means, learner.train_counts(batch.reference_length, begun)
-
-  state, counts = loop.fit(
-    step_fn,
-    begin(model.params),
-    run.train_batches(fit_config, run.config.seed),
-    fit_config,
-    workdir=run.workdir,
+  with loop.open_loop(
+    train.init(model.params),
+    experiment.train_batches(shape.fit, config.seed),
+    workdir=experiment.workdir,
+    name=stage,
     stage=stage,
-    seed=run.config.seed,
-    visits=evaluator.validation_visits(run, fit_config, model.model),
+    seed=config.seed,
+    callbacks=validation_callbacks(experiment, shape.fit, model),
+    num_steps=shape.fit.num_steps,
+    log_every_steps=shape.fit.log_every_steps,
+    checkpoint_every_steps=shape.fit.checkpoint_every_steps,
+  ) as training:
+    sft.fine_tune(training, train)
+  model = dataclasses.replace(model, params=training.state.params)
+  return model, training.totals.to_plain()
+
+
+def validation_callbacks(
+  experiment: Experiment,
+  fit: ml_collections.ConfigDict,
+  model: LoadedModel,
+  teacher: LoadedModel | None = None,
+) -> loop.Callbacks:
+  """The callbacks that score the validation split, if there are any."""
+  scorer = make_evaluator(experiment)
+
+  def scores_fn(params):
+    found = scorer.evaluate("validation", model.model, params, teacher)
+    return evaluator.flatten(found.scores)
+
+  return Validate(scores_fn).every(fit.evaluate_every_steps, fit.num_steps)
+
+
+def make_evaluator(experiment: Experiment) -> evaluator.Evaluator:
+  """Returns what scores the models of a run."""
+  return evaluator.Evaluator(
+    tasks=experiment.tasks,
+    stop_table=experiment.stop_table,
+    eval_batches=experiment.eval_batches,
+    chunk_size=experiment.config.loss.chunk_size,
+    comet=builders.comet(experiment.config),
   )
-  return dataclasses.replace(model, params=state.params), counts
+
+
+def export(
+  experiment: Experiment, folder: pathlib.Path, model: LoadedModel
+) -> None:
+  """Writes a Hugging Face folder with the weights and the tokenizer."""
+  tasks = experiment.tasks
+  save_model(folder, model, tasks.tokenizer, eos_ids=tasks.eos_ids)

@@ -1,22 +1,27 @@
 """Stages of a run, cached in the workdir.
 
 Each stage (teacher, student_init, distill_seed_0, ...) has a record
-`stages/NAME.json` with the settings that it depends on, those of the stages
-before it included. A second start with the same settings takes the result of a
-finished stage and continues an unfinished one; with others, it says which
-setting makes the stage stale, and stops. Of several processes, the first reads
-and writes the records, and all take what it finds.
+`stages/NAME.json` with its cache key: the settings that it depends on, those of
+the stages before it included. A second start with the same settings takes the
+result of a finished stage and continues an unfinished one; with others, it says
+which setting makes the stage stale, and stops. Of several processes, the first
+reads and writes the records, and all take what it finds.
 """
 
 import json
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
 from skd_jax import config as config_lib
 from skd_jax.parallel import processes
-from skd_jax.reporting import metric_log
+from skd_jax.reporting import files
+from skd_jax.training import checkpoint
+
+# Of the records. Before 2 they had no number, and settings other names.
+FORMAT = 2
 
 # Settings that change what is shown or saved when, or the memory that it takes,
 # but not the result; or that only name what a folder holds.
@@ -28,13 +33,13 @@ _WITHOUT_EFFECT = (
   ".checkpoint",
 )
 
+CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
-def settings(
-  config: ml_collections.ConfigDict, *sections: str
-) -> dict[str, Any]:
+
+def settings(config: ml_collections.ConfigDict, *sections: str) -> CacheKey:
   """Flattens sections of the config: {"data.kind": "embedded", ...}."""
   plain = config_lib.to_plain(config)
-  flat: dict[str, Any] = {}
+  flat: CacheKey = {}
 
   def add(prefix: str, value: Any) -> None:
     if isinstance(value, dict):
@@ -51,60 +56,147 @@ def settings(
   return flat
 
 
-def begin(
-  workdir: pathlib.Path, name: str, depends_on: dict[str, Any]
-) -> dict[str, Any] | None:
-  """Looks a stage up, and marks it as begun.
+def tokenizer_folder(config: ml_collections.ConfigDict) -> str:
+  """Returns the folder that the tokenizer is read from; empty: train one."""
+  return (
+    config.tokenizer.path
+    or config.teacher.path
+    or config.teacher.init_path
+    or config.student.path
+    or config.student.init_path
+  )
+
+
+def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
+  """Returns the cache key of every stage that a config can have."""
+  tasks = _tasks_key(config)
+  shared = tasks | settings(config, "seed", "dtype")
+  teacher = shared | settings(config, "teacher")
+  student = shared | settings(config, "student")
+  distill = teacher | student | settings(config, "rollout", "loss", "distill")
+  scores = _scores_key(config)
+  keys = {
+    "tokenizer": tasks,
+    "teacher": teacher,
+    "student_init": student,
+    "draft_length": distill,
+    "evaluate_teacher": teacher | scores,
+    "evaluate_student_init": teacher | student | scores,
+  }
+  for seed in config.seeds:
+    keys[f"distill_seed_{seed}"] = distill
+    keys[f"evaluate_distill_seed_{seed}"] = distill | scores
+  return keys
+
+
+def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
+  """The settings of the tasks; no model depends on how answers are scored."""
+  sections = config_lib.task_sections(config)
+  key = {
+    f"{section}.{field}": value
+    for section, data in sections.items()
+    for field, value in config_lib.to_plain(data).items()
+    if "validation" not in field and field not in ("metrics", "weight")
+  }
+  if config.tasks:
+    key["mixing_temperature"] = config.mixing_temperature
+    key |= {
+      f"{section}.weight": data.weight for section, data in sections.items()
+    }
+  key["tokenizer folder"] = tokenizer_folder(config)
+  if not key["tokenizer folder"]:
+    key |= settings(config, "tokenizer")
+  return key
+
+
+def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:
+  """What a score depends on besides the model."""
+  key: CacheKey = {}
+  for section, data in config_lib.task_sections(config).items():
+    key[f"{section}.metrics"] = list(data.metrics)
+    if "comet" in data.metrics:
+      key["evaluate.comet_checkpoint"] = config.evaluate.comet_checkpoint
+  return key
+
+
+def check_fresh(workdir: pathlib.Path, keys: Mapping[str, CacheKey]) -> None:
+  """Checks, before anything is written, that no kept stage is stale.
+
+  A record without a result and without a checkpoint pins nothing: nothing was
+  made with its settings.
+
+  Args:
+    workdir: the folder of the run.
+    keys: of the stages, from cache_keys.
+
+  Raises:
+    ValueError: the workdir holds a stage with other settings, or of an earlier
+      version; the message names them and the ways out.
+  """
+  for name, key in keys.items():
+    record = processes.on_first(_read, workdir, name)
+    if record is not None:
+      _check_same(workdir, name, record["cache_key"], key)
+
+
+def cached(
+  workdir: pathlib.Path,
+  name: str,
+  key: CacheKey,
+  function: Callable[[], dict[str, Any]],
+) -> dict[str, Any]:
+  """Returns the result of a stage; runs it where there is none yet.
 
   Args:
     workdir: the folder of the run.
     name: of the stage.
-    depends_on: what its result depends on, flat.
+    key: what its result depends on.
+    function: runs the stage, or continues it; returns plain JSON.
 
   Returns:
-    The result of the finished stage, or None if it has to be run or continued.
+    The result. Of several processes, that of the first: times differ.
 
   Raises:
-    ValueError: the workdir holds the stage with other settings; the message
-      names them and the ways out.
+    ValueError: as check_fresh.
   """
-  path = workdir / "stages" / f"{name}.json"
-  record = processes.on_first(_read_or_begin, path, depends_on)
-  _check_fresh(workdir, name, record["depends_on"], depends_on)
+  check_fresh(workdir, {name: key})
+  record = processes.on_first(_read, workdir, name)
+  if record is None or record["result"] is None:
+    record = processes.on_first(_write, workdir, name, key, None)
+    record = processes.on_first(_write, workdir, name, key, function())
   return record["result"]
 
 
-def finish(
-  workdir: pathlib.Path,
-  name: str,
-  depends_on: dict[str, Any],
-  result: dict[str, Any],
-) -> dict[str, Any]:
-  """Records the result of a stage (plain JSON) and returns it.
-
-  Of several processes, that of the first: times differ.
-  """
-  path = workdir / "stages" / f"{name}.json"
-  return processes.on_first(_write, path, depends_on, result)["result"]
+def _path(workdir: pathlib.Path, name: str) -> pathlib.Path:
+  return workdir / "stages" / f"{name}.json"
 
 
-def _read_or_begin(path: pathlib.Path, depends_on: dict) -> dict[str, Any]:
-  if path.exists():
-    return json.loads(path.read_text("utf-8"))
-  return _write(path, depends_on, None)
-
-
-def _write(
-  path: pathlib.Path, depends_on: dict, result: dict | None
-) -> dict[str, Any]:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  record = {"depends_on": depends_on, "result": result}
-  metric_log.write_atomically(path, json.dumps(record, indent=2) + "\n")
+def _read(workdir: pathlib.Path, name: str) -> dict[str, Any] | None:
+  path = _path(workdir, name)
+  if not path.exists():
+    return None
+  record = json.loads(path.read_text("utf-8"))
+  if record.get("format") != FORMAT:
+    raise ValueError(
+      f"workdir = {workdir}: was written by another version of skd_jax, whose "
+      "settings have other names; continue it with that version, or choose "
+      "another --workdir"
+    )
+  if record["result"] is None and not checkpoint.exist(workdir, name):
+    return None
   return record
 
 
-def _check_fresh(
-  workdir: pathlib.Path, name: str, before: dict, now: dict
+def _write(
+  workdir: pathlib.Path, name: str, key: CacheKey, result: dict | None
+) -> dict[str, Any]:
+  record = {"format": FORMAT, "cache_key": key, "result": result}
+  files.write_json(_path(workdir, name), record)
+  return record
+
+
+def _check_same(
+  workdir: pathlib.Path, name: str, before: CacheKey, now: CacheKey
 ) -> None:
   changed = [
     f"{field} was {before.get(field)!r} and is {now.get(field)!r}"
@@ -118,5 +210,5 @@ def _check_fresh(
     shown += f"; and {len(changed) - 5} more"
   raise ValueError(
     f"stage {name!r} in {workdir} is stale: {shown}. Undo the change, choose "
-    f"another --workdir, or delete {workdir} to begin anew"
+    f"another --workdir, or delete {workdir} to begin again"
   )

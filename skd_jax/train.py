@@ -5,50 +5,56 @@ in `distill`:
 
   for each batch of prompts
     rollout          the student proposes, the teacher replaces what it rejects
-    train_step       the student learns the teacher's law on what was written
+    train step       the student learns the teacher's next-token distribution
 """
 
 import dataclasses
+import functools
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 
-from skd_jax import config as config_lib
-from skd_jax import (
-  config_checks,
-  learner,
-  policies,
-  preparation,
-  results,
-  stages,
-  structs,
-  writers,
-)
-from skd_jax.data import tasks as tasks_lib
+from skd_jax import builders, results
+from skd_jax.data import dataset
 from skd_jax.decoding import sampling
-from skd_jax.evaluation import evaluator
-from skd_jax.experiment import Run
-from skd_jax.models import loading
-from skd_jax.parallel import processes, sharding
-from skd_jax.training import loop, profiling
-
-# The sections of the config that a distilled student depends on, and the models
-# that it starts from.
-DISTILLED = ("teacher", "student", "rollout", "loss", "distill")
+from skd_jax.evaluation import agreement
+from skd_jax.experiment import Experiment, open_experiment
+from skd_jax.models import LoadedModel
+from skd_jax.parallel import processes
+from skd_jax.preparation import (
+  export,
+  make_evaluator,
+  prepare_model,
+  read_model,
+  validation_callbacks,
+)
+from skd_jax.training import (
+  draft_length,
+  generation,
+  loop,
+  profiling,
+)
+from skd_jax.training.callbacks import KeepSamples
+from skd_jax.training.rollout_stats import trim_and_count
+from skd_jax.training.train_step import TrainFns
 
 
 def train_and_evaluate(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  command: str = "",
 ) -> dict[str, Any]:
   """Runs an experiment, or continues it.
 
   Args:
-    config: from a file in configs/.
-    workdir: where everything goes; see the README for what.
+    config: from a file in configs/, or from default_config().
+    workdir: where everything goes; docs/workdir.md says what.
+    command: what runs it, for the report.
 
   Returns:
     The report, as written to report.json.
@@ -56,206 +62,242 @@ def train_and_evaluate(
   Raises:
     ValueError, FileNotFoundError: bad settings, data or checkpoints.
     FloatingPointError: training diverged.
-    fit.Interrupted: the run was asked to stop, and has saved.
+    loop.Interrupted: the run was asked to stop, and has saved.
   """
-  run = open_run(config, workdir)
-  with jax.set_mesh(run.mesh):
-    return _all_stages(run)
-
-
-def _all_stages(run: Run) -> dict[str, Any]:
-  config, workdir = run.config, run.workdir
-  teacher, seconds_teacher = preparation.prepare_model(run, "teacher")
-  start, seconds_start = preparation.prepare_model(run, "student_init")
-  scores = {
-    "teacher": score(run, "teacher", teacher, teacher, ("teacher",)),
-    "student_init": score(
-      run, "student_init", start, teacher, ("teacher", "student")
-    ),
-  }
-  per_seed = []
-  shared = prepare_distillation(run, start, teacher)
-  for seed in config.seeds:
-    student, counts = distill(run, shared, seed)
-    name = f"distill_seed_{seed}"
-    scores_of_seed = scores | {
-      "student": score(run, name, student, teacher, DISTILLED)
+  experiment = open_experiment(config, workdir)
+  with jax.set_mesh(experiment.mesh):
+    teacher, teacher_seconds = prepare_model(experiment, "teacher")
+    start, start_seconds = prepare_model(experiment, "student_init")
+    scores = {
+      "teacher": score(experiment, "teacher", teacher, teacher),
+      "student_init": score(experiment, "student_init", start, teacher),
     }
-    per_seed.append({"seed": seed, "scores": scores_of_seed, "counts": counts})
-    if seed == config.seeds[0]:
-      loading.export(workdir / "export", student, run.task)
-    del student  # Before the next one is trained.
-  return processes.on_first(
-    results.write,
-    workdir,
-    config,
-    per_seed,
-    {"teacher": seconds_teacher, "student_init": seconds_start},
-    command=" ".join(["python -m skd_jax.main", *sys.argv[1:]]),
-  )
-
-
-def open_run(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
-) -> Run:
-  """Checks the config, reads the data and writes config.json.
-
-  What computes with the run does so within `jax.set_mesh(run.mesh)`.
-
-  Raises:
-    ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
-      processes see the same workdir.
-  """
-  config_checks.validate(config)
-  mesh = sharding.make_mesh(**config.mesh)
-  config_checks.validate_rows(config, sharding.num_row_shards(mesh))
-  workdir = pathlib.Path(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  processes.check_shared(workdir)
-  vocab_size = loading.common_vocab_size(config)
-  task = tasks_lib.load_task(config, workdir, vocab_size)
-  results.write_config(workdir, config)
-  dtype = loading.compute_dtype(config.dtype)
-  return Run(config, workdir, task, dtype, mesh)
+    distillation = prepare_distillation(experiment, start, teacher)
+    per_seed = []
+    for seed in config.seeds:
+      student, totals = distill(experiment, distillation, seed)
+      name = f"distill_seed_{seed}"
+      of_student = {"student": score(experiment, name, student, teacher)}
+      per_seed.append(
+        {"seed": seed, "scores": scores | of_student, "totals": totals}
+      )
+      if seed == config.seeds[0]:
+        export(experiment, experiment.workdir / "export", student)
+      del student  # Before the next one is trained.
+    return processes.on_first(
+      results.write,
+      experiment,
+      per_seed,
+      {"teacher": teacher_seconds, "student_init": start_seconds},
+      command=command,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
   """What the seeds of a run share: the models and the compiled functions."""
 
-  start: loading.LoadedModel
-  teacher: loading.LoadedModel
-  teacher_head: structs.Params
-  begin: learner.Begin  # The state before the first step.
-  policy: policies.PolicyFn  # The rollout.
-  write: writers.WriteFn  # Who writes the training data of a step.
-  learn: learner.Learn  # The train step.
+  start: LoadedModel
+  teacher: LoadedModel
+  spec: generation.GenerationSpec
+  rollout_fn: generation.RolloutFn
+  train: TrainFns
 
 
 def prepare_distillation(
-  run: Run, start: loading.LoadedModel, teacher: loading.LoadedModel
+  experiment: Experiment, start: LoadedModel, teacher: LoadedModel
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
-  asks_teacher = run.config.loss.divergence != "cross_entropy"
-  begin, learn = learner.make_learner(
-    run,
-    run.config.distill,
-    start,
-    teacher if asks_teacher else None,
-    config_lib.token_loss(run.config, run.task.vocab_size),
+  config = experiment.config
+  make_rollout_fn = functools.partial(
+    generation.make_rollout_fn,
+    student=start,
+    teacher=teacher,
+    stop_table=experiment.stop_table,
+    mesh=experiment.mesh,
+    dtype=experiment.dtype,
   )
-  policy = policies.make_policy_fn(
-    run,
-    start,
-    teacher,
-    policies.choose_draft_length(run, start, teacher, DISTILLED),
+  spec = builders.generation_spec(
+    config,
+    max_new_tokens=experiment.tasks.max_new_tokens,
+    num_draft_tokens=config.rollout.num_draft_tokens,
   )
+  if spec.mode == "skd" and not spec.num_draft_tokens:
+
+    def measure() -> dict[str, Any]:
+      batch = next(experiment.train_batches(config.distill, config.seeds[0]))
+      keys = sampling.row_keys(config.seed, 0, batch.index)
+      return draft_length.fastest(
+        draft_length.measure_draft_lengths(
+          spec, make_rollout_fn, start.params, teacher.params, batch, keys
+        )
+      )
+
+    spec = dataclasses.replace(
+      spec, **experiment.cached("draft_length", measure)
+    )
   return Distillation(
     start=start,
     teacher=teacher,
-    teacher_head=teacher.model.head_params(teacher.params),
-    begin=begin,
-    policy=policy,
-    write=writers.make_write_fn(run, teacher, policy),
-    learn=learn,
+    spec=spec,
+    rollout_fn=make_rollout_fn(spec),
+    train=builders.train_fns(
+      config,
+      "distill",
+      start,
+      teacher if spec.uses_teacher else None,
+      builders.token_loss(config, experiment.tasks.vocab_size),
+      experiment.mesh,
+    ),
   )
-
-
-def make_step_fn(run: Run, shared: Distillation, seed: int) -> loop.StepFn:
-  """Returns one step of distillation: write, then learn.
-
-  Args:
-    run: the run.
-    shared: from prepare_distillation.
-    seed: of every draw.
-  """
-  multiple = run.config.data.length_multiple
-
-  def step_fn(state, batch, step):
-    keys = sampling.row_keys(seed, step, batch.index)
-    written, seconds = shared.write(
-      state.params, shared.teacher.params, batch, keys, step
-    )
-    written, counts = writers.trim_and_count(written, multiple)
-    counts |= seconds
-    begun = time.perf_counter()
-    state, means = shared.learn(state, shared.teacher_head, batch, written)
-    jax.block_until_ready(means)
-    return state, means, counts | learner.train_counts(written.length, begun)
-
-  return step_fn
 
 
 def distill(
-  run: Run, shared: Distillation, seed: int
-) -> tuple[loading.LoadedModel, dict[str, float]]:
-  """Trains the student on what it writes and the teacher corrects.
+  experiment: Experiment, distillation: Distillation, seed: int
+) -> tuple[LoadedModel, dict[str, Any]]:
+  """Trains the student on what it proposes and the teacher corrects.
 
   Args:
-    run: the run.
-    shared: from prepare_distillation.
+    experiment: the run.
+    distillation: from prepare_distillation.
     seed: of the data order and of every draw.
 
   Returns:
-    (the student, counts over the whole stage: tokens, rounds, seconds).
+    (the student, the totals of the stage: tokens, seconds, rollouts).
   """
-  config, stage = run.config, f"distill_seed_{seed}"
-  start, teacher = shared.start, shared.teacher
-  folder = run.workdir / "students" / f"seed_{seed}"
-  needs = run.depends_on(*DISTILLED)
-  result = stages.begin(run.workdir, stage, needs)
-  if result is not None:
-    student = preparation.read_trained(run, "student", folder)
-    return dataclasses.replace(start, params=student.params), result
+  start = distillation.start
+  folder = experiment.workdir / "students" / f"seed_{seed}"
 
-  step_fn = make_step_fn(run, shared, seed)
-  is_traced = seed == config.seeds[0] and processes.is_first()
-  if config.profile and is_traced:
-    step_fn = profiling.trace_steps(
-      step_fn, run.workdir / "profile", config.profile
-    )
-  visits = loop.merge_visits(
-    evaluator.validation_visits(run, config.distill, start.model, teacher),
-    results.sample_visits(run, seed, start, teacher, shared.policy),
-  )
-  state, counts = loop.fit(
-    step_fn,
-    shared.begin(start.params),
-    run.train_batches(config.distill, seed),
-    config.distill,
-    workdir=run.workdir,
+  def run() -> dict[str, Any]:
+    training = _distillation_loop(experiment, distillation, seed)
+    student = dataclasses.replace(start, params=training.state.params)
+    export(experiment, folder, student)
+    return training.totals.to_plain()
+
+  totals = experiment.cached(f"distill_seed_{seed}", run)
+  student = read_model(experiment, "student", folder, is_trained=True)
+  return dataclasses.replace(start, params=student.params), totals
+
+
+def _distillation_loop(
+  experiment: Experiment, distillation: Distillation, seed: int
+) -> loop.TrainLoop:
+  """Algorithm 1, step by step."""
+  config = experiment.config
+  teacher, spec = distillation.teacher, distillation.spec
+  train = distillation.train
+  teacher_head = teacher.model.head_params(teacher.params)
+  with loop.open_loop(
+    train.init(distillation.start.params),
+    experiment.train_batches(config.distill, seed),
+    workdir=experiment.workdir,
+    name=f"distill_seed_{seed}",
     stage="distill",
     seed=seed,
-    visits=visits,
-  )
-  student = dataclasses.replace(start, params=state.params)
-  loading.export(folder, student, run.task)
-  return student, stages.finish(run.workdir, stage, needs, counts)
+    callbacks=loop.merge_callbacks(
+      validation_callbacks(
+        experiment, config.distill, distillation.start, distillation.teacher
+      ),
+      _keep_samples(experiment, distillation, seed),
+    ),
+    tracer=_tracer(experiment, seed),
+    num_steps=config.distill.num_steps,
+    log_every_steps=config.distill.log_every_steps,
+    checkpoint_every_steps=config.distill.checkpoint_every_steps,
+  ) as training:
+    for step, batch in training:
+      rollout, seconds = generation.generate_responses(
+        spec,
+        distillation.rollout_fn,
+        teacher.model,
+        training.state.params,
+        teacher.params,
+        batch,
+        sampling.row_keys(seed, step, batch.index),
+        step,
+      )
+      rollout, stats = trim_and_count(rollout, config.data.length_multiple)
+      start_time = time.perf_counter()
+      state, metrics = jax.block_until_ready(
+        train.step(
+          training.state,
+          teacher_head if spec.uses_teacher else None,
+          batch,
+          rollout,
+        )
+      )
+      seconds["train"] = time.perf_counter() - start_time
+      training.record(state, metrics, seconds, stats)
+  return training
 
 
 def score(
-  run: Run,
-  name: str,
-  model: loading.LoadedModel,
-  teacher: loading.LoadedModel,
-  sections: tuple[str, ...],
+  experiment: Experiment, name: str, model: LoadedModel, teacher: LoadedModel
 ) -> dict[str, Any]:
-  """Scores a model on the test split; cached like a stage.
+  """Scores a model on the test split of every task; cached like a stage.
 
   Args:
-    run: the run.
-    name: of the model, for the stage and its answers.
+    experiment: the run.
+    name: of the model; its greedy answers are written as answers/NAME.txt, one
+      per line, or with several tasks as answers/NAME.TASK.txt.
     model: the model.
     teacher: what its next-token distributions are compared with.
-    sections: of the config, what the model and the teacher depend on.
 
   Returns:
-    As held_out.score_model.
+    {"metrics": see evaluation/evaluator.py, "signature": by metric, "seconds"}.
   """
-  stage = f"evaluate_{name}"
-  needs = run.depends_on(*sections) | tasks_lib.scores_depend_on(run.config)
-  result = stages.begin(run.workdir, stage, needs)
-  if result is None:
-    result = evaluator.score_model(run, name, model, teacher)
-    result = stages.finish(run.workdir, stage, needs, result)
-  return result
+
+  def evaluate() -> dict[str, Any]:
+    start_time = time.perf_counter()
+    found = make_evaluator(experiment).evaluate(
+      "test", model.model, model.params, teacher
+    )
+    processes.on_first(
+      results.write_answers, experiment.workdir, name, found.answers
+    )
+    logging.info("%s: %s", name, results.describe(found.scores))
+    return {
+      "metrics": found.scores,
+      "signature": found.signatures,
+      "seconds": time.perf_counter() - start_time,
+    }
+
+  return experiment.cached(f"evaluate_{name}", evaluate)
+
+
+def _keep_samples(
+  experiment: Experiment, distillation: Distillation, seed: int
+) -> loop.Callbacks:
+  """The callbacks that keep rollouts for samples.html; of the first seed."""
+  config, tasks = experiment.config, experiment.tasks
+  test = dataset.join([task.test for task in tasks.tasks])
+  count = min(config.evaluate.num_samples, len(test))
+  is_first = seed == config.seeds[0]
+  if not is_first or not count or config.rollout.mode != "skd":
+    return {}
+  batch = experiment.one_batch(dataset.spread_examples(test, count))
+  index = processes.to_host(batch.index)
+  return KeepSamples(
+    folder=experiment.workdir / "samples",
+    batch=batch,
+    examples=[test.examples[i] for i in index if i >= 0],
+    tokenizer=tasks.tokenizer,
+    rollout_fn=distillation.rollout_fn,
+    annotate=functools.partial(
+      agreement.annotate,
+      student=distillation.start.model,
+      teacher=distillation.teacher.model,
+    ),
+    teacher_params=distillation.teacher.params,
+    spec=distillation.spec,
+    seed=seed,
+    num_steps=config.distill.num_steps,
+  ).over_the_run()
+
+
+def _tracer(experiment: Experiment, seed: int) -> profiling.StepTracer | None:
+  config = experiment.config
+  is_first = seed == config.seeds[0] and processes.is_first()
+  if not config.profile or not is_first:
+    return None
+  return profiling.StepTracer(experiment.workdir / "profile", config.profile)

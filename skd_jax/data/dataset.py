@@ -20,7 +20,7 @@ class TokenizedSet:
   indices: np.ndarray  # int32 [kept]: the places of the kept ones in it.
   prompts: Sequence[np.ndarray]  # int32 [<= max_prompt_length] each.
   responses: Sequence[np.ndarray]  # int32 [<= max_new_tokens] each.
-  task: np.ndarray  # int32 [kept]: the task of each, counted from 0.
+  task_id: np.ndarray  # int32 [kept]: the task of each, counted from 0.
   max_new_tokens: np.ndarray  # int32 [kept]: the limit of each response.
   max_prompt_length: int  # The limit of every prompt.
   num_too_long: int  # How many were left out, or cut; see tokenize_examples.
@@ -36,7 +36,7 @@ def tokenize_examples(
   prompt: str,
   max_prompt_length: int,
   max_new_tokens: int,
-  task: int = 0,
+  task_id: int = 0,
   keep_long_references: bool = False,
 ) -> TokenizedSet:
   """Turns a split of one task into token ids.
@@ -47,11 +47,11 @@ def tokenize_examples(
     prompt: The user's turn, with {source} in it.
     max_prompt_length: The most tokens of a prompt.
     max_new_tokens: The most tokens of a response, EOS included.
-    task: The number of the task.
+    task_id: The task, counted from 0.
     keep_long_references: False, for training, leaves out an example of which
       either side is too long. True, for evaluation, keeps every example: a long
       reference is cut to its first max_new_tokens ids, without EOS, which
-      matter to the held-out divergence only, a mean over positions; its text,
+      matter to the validation divergence only, a mean over positions; its text,
       by which answers are scored, stays whole.
 
   Returns:
@@ -90,7 +90,7 @@ def tokenize_examples(
     indices=np.asarray(indices, np.int32),
     prompts=[pairs[i][0] for i in indices],
     responses=[pairs[i][1][:max_new_tokens] for i in indices],
-    task=np.full(len(indices), task, np.int32),
+    task_id=np.full(len(indices), task_id, np.int32),
     max_new_tokens=np.full(len(indices), max_new_tokens, np.int32),
     max_prompt_length=max_prompt_length,
     num_too_long=num_too_long,
@@ -108,7 +108,7 @@ def join(sets: Sequence[TokenizedSet]) -> TokenizedSet:
     ),
     prompts=[ids for one in sets for ids in one.prompts],
     responses=[ids for one in sets for ids in one.responses],
-    task=np.concatenate([one.task for one in sets]),
+    task_id=np.concatenate([one.task_id for one in sets]),
     max_new_tokens=np.concatenate([one.max_new_tokens for one in sets]),
     max_prompt_length=max(one.max_prompt_length for one in sets),
     num_too_long=sum(one.num_too_long for one in sets),
@@ -117,7 +117,9 @@ def join(sets: Sequence[TokenizedSet]) -> TokenizedSet:
 
 def first_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
   """The first `count` kept examples of each task, or all it has if fewer."""
-  places = [np.flatnonzero(tokenized.task == t) for t in set(tokenized.task)]
+  places = [
+    np.flatnonzero(tokenized.task_id == t) for t in set(tokenized.task_id)
+  ]
   return _select(
     tokenized, np.sort(np.concatenate([p[:count] for p in places]))
   )
@@ -136,6 +138,6 @@ def _select(tokenized: TokenizedSet, chosen: np.ndarray) -> TokenizedSet:
     indices=tokenized.indices[chosen],
     prompts=[tokenized.prompts[i] for i in chosen],
     responses=[tokenized.responses[i] for i in chosen],
-    task=tokenized.task[chosen],
+    task_id=tokenized.task_id[chosen],
     max_new_tokens=tokenized.max_new_tokens[chosen],
   )

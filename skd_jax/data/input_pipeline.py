@@ -6,13 +6,13 @@ Batches are numpy arrays. Their buffers P and T are as wide as the longest row
 of the batch, rounded up so that few shapes are compiled, and examples of
 similar length stand together:
 
-  shuffle         5 2 9 4 7 3 ...      all examples, anew in every epoch
+  shuffle         5 2 9 4 7 3 ...      all examples, again in every epoch
   windows         5 2 9 4 | 7 3 ...    some batches of examples each
   sort            2 4 5 9 | 3 7 ...    by length, inside each window
   cut             2 4 | 5 9 | 3 7 ...
   shuffle         5 9 | 3 7 | 2 4 ...  whole batches
 
-Where several tasks are learnt at once, the set holds the examples of all;
+Where several tasks are learned at once, the set holds the examples of all;
 mixture.py says how often an epoch reads each, and a batch may hold rows of any.
 """
 
@@ -85,7 +85,7 @@ class _Collator:
     reference = np.zeros((local, depth), np.int32)
     reference_length = np.zeros(local, np.int32)
     index = np.full(local, -1, np.int32)
-    task = np.zeros(local, np.int32)
+    task_id = np.zeros(local, np.int32)
     max_new_tokens = np.ones(local, np.int32)
     for row, i in enumerate(chosen[rows]):
       prompt_length[row] = len(data.prompts[i])
@@ -93,7 +93,7 @@ class _Collator:
       reference_length[row] = len(data.responses[i])
       reference[row, : reference_length[row]] = data.responses[i]
       index[row] = data.indices[i]
-      task[row] = data.task[i]
+      task_id[row] = data.task_id[i]
       max_new_tokens[row] = data.max_new_tokens[i]
     # jit takes numpy arrays where Batch says jax.Array.
     arrays: dict[str, Any] = {
@@ -102,7 +102,7 @@ class _Collator:
       "reference": reference,
       "reference_length": reference_length,
       "index": index,
-      "task": task,
+      "task_id": task_id,
       "max_new_tokens": max_new_tokens,
     }
     return Batch(**arrays)
@@ -143,17 +143,15 @@ class _TrainBatches:
     collate: _Collator,
     shares: Sequence[float],
     seed: int,
-    num_epochs: int | None,
   ):
     data = collate.tokenized
     self._collate = collate
     self._per_epoch = len(data) // collate.batch_size
-    self._num_epochs = num_epochs
     lengths = _lengths(data.prompts) + _lengths(data.responses)
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-      chosen = mixture.epoch_examples(data.task, shares, epoch, seed)
+      chosen = mixture.epoch_examples(data.task_id, shares, epoch, seed)
       epoch_seed = np.random.SeedSequence([seed, epoch]).generate_state(1)[0]
       places = epoch_order(lengths[chosen], collate.batch_size, int(epoch_seed))
       return chosen[places]
@@ -161,9 +159,7 @@ class _TrainBatches:
     self._order = order
 
   def __len__(self) -> int:
-    if self._num_epochs is None:
-      return _ENDLESS
-    return self._num_epochs * self._per_epoch
+    return _ENDLESS
 
   def __getitem__(self, index: int) -> Batch:
     epoch, place = divmod(index, self._per_epoch)
@@ -178,12 +174,11 @@ def train_batches(
   shares: Sequence[float] = (1.0,),
   prompt_multiple: int = 16,
   response_multiple: int = 16,
-  num_epochs: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
   place: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> grain.DatasetIterator[Batch]:
-  """Full batches for training, in a new order every epoch.
+  """Returns endless full batches for training, in a new order every epoch.
 
   The order depends on `seed` and the epoch only. `get_state()` of the iterator
   is a dict that JSON can hold, `set_state()` continues there exactly, given the
@@ -198,8 +193,6 @@ def train_batches(
       at most max_prompt_length. Every pair of P and T is compiled once, so a
       quarter of the limit is a good choice, and the limit itself gives one P.
     response_multiple: The same for T and max_new_tokens.
-    num_epochs: An epoch reads as many examples as the split has; None never
-      ends.
     process_index: Which rows to make: those of this process.
     process_count: All processes get rows of the same P and T.
     place: Called with each batch, ahead of its use; puts it on the devices.
@@ -226,13 +219,9 @@ def train_batches(
     )
   if seed < 0:
     raise ValueError(f"seed={seed}: must not be negative")
-  if num_epochs is not None and num_epochs < 1:
-    raise ValueError(f"num_epochs={num_epochs}: must be at least 1, or None")
   # One thread a few batches ahead hides the little work that a batch takes.
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  batches = grain.MapDataset.source(
-    _TrainBatches(collate, shares, seed, num_epochs)
-  )
+  batches = grain.MapDataset.source(_TrainBatches(collate, shares, seed))
   return iter(batches.map(place).to_iter_dataset(ahead))
 
 

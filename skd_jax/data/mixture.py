@@ -1,4 +1,4 @@
-"""How often each task is read where several are learnt at once.
+"""How often each task is read where several are learned at once.
 
 Temperature-scaled sampling, as in multilingual and multi-task training
 (arXiv 1907.05019, arXiv 1910.10683): a task of n examples and weight w has the
@@ -52,32 +52,31 @@ def shares(
 
 
 def epoch_examples(
-  task: np.ndarray, shares: Sequence[float], epoch: int, seed: int
+  task_id: np.ndarray, shares: Sequence[float], epoch: int, seed: int
 ) -> np.ndarray:
   """Returns which examples an epoch reads, not in the order of reading.
 
   Args:
-    task: int [examples], the task of each.
+    task_id: int [examples], the task of each.
     shares: of each task, their sum 1.
     epoch: counted from 0.
     seed: of the permutations.
 
   Returns:
-    int64 [examples], sorted places in `task`; one stands in it as often as the
+    int64 [examples], sorted places in `task_id`; one is in it as often as the
     epoch reads it. With a single task: every place once.
   """
-  begin, end = _read_before(len(task), shares, np.array([epoch, epoch + 1]))
+  begin, end = _read_before(len(task_id), shares, np.array([epoch, epoch + 1]))
   parts = []
-  for number in range(len(shares)):
-    places = np.flatnonzero(task == number)
+  for task in range(len(shares)):
+    places = np.flatnonzero(task_id == task)
     size = len(places)
-    rounds = range(begin[number] // size, -(-end[number] // size))
+    rounds = range(begin[task] // size, -(-end[task] // size))
     drawn = [
-      np.random.default_rng([seed, number, r]).permutation(places)
-      for r in rounds
+      np.random.default_rng([seed, task, r]).permutation(places) for r in rounds
     ]
-    first = begin[number] - rounds.start * size
-    count = end[number] - begin[number]
+    first = begin[task] - rounds.start * size
+    count = end[task] - begin[task]
     parts.append(np.concatenate([places[:0], *drawn])[first : first + count])
   return np.sort(np.concatenate(parts))
 

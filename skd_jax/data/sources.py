@@ -13,11 +13,11 @@ _KINDS = ("arithmetic", "embedded", "jsonl", "parallel", "tfds")
 Located = tuple[str, str, str]  # Where an example stands, source, target.
 
 
-def _find(folder: str | pathlib.Path, stem: str) -> pathlib.Path:
+def _find(dir: str | pathlib.Path, stem: str) -> pathlib.Path:
   """The file `stem` or `stem.gz`, the first that exists."""
-  path = pathlib.Path(folder)
+  path = pathlib.Path(dir)
   if not path.is_dir():
-    raise FileNotFoundError(f"folder={str(folder)!r}: no such folder")
+    raise FileNotFoundError(f"dir = {str(dir)!r}: no such folder")
   for name in (stem, f"{stem}.gz"):
     if (path / name).is_file():
       return path / name
@@ -38,10 +38,10 @@ def _read_lines(path: pathlib.Path) -> list[str]:
 
 
 def _read_parallel(
-  folder: str, split: str, source_language: str, target_language: str
+  dir: str, split: str, source_language: str, target_language: str
 ) -> Iterator[Located]:
   paths = [
-    _find(folder, f"{split}.{language}")
+    _find(dir, f"{split}.{language}")
     for language in (source_language, target_language)
   ]
   sources, targets = (_read_lines(path) for path in paths)
@@ -56,9 +56,9 @@ def _read_parallel(
 
 
 def _read_jsonl(
-  folder: str, split: str, source_field: str, target_field: str
+  dir: str, split: str, source_field: str, target_field: str
 ) -> Iterator[Located]:
-  path = _find(folder, f"{split}.jsonl")
+  path = _find(dir, f"{split}.jsonl")
   for number, line in enumerate(_read_lines(path), 1):
     where = f"{path}, line {number}"
     try:
@@ -79,7 +79,7 @@ def _read_jsonl(
 
 
 def _read_tfds(
-  folder: str | None,
+  dir: str | None,
   split: str,
   name: str,
   source_field: str,
@@ -88,7 +88,7 @@ def _read_tfds(
   import tensorflow_datasets as tfds
   import tensorflow_datasets.translate  # Registers wmt16_translate and others.
 
-  source: Any = tfds.data_source(name, split=split, data_dir=folder)
+  source: Any = tfds.data_source(name, split=split, data_dir=dir)
   for number in range(len(source)):
     entry = source[number]
     where = f"{name}, split {split}, example {number}"
@@ -120,7 +120,9 @@ def _required(kind: str, **fields: str | None) -> list[str]:
   """The values of the fields, which this kind of data cannot do without."""
   for field, value in fields.items():
     if not value:
-      raise ValueError(f"{field}={value!r}: must be given for kind={kind!r}")
+      raise ValueError(
+        f"{field} = {value!r}: must be given for kind = {kind!r}"
+      )
   return [value for value in fields.values() if value]
 
 
@@ -128,7 +130,7 @@ def load_examples(
   kind: str,
   split: str,
   *,
-  folder: str | None = None,
+  dir: str | None = None,
   source_language: str | None = None,
   target_language: str | None = None,
   source_field: str | None = None,
@@ -143,16 +145,16 @@ def load_examples(
       "embedded": the German-English corpus inside this package; needs nothing
         else.
       "arithmetic": the word problems inside this package; needs nothing else.
-      "parallel": `folder`/SPLIT.LANGUAGE for both languages, one sentence per
+      "parallel": `dir`/SPLIT.LANGUAGE for both languages, one sentence per
         line, plain or .gz (the plain file if both exist).
-      "jsonl": `folder`/SPLIT.jsonl, plain or .gz, with text in `source_field`
+      "jsonl": `dir`/SPLIT.jsonl, plain or .gz, with text in `source_field`
         and `target_field`.
       "tfds": the TensorFlow data set `name`, such as "wmt16_translate/de-en",
-        in ArrayRecord format in `folder` (its default place if None), where it
+        in ArrayRecord format in `dir` (its default place if None), where it
         is downloaded to if missing; the fields as for "jsonl". TensorFlow is
         not imported.
     split: The name of the split, such as "train" or "test_2016_flickr".
-    folder: See `kind`; so are the following.
+    dir: See `kind`; so are the following.
     source_language: See `kind`.
     target_language: See `kind`.
     source_field: See `kind`.
@@ -172,7 +174,7 @@ def load_examples(
     located = _read_embedded(kind, split)
   elif kind == "parallel":
     located = _read_parallel(
-      *_required(kind, folder=folder, split=split),
+      *_required(kind, dir=dir, split=split),
       *_required(
         kind, source_language=source_language, target_language=target_language
       ),
@@ -182,13 +184,13 @@ def load_examples(
       kind, source_field=source_field, target_field=target_field
     )
     if kind == "jsonl":
-      (folder,) = _required(kind, folder=folder)
-      located = _read_jsonl(folder, split, *fields)
+      (dir,) = _required(kind, dir=dir)
+      located = _read_jsonl(dir, split, *fields)
     else:
       (name,) = _required(kind, name=name)
-      located = _read_tfds(folder, split, name, *fields)
+      located = _read_tfds(dir, split, name, *fields)
   else:
-    raise ValueError(f"kind={kind!r}: must be one of {', '.join(_KINDS)}")
+    raise ValueError(f"kind = {kind!r}: must be one of {', '.join(_KINDS)}")
   return _checked(located, max_examples)
 
 
@@ -197,7 +199,7 @@ def _checked(
 ) -> list[Example]:
   """The first examples, none of them blank."""
   if max_examples is not None and max_examples < 1:
-    raise ValueError(f"max_examples={max_examples}: must be at least 1")
+    raise ValueError(f"max_examples = {max_examples}: must be at least 1")
   examples: list[Example] = []
   for where, source, target in located:
     if not source.strip() or not target.strip():

@@ -1,23 +1,49 @@
-"""What is to be learnt: the data, the tokenizer, and where a response ends."""
+"""What is to be learned: one task or several, as token ids.
+
+TaskSettings -> load_split -> examples -> make_task_set -> TaskSet
+"""
 
 import dataclasses
-import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
-import ml_collections
 from absl import logging
 
-from skd_jax import config as config_lib
-from skd_jax import stages
-from skd_jax.data import dataset, mixture, sources
+from skd_jax.data import dataset, mixture, sources, stop_strings
 from skd_jax.data import tokenizer as tokenizer_lib
-from skd_jax.decoding import stopping
-from skd_jax.parallel import processes
 from skd_jax.structs import Example
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class TaskSettings:
+  """Where the examples of a task are and how they are read and scored.
+
+  The fields are those of `config.data`, and are explained there.
+  """
+
+  kind: str
+  dir: str
+  name: str
+  source_language: str
+  target_language: str
+  source_field: str
+  target_field: str
+  train_split: str
+  validation_split: str
+  test_split: str
+  max_train_examples: int
+  max_validation_examples: int
+  max_test_examples: int
+  prompt: str
+  max_prompt_length: int
+  max_new_tokens: int
+  stop_strings: tuple[str, ...]
+  metrics: tuple[str, ...]
+  weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
   """What is held out of one task, and how its answers are read and scored."""
 
   name: str
@@ -34,234 +60,189 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-  """One task, or several learnt at once, as token ids.
+class TaskSet:
+  """One task, or several learned at once, as token ids.
 
-  A row of a batch says by its number which of `parts` it belongs to.
+  A row of a batch says by its `task_id` which of `tasks` it belongs to.
   """
 
   tokenizer: tokenizer_lib.Tokenizer
   vocab_size: int  # Tokens that both models know; heads are cut to it.
   eos_ids: tuple[int, ...]
-  stop_table: stopping.StopTable  # Of all parts, in their order.
-  train: dataset.TokenizedSet  # Of all parts, one after the other.
-  weights: tuple[float, ...]  # Of each part in the mixture.
+  token_bytes: Sequence[bytes] | None  # Of each id, where stop strings need it.
+  train: dataset.TokenizedSet  # Of all tasks, one after the other.
+  weights: tuple[float, ...]  # Of each task in the mixture.
   mixing_temperature: float
-  parts: tuple[Part, ...]
+  tasks: tuple[Task, ...]
 
   @property
   def max_new_tokens(self) -> int:
-    """The size of a response buffer that every part fits in."""
-    return max(part.max_new_tokens for part in self.parts)
+    """The size of a response buffer that every task fits in."""
+    return max(task.max_new_tokens for task in self.tasks)
 
   @property
   def max_length(self) -> int:
     """The most tokens of a prompt and its response together."""
-    return max(p.prompt_length + p.max_new_tokens for p in self.parts)
+    return max(t.prompt_length + t.max_new_tokens for t in self.tasks)
 
   def shares(self, train: dataset.TokenizedSet) -> tuple[float, ...]:
-    """How often each part is read, where `train` is what is read."""
-    sizes = [int((train.task == i).sum()) for i in range(len(self.parts))]
+    """Returns how often each task is read, where `train` is what is read."""
+    sizes = [int((train.task_id == i).sum()) for i in range(len(self.tasks))]
     return mixture.shares(sizes, self.weights, self.mixing_temperature)
 
-  def texts(self, part: Part, token_ids) -> list[str]:
-    """Decodes responses, each cut before the first stop string of its part."""
+  def texts(self, task: Task, token_ids) -> list[str]:
+    """Decodes responses, each cut before the first stop string of its task."""
     texts = tokenizer_lib.decode(self.tokenizer, token_ids)
-    for stop in part.stop_strings:
+    for stop in task.stop_strings:
       texts = [text.split(stop)[0] for text in texts]
     return [text.strip() for text in texts]
 
 
-def load_task(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, vocab_size: int
-) -> Task:
-  """Reads the splits, and trains the tokenizer where there is none yet.
+def load_split(
+  section: str, settings: TaskSettings, split: str
+) -> list[Example]:
+  """Reads the "train", "validation" or "test" split of a task.
 
   Args:
-    config: the run's config.
-    workdir: the trained tokenizer is kept in its folder `tokenizer`. Of several
-      processes, the first trains it.
-    vocab_size: the tokens that both models share, from the checkpoints that
-      they start from; 0 where both are made from scratch.
+    section: the name of the settings, for messages: "data", "tasks.sums".
+    settings: of the task.
+    split: which.
 
   Raises:
-    ValueError, FileNotFoundError: the data or the tokenizer cannot be read;
-      the message says what, where and what is allowed.
+    ValueError, FileNotFoundError: the data cannot be read; the message names
+      the setting, or the file and the line.
   """
-  sections = config_lib.task_sections(config)
-  train = {
-    name: _load_split(data, data.train_split, data.max_train_examples)
-    for name, data in sections.items()
-  }
-  folder = tokenizer_folder(config)
-  if folder:
-    tokenizer = tokenizer_lib.load(folder)
-  else:
-    tokenizer = _train_tokenizer(config, workdir, train)
-  vocab_size = vocab_size or len(tokenizer)
-  eos_ids = tokenizer_lib.eos_ids(tokenizer, folder or None)
-  return Task(
+  try:
+    return sources.load_examples(
+      settings.kind,
+      getattr(settings, f"{split}_split"),
+      dir=settings.dir or None,
+      source_language=settings.source_language,
+      target_language=settings.target_language,
+      source_field=settings.source_field or settings.source_language,
+      target_field=settings.target_field or settings.target_language,
+      name=settings.name or None,
+      max_examples=getattr(settings, f"max_{split}_examples") or None,
+    )
+  except (ValueError, FileNotFoundError) as error:
+    is_field = re.match(r"\w+ = ", str(error))
+    raise type(error)(f"{section}{'.' if is_field else ': '}{error}") from error
+
+
+def tokenizer_texts(
+  settings: TaskSettings, examples: Sequence[Example]
+) -> list[str]:
+  """Returns the texts of a task that a new tokenizer is trained on."""
+  return [
+    text
+    for example in examples
+    for text in (
+      settings.prompt.replace("{source}", example["source"]),
+      example["target"],
+    )
+  ]
+
+
+def make_task_set(
+  settings: Mapping[str, TaskSettings],
+  train: Mapping[str, Sequence[Example]],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  vocab_size: int,
+  eos_ids: tuple[int, ...],
+  mixing_temperature: float,
+) -> TaskSet:
+  """Reads the splits that are held out, and turns all of them into token ids.
+
+  Args:
+    settings: of each task, by the name of its section in the config.
+    train: the training split of each, from load_split.
+    tokenizer: of both models.
+    vocab_size: tokens that both models know.
+    eos_ids: what ends a response.
+    mixing_temperature: see mixture.shares.
+
+  Raises:
+    ValueError, FileNotFoundError: the data cannot be read, or no example fits
+      the limits.
+  """
+  needs_bytes = any(task.stop_strings for task in settings.values())
+  return TaskSet(
     tokenizer=tokenizer,
     vocab_size=vocab_size,
     eos_ids=eos_ids,
-    stop_table=stopping.join_stop_tables(
-      [
-        stopping.stop_table_for(
-          tokenizer, vocab_size, eos_ids, tuple(data.stop_strings)
-        )
-        for data in sections.values()
-      ]
+    token_bytes=(
+      stop_strings.token_bytes(tokenizer, vocab_size) if needs_bytes else None
     ),
     train=dataset.join(
       [
-        _tokenize(tokenizer, name, data, data.train_split, train[name], number)
-        for number, (name, data) in enumerate(sections.items())
+        _tokenize(tokenizer, name, task, "train", train[name], task_id)
+        for task_id, (name, task) in enumerate(settings.items())
       ]
     ),
-    weights=tuple(data.weight for data in sections.values()),
-    mixing_temperature=config.mixing_temperature,
-    parts=tuple(
-      _load_part(tokenizer, name, data, number)
-      for number, (name, data) in enumerate(sections.items())
+    weights=tuple(task.weight for task in settings.values()),
+    mixing_temperature=mixing_temperature,
+    tasks=tuple(
+      _make_task(tokenizer, name, task, task_id)
+      for task_id, (name, task) in enumerate(settings.items())
     ),
   )
 
 
-def _load_part(
+def _make_task(
   tokenizer: tokenizer_lib.Tokenizer,
-  name: str,
-  data: ml_collections.ConfigDict,
-  number: int,
-) -> Part:
-  def held_out(split, limit):
-    examples = _load_split(data, split, limit)
-    return _tokenize(
-      tokenizer, name, data, split, examples, number, keep_long_references=True
+  section: str,
+  settings: TaskSettings,
+  task_id: int,
+) -> Task:
+  held_out = {
+    split: _tokenize(
+      tokenizer,
+      section,
+      settings,
+      split,
+      load_split(section, settings, split),
+      task_id,
     )
-
-  return Part(
-    name=name.removeprefix("tasks."),
-    prompt_length=data.max_prompt_length,
-    max_new_tokens=data.max_new_tokens,
-    stop_strings=tuple(data.stop_strings),
-    metrics=tuple(data.metrics),
-    validation=held_out(data.validation_split, data.max_validation_examples),
-    test=held_out(data.test_split, data.max_test_examples),
+    for split in ("validation", "test")
+  }
+  return Task(
+    name=section.removeprefix("tasks."),
+    prompt_length=settings.max_prompt_length,
+    max_new_tokens=settings.max_new_tokens,
+    stop_strings=settings.stop_strings,
+    metrics=settings.metrics,
+    **held_out,
   )
 
 
 def _tokenize(
   tokenizer: tokenizer_lib.Tokenizer,
-  name: str,
-  data: ml_collections.ConfigDict,
+  section: str,
+  settings: TaskSettings,
   split: str,
-  examples: list[Example],
-  number: int,
-  **options,
+  examples: Sequence[Example],
+  task_id: int,
 ) -> dataset.TokenizedSet:
+  is_held_out = split != "train"
   result = dataset.tokenize_examples(
     tokenizer,
     examples,
-    prompt=data.prompt,
-    max_prompt_length=data.max_prompt_length,
-    max_new_tokens=data.max_new_tokens,
-    task=number,
-    **options,
+    prompt=settings.prompt,
+    max_prompt_length=settings.max_prompt_length,
+    max_new_tokens=settings.max_new_tokens,
+    task_id=task_id,
+    keep_long_references=is_held_out,
   )
-  what = "have a cut reference" if options else "are left out"
   logging.info(
     "%s, %s: %d examples; %d %s (over max_prompt_length = %d or "
     "max_new_tokens = %d)",
-    name,
-    split,
+    section,
+    getattr(settings, f"{split}_split"),
     len(result),
     result.num_too_long,
-    what,
-    data.max_prompt_length,
-    data.max_new_tokens,
+    "have a cut reference" if is_held_out else "are left out",
+    settings.max_prompt_length,
+    settings.max_new_tokens,
   )
   return result
-
-
-def tokenizer_folder(config: ml_collections.ConfigDict) -> str:
-  """Returns the folder that the tokenizer is read from; empty: train one."""
-  return (
-    config.tokenizer.path
-    or config.teacher.path
-    or config.teacher.init_path
-    or config.student.path
-    or config.student.init_path
-  )
-
-
-def depends_on(config: ml_collections.ConfigDict) -> dict:
-  """Returns the settings that the task depends on, flat.
-
-  How answers are scored is not among them: no model depends on it.
-  """
-  kept = {
-    f"{section}.{field}": value
-    for section, data in config_lib.task_sections(config).items()
-    for field, value in config_lib.to_plain(data).items()
-    if "validation" not in field and field not in ("metrics", "weight")
-  }
-  if config.tasks:
-    kept["mixing_temperature"] = config.mixing_temperature
-    kept |= {
-      f"{section}.weight": data.weight
-      for section, data in config_lib.task_sections(config).items()
-    }
-  kept["tokenizer folder"] = tokenizer_folder(config)
-  if not kept["tokenizer folder"]:
-    kept |= stages.settings(config, "tokenizer")
-  return kept
-
-
-def scores_depend_on(config: ml_collections.ConfigDict) -> dict:
-  """Returns the settings that a score depends on besides those of the task."""
-  kept: dict = {}
-  for section, data in config_lib.task_sections(config).items():
-    kept[f"{section}.metrics"] = list(data.metrics)
-    if "comet" in data.metrics:
-      kept["evaluate.comet_checkpoint"] = config.evaluate.comet_checkpoint
-  return kept
-
-
-def _load_split(
-  data: ml_collections.ConfigDict, split: str, limit: int
-) -> list[Example]:
-  return sources.load_examples(
-    data.kind,
-    split,
-    folder=data.dir or None,
-    source_language=data.source_language,
-    target_language=data.target_language,
-    source_field=data.source_field or data.source_language,
-    target_field=data.target_field or data.target_language,
-    name=data.name or None,
-    max_examples=limit or None,
-  )
-
-
-def _train_tokenizer(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  train: Mapping[str, list[Example]],
-) -> tokenizer_lib.Tokenizer:
-  folder = workdir / "tokenizer"
-  needs = depends_on(config)
-  if stages.begin(workdir, "tokenizer", needs) is None:
-    logging.info("Training a tokenizer of %d", config.tokenizer.vocab_size)
-    texts = [
-      text
-      for name, data in config_lib.task_sections(config).items()
-      for e in train[name]
-      for text in (data.prompt.replace("{source}", e["source"]), e["target"])
-    ]
-
-    def train_bpe() -> None:
-      tokenizer_lib.train_bpe(texts, config.tokenizer.vocab_size, folder)
-
-    processes.on_first(train_bpe)
-    stages.finish(workdir, "tokenizer", needs, {"folder": folder.name})
-  return tokenizer_lib.load(folder)

@@ -47,7 +47,7 @@ def train_bpe(
       `<s>user<sep>assistant</s>` go; made if it is missing.
 
   Returns:
-    The tokenizer, as `load(folder)` gives it.
+    The tokenizer, as `load_tokenizer(folder)` gives it.
 
   Raises:
     ValueError: vocab_size has no room for the special tokens and all bytes.
@@ -79,10 +79,10 @@ def train_bpe(
     chat_template=_CHAT_TEMPLATE,
   )
   tokenizer.save_pretrained(str(folder))
-  return load(folder)
+  return load_tokenizer(folder)
 
 
-def load(folder: str | pathlib.Path) -> Tokenizer:
+def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder; nothing is downloaded.
 
   Raises:
@@ -175,7 +175,7 @@ def encode_prompts(
   """What the models continue: one int32 [length] array for each source.
 
   Args:
-    tokenizer: As `load` gives it.
+    tokenizer: As `load_tokenizer` gives it.
     sources: What to put in the place of `{source}`.
     prompt: The user's turn, for example "Translate to English: {source}". It
       goes through the chat template if there is one; otherwise it is used as
@@ -334,8 +334,8 @@ def check_same_vocabulary(
   is never used.
 
   Args:
-    teacher_tokenizer: As `load` gives it.
-    student_tokenizer: As `load` gives it.
+    teacher_tokenizer: As `load_tokenizer` gives it.
+    student_tokenizer: As `load_tokenizer` gives it.
     teacher_rows: The rows of the teacher's head.
     student_rows: The rows of the student's head.
 

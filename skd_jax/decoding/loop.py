@@ -89,7 +89,7 @@ def refill(
 ) -> structs.DecodeState:
   """Gives the next rows to free slots, and lets every model read the prompts.
 
-  Rows 0..2 are written, 3 is the next, B = 4, slots 0 and 2 are free, two are
+  Rows 0..2 are done, 3 is the next, B = 4, slots 0 and 2 are free, two are
   refilled:
 
     slot    0  1  2  3               0  1  2  3
@@ -111,7 +111,7 @@ def refill(
   slots = jnp.nonzero(state.done, size=num_refilled, fill_value=num_slots)[0]
   rows = state.next_row + jnp.arange(num_refilled)
   taken = (slots < num_slots) & (rows < num_rows)
-  slots = jnp.where(taken, slots, num_slots)  # Out of bounds: not written.
+  slots = jnp.where(taken, slots, num_slots)  # Out of bounds: not rollout.
   rows = jnp.minimum(rows, num_rows - 1)
   prompt, length = batch.prompt[rows], batch.prompt_length[rows]
 
@@ -142,7 +142,7 @@ def refill(
     last_token=put(state.last_token, last_token),
     length=put(state.length, 0),
     max_new_tokens=put(state.max_new_tokens, limit),
-    stop_state=put(state.stop_state, stop_table.start[batch.task[rows]]),
+    stop_state=put(state.stop_state, stop_table.start[batch.task_id[rows]]),
     done=put(state.done, batch.index[rows] < 0),
     num_rounds=put(state.num_rounds, 0),
   )
@@ -158,7 +158,7 @@ def commit(
 
   Rows that are done stay as they are.
   """
-  written = state.rollout
+  rollout = state.rollout
   live, stop_state = ~state.done, state.stop_state
   length, last_token = state.length, state.last_token
   emitted = []
@@ -177,15 +177,15 @@ def commit(
   # Emitted token g goes to position length + g of its row; the others are sent
   # out of bounds and dropped.
   at = state.length[:, None] + jnp.arange(emitted.shape[1])[None, :]
-  at = jnp.where(emitted, at, written.tokens.shape[1])
+  at = jnp.where(emitted, at, rollout.tokens.shape[1])
   rows = state.row
 
-  def write(buffer, values):
+  def put(buffer, values):
     return buffer.at[rows[:, None], at].set(values, mode="drop")
 
-  teacher_hidden = written.teacher_hidden
+  teacher_hidden = rollout.teacher_hidden
   if teacher_hidden is not None:
-    teacher_hidden = write(teacher_hidden, verdict.teacher_hidden)
+    teacher_hidden = put(teacher_hidden, verdict.teacher_hidden)
   stopped = stop_state == stopping.DONE
   num_rounds = state.num_rounds + (~state.done).astype(jnp.int32)
   return dataclasses.replace(
@@ -196,12 +196,12 @@ def commit(
     done=stopped | (length >= state.max_new_tokens) | state.done,
     num_rounds=num_rounds,
     rollout=structs.Rollout(
-      tokens=write(written.tokens, verdict.tokens),
-      length=written.length.at[rows].set(length, mode="drop"),
-      source=write(written.source, verdict.source),
-      draft_tokens=write(written.draft_tokens, verdict.draft_tokens),
-      stopped=written.stopped.at[rows].set(stopped, mode="drop"),
-      num_rounds=written.num_rounds.at[rows].set(num_rounds, mode="drop"),
+      tokens=put(rollout.tokens, verdict.tokens),
+      length=rollout.length.at[rows].set(length, mode="drop"),
+      source=put(rollout.source, verdict.source),
+      draft_tokens=put(rollout.draft_tokens, verdict.draft_tokens),
+      stopped=rollout.stopped.at[rows].set(stopped, mode="drop"),
+      num_rounds=rollout.num_rounds.at[rows].set(num_rounds, mode="drop"),
       teacher_hidden=teacher_hidden,
     ),
   )

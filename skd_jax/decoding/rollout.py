@@ -14,47 +14,20 @@ accepted block adds no token of the teacher's: that would not be the student's
 proposal.
 
 The reading order of SKD (arXiv 2410.11325, algorithm 1): `rollout`, then
-`propose`, `verify_proposal`, and `commit` and the loop in slots.py.
+`propose`, `verify` (verification.py), and `commit` and the loop (loop.py).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from skd_jax import structs
 from skd_jax.decoding import acceptance, loop, stopping
 from skd_jax.decoding import sampling as sampling_lib
+from skd_jax.decoding.policy import Policy
+from skd_jax.decoding.verification import verify
 from skd_jax.parallel import sharding
-
-
-@struct.dataclass
-class Policy:
-  """A model, its weights, and how its tokens are drawn."""
-
-  params: structs.Params
-  model: structs.LanguageModel = struct.field(pytree_node=False)
-  sampling: sampling_lib.Sampling = struct.field(
-    pytree_node=False, default=sampling_lib.Sampling()
-  )
-
-  def logits(self, hidden: jax.Array) -> jax.Array:
-    """Applies the head: [..., D] -> float32 [..., V]."""
-    logits = self.model.head(self.model.head_params(self.params), hidden)
-    inner = [None] * (logits.ndim - 2)
-    # Each device computes the logits of its part of V, and then has those of
-    # its rows: the logits are moved, not the head.
-    logits = sharding.constrain(logits, "row", *inner, "vocab")
-    return sharding.constrain(logits, "logits_row", *inner, None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-  """What the teacher accepts, and what it writes instead (see verify.py)."""
-
-  accept: str = "top_k"
-  replace: str = "sample"
 
 
 def rollout(
@@ -65,12 +38,12 @@ def rollout(
   stop_table: stopping.StopTable,
   threshold: jax.Array,
   *,
-  rule: Rule,
+  rule: acceptance.Rule,
   num_draft_tokens: int,
   max_new_tokens: int,
   batch_size: int | None = None,
 ) -> structs.Rollout:
-  """Writes one interleaved response per prompt; pure, to be jitted.
+  """Generates one interleaved response per prompt; pure, to be jitted.
 
   The same row key gives the same tokens for every `num_draft_tokens`, every
   batch around the row and every device count (float rounding aside), because
@@ -83,7 +56,7 @@ def rollout(
     row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
     threshold: float32 [], the parameter of the acceptance rule.
-    rule: names of the acceptance rule and of the replacement.
+    rule: the acceptance rule and the replacement.
     num_draft_tokens: G, tokens drafted before one teacher pass.
     max_new_tokens: T, the length of the response buffer. A row whose own limit
       in the batch is smaller ends there.
@@ -99,7 +72,7 @@ def rollout(
   def one_round(state):
     keys = row_keys[state.row]
     proposal, state = propose(student, state, keys, num_draft_tokens)
-    verdict, state = verify_proposal(
+    verdict, state = verify(
       student, teacher, state, proposal, keys, threshold, rule
     )
     return loop.commit(state, verdict, stop_table)
@@ -126,13 +99,13 @@ def decode(
   batch_size: int | None = None,
   source: int = structs.STUDENT,
 ) -> structs.Rollout:
-  """Writes one response per prompt with a single model; pure, to be jitted.
+  """Generates one response per prompt with one model; pure, to be jitted.
 
-  A student decoded here writes what it writes under `rollout` when everything
-  is accepted: the draws have the same keys.
+  A student generates here what it generates under `rollout` when everything is
+  accepted: the draws have the same keys.
 
   Args:
-    policy: the model that writes.
+    policy: the model that generates.
     batch: the prompts [Q, P].
     row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
@@ -181,7 +154,7 @@ def propose(
   num_draft_tokens: int,
   role: int = sampling_lib.STUDENT_DRAW,
 ) -> tuple[structs.Proposal, structs.DecodeState]:
-  """Lets the student write up to G tokens after the last one.
+  """Lets the student draft up to G tokens after the last one.
 
   Step g reads the token at slot prompt_length - 1 + length + g (the last token
   for g = 0, then its own drafts) and draws the response token length + g. No
@@ -224,105 +197,3 @@ def propose(
   )
   proposal = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
   return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))
-
-
-def draw_again(
-  student: Policy,
-  proposal: structs.Proposal,
-  row_keys: jax.Array,
-  positions: jax.Array,
-) -> jax.Array:
-  """Draws each token of a draft once more, from the same law.
-
-  Args:
-    student: who proposed.
-    proposal: [B, G].
-    row_keys: typed PRNG keys [B].
-    positions: int32 [B, G], in the response.
-
-  Returns:
-    int32 [B, G].
-  """
-  law = sampling_lib.warp(student.logits(proposal.hidden), student.sampling)
-  uniform = sampling_lib.draw_uniform(
-    row_keys, sampling_lib.SECOND_DRAW, positions
-  )
-  tokens = sampling_lib.draw_token(
-    law.reshape(-1, law.shape[-1]), uniform.reshape(-1)
-  )
-  return tokens.reshape(positions.shape)
-
-
-@jax.named_scope("verify")
-def verify_proposal(
-  student: Policy,
-  teacher: Policy,
-  state: structs.DecodeState,
-  proposal: structs.Proposal,
-  row_keys: jax.Array,
-  threshold: jax.Array,
-  rule: Rule,
-) -> tuple[structs.Verdict, structs.DecodeState]:
-  """Lets the teacher judge a draft in one pass and write one replacement.
-
-  Returns:
-    (Verdict, the state with the teacher's cache advanced).
-  """
-  num_draft_tokens = proposal.tokens.shape[1]
-  offsets = jnp.arange(num_draft_tokens)
-  # The token that precedes each drafted one: its state judges the draft.
-  read = jnp.concatenate(
-    [state.last_token[:, None], proposal.tokens[:, :-1]], axis=1
-  )
-  slots = (state.prompt_length - 1 + state.length)[:, None] + offsets[None, :]
-  hidden, cache = teacher.model.apply(
-    teacher.params, read, slots, state.caches[1]
-  )
-  logits = teacher.logits(hidden)
-  positions = state.length[:, None] + offsets[None, :]
-  accept = acceptance.ACCEPT[rule.accept](
-    acceptance.Evidence(
-      tokens=proposal.tokens,
-      teacher_logits=logits,
-      student_log_prob=proposal.log_prob,
-      teacher_log_probs=sampling_lib.warp(logits, teacher.sampling),
-      uniform=sampling_lib.draw_uniform(
-        row_keys, sampling_lib.ACCEPT_DRAW, positions
-      ),
-      draw_again=lambda: draw_again(student, proposal, row_keys, positions),
-    ),
-    threshold,
-  )
-  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
-  # wrong prefix and is dropped, whatever the rule says of it.
-  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
-  num_accepted = jnp.sum(kept, axis=1)
-  first_rejected = jnp.minimum(num_accepted, num_draft_tokens - 1)
-  at_rejected = first_rejected[:, None, None]
-  student_log_probs = None
-  if rule.replace == "residual":
-    rejected_hidden = jnp.take_along_axis(proposal.hidden, at_rejected, axis=1)
-    student_log_probs = sampling_lib.warp(
-      student.logits(rejected_hidden[:, 0]), student.sampling
-    )
-  replacement = acceptance.draw_replacement(
-    rule.replace,
-    jnp.take_along_axis(logits, at_rejected, axis=1)[:, 0],
-    student_log_probs,
-    teacher.sampling,
-    sampling_lib.draw_uniform(
-      row_keys, sampling_lib.TEACHER_DRAW, state.length + first_rejected
-    ),
-  )
-  replaced = offsets[None, :] == num_accepted[:, None]
-  verdict = structs.Verdict(
-    tokens=jnp.where(replaced, replacement[:, None], proposal.tokens),
-    num_tokens=first_rejected + 1,
-    source=jnp.where(
-      replaced, jnp.int8(structs.TEACHER), jnp.int8(structs.STUDENT)
-    ),
-    draft_tokens=proposal.tokens,
-    teacher_hidden=hidden,
-  )
-  verdict = sharding.constrain_rows(verdict)
-  return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))

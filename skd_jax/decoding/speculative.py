@@ -1,8 +1,8 @@
 """Lossless speculative decoding: a student drafts for its teacher.
 
 The loop is that of rollout.py, with two differences: the rule is lossless, so
-that every token follows the teacher's law, and a draft that is accepted as a
-whole is followed by one more token of the teacher's. G = 3:
+that every token follows the teacher's distribution, and a draft that is
+accepted as a whole is followed by one more token of the teacher's. G = 3:
 
   student reads   b  c  d  e      proposes  c  d  e
   teacher reads   b  c  d  e      judges    c  d  e  and knows what follows e
@@ -17,12 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance, loop, sampling, stopping
-from skd_jax.decoding import rollout as rollout_lib
-from skd_jax.decoding.rollout import Policy
+from skd_jax.decoding import acceptance, loop, stopping, verification
+from skd_jax.decoding.policy import Policy
+from skd_jax.decoding.rollout import propose
+
+_LOSSLESS = acceptance.Rule("lossless", "residual")
 
 
-def decode(
+def speculative_decode(
   student: Policy,
   teacher: Policy,
   batch: structs.Batch,
@@ -33,11 +35,11 @@ def decode(
   max_new_tokens: int,
   batch_size: int | None = None,
 ) -> structs.Rollout:
-  """Writes the teacher's responses with the student's help; to be jitted.
+  """Generates the teacher's responses with the student's help; to be jitted.
 
-  A greedy teacher writes exactly what it writes alone; otherwise a response is
-  a sample of the teacher's law, though not the one that it would draw alone
-  from the same key.
+  A greedy teacher generates exactly what it generates alone; otherwise a
+  response is a sample of the teacher's distribution, though not the one that it
+  would draw alone from the same key.
 
   Args:
     student: drafts.
@@ -47,7 +49,7 @@ def decode(
     stop_table: EOS and stop sequences.
     num_draft_tokens: G, tokens drafted before one teacher pass.
     max_new_tokens: T.
-    batch_size: B, as in `rollout.rollout`.
+    batch_size: B, as in `rollout`.
 
   Returns:
     Rollout [Q, T] without `teacher_hidden`; its source says which tokens were
@@ -56,9 +58,7 @@ def decode(
 
   def one_round(state):
     keys = row_keys[state.row]
-    proposal, state = rollout_lib.propose(
-      student, state, keys, num_draft_tokens
-    )
+    proposal, state = propose(student, state, keys, num_draft_tokens)
     state = _read_last_draft(student, state, proposal)
     verdict, state = _verify(student, teacher, state, proposal, keys)
     return loop.commit(state, verdict, stop_table)
@@ -99,63 +99,21 @@ def _verify(
   proposal: structs.Proposal,
   row_keys: jax.Array,
 ) -> tuple[structs.Verdict, structs.DecodeState]:
-  """Judges a draft in one pass, and writes the token after what is accepted.
+  """Judges a draft in one pass, and draws the token after what is accepted.
 
   Returns:
     (Verdict of G + 1 tokens, the state with the teacher's cache advanced).
   """
-  num_draft_tokens = proposal.tokens.shape[1]
-  offsets = jnp.arange(num_draft_tokens + 1)
   read = jnp.concatenate([state.last_token[:, None], proposal.tokens], axis=1)
-  at = (state.prompt_length - 1 + state.length)[:, None] + offsets[None, :]
-  hidden, cache = teacher.model.apply(teacher.params, read, at, state.caches[1])
-  logits = teacher.logits(hidden)
-  judged = logits[:, :-1]
-  positions = state.length[:, None] + offsets[None, :-1]
-  accept = acceptance.accept_lossless(
-    acceptance.Evidence(
-      tokens=proposal.tokens,
-      teacher_logits=judged,
-      student_log_prob=proposal.log_prob,
-      teacher_log_probs=sampling.warp(judged, teacher.sampling),
-      uniform=sampling.draw_uniform(row_keys, sampling.ACCEPT_DRAW, positions),
-      draw_again=lambda: rollout_lib.draw_again(
-        student, proposal, row_keys, positions
-      ),
-    ),
+  hidden, state = verification.read_with_teacher(teacher, state, read)
+  verdict = verification.judge(
+    student,
+    teacher,
+    teacher.logits(hidden),
+    proposal,
+    row_keys,
+    state.length,
     jnp.float32(1),
+    _LOSSLESS,
   )
-  num_accepted = jnp.sum(jnp.cumprod(accept.astype(jnp.int32), axis=1), axis=1)
-  # Behind a draft that is accepted as a whole the student proposed nothing: its
-  # law is zero there, and the residual is the teacher's law.
-  proposed = num_accepted < num_draft_tokens
-  rejected = jnp.minimum(num_accepted, num_draft_tokens - 1)[:, None, None]
-  student_hidden = jnp.take_along_axis(proposal.hidden, rejected, axis=1)
-  student_log_probs = jnp.where(
-    proposed[:, None],
-    sampling.warp(student.logits(student_hidden[:, 0]), student.sampling),
-    -jnp.inf,
-  )
-  written = acceptance.draw_replacement(
-    "residual",
-    jnp.take_along_axis(logits, num_accepted[:, None, None], axis=1)[:, 0],
-    student_log_probs,
-    teacher.sampling,
-    sampling.draw_uniform(
-      row_keys, sampling.TEACHER_DRAW, state.length + num_accepted
-    ),
-  )
-  is_written = offsets[None, :] == num_accepted[:, None]
-  draft = jnp.pad(proposal.tokens, ((0, 0), (0, 1)))
-  tokens = jnp.where(is_written, written[:, None], draft)
-  verdict = structs.Verdict(
-    tokens=tokens,
-    num_tokens=num_accepted + 1,
-    source=jnp.where(
-      is_written, jnp.int8(structs.TEACHER), jnp.int8(structs.STUDENT)
-    ),
-    # Where nothing was proposed, the token stands for its own draft.
-    draft_tokens=jnp.where(offsets[None, :] < num_draft_tokens, draft, tokens),
-    teacher_hidden=None,
-  )
-  return verdict, dataclasses.replace(state, caches=(state.caches[0], cache))
+  return verdict, state

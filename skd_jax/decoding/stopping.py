@@ -1,9 +1,9 @@
 """EOS and stop strings inside a jitted loop, whatever the tokenisation.
 
 A stop string may begin in the middle of one token and end in the middle of
-another, so it is searched in the bytes that the tokens write. The Aho-Corasick
-automaton of all stop strings is run over every token from every state, once, on
-the host; a decode step then looks up one number per row:
+another, so it is searched in the bytes of the tokens (data/stop_strings.py).
+The Aho-Corasick automaton of all stop strings is run over every token from
+every state, once, on the host; a decode step then looks up one number per row:
 
   stop string "ab", tokens 0: "a"  1: "b"  2: "xa"  3: EOS
 
@@ -19,19 +19,13 @@ below the other, and a row starts in the first of its task:
   task 1   states 2 3 4      start 2
 """
 
-import json
-import re
 from collections import deque
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from skd_jax.data import tokenizer as tokenizer_lib
 
 DONE = -1  # The state of a row from its last token on.
 
@@ -95,8 +89,8 @@ def make_stop_table(
     eos_ids: The ids that end a response by themselves.
     stop_sequences: The sequences of symbols that end a response as soon as it
       contains one of them. It is kept whole, with the rest of the last token.
-    token_symbols: For each of the V ids, the symbols that it writes (none for
-      BOS and the like). The id itself by default, so that `stop_sequences`
+    token_symbols: For each of the V ids, the symbols that it stands for (none
+      for BOS and the like). The id itself by default, so that `stop_sequences`
       are sequences of ids.
 
   Returns:
@@ -123,10 +117,10 @@ def make_stop_table(
   move = _search_automaton(stop_sequences, classes)
   # DONE = -1 indexes the last row: it stays DONE.
   move = np.vstack([move, np.full_like(move[:1], DONE)])
-  lengths = np.array([len(written) for written in token_symbols])
+  lengths = np.array([len(symbols_of) for symbols_of in token_symbols])
   other = len(classes)
   flat = np.array(
-    [classes.get(s, other) for written in token_symbols for s in written],
+    [classes.get(s, other) for symbols_of in token_symbols for s in symbols_of],
     np.int32,
   )
   first = np.cumsum(lengths) - lengths
@@ -146,7 +140,7 @@ def make_stop_table(
 
 
 def join_stop_tables(tables: Sequence[StopTable]) -> StopTable:
-  """One table of several tasks over the same V ids, in their order."""
+  """Joins the tables of several tasks over the same V ids, in their order."""
   sizes = [len(table.next_state) for table in tables]
   first = np.cumsum([0, *sizes[:-1]])
   shifted = [
@@ -174,74 +168,3 @@ def advance(table: StopTable, state: jax.Array, token: jax.Array) -> jax.Array:
     int32 [B]: DONE for a row whose response ends with this token, or before.
   """
   return jnp.where(state == DONE, DONE, table.next_state[state, token])
-
-
-def _decoder_kinds(decoder: dict[str, Any] | None) -> set[str]:
-  """The names of the steps that turn tokens into text."""
-  if decoder is None:
-    return set()
-  if decoder["type"] == "Sequence":
-    return set().union(*map(_decoder_kinds, decoder["decoders"]))
-  return {decoder["type"]}
-
-
-def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
-  """The UTF-8 bytes that each id writes; none for special and unused ids.
-
-  Args:
-    tokenizer: A fast tokenizer: byte-level BPE, or sentencepiece (with or
-      without byte tokens such as <0x0A>).
-    vocab_size: V, which may be larger than the tokenizer.
-
-  Raises:
-    ValueError: The tokenizer is of neither kind.
-  """
-  description = json.loads(tokenizer.backend_tokenizer.to_str())
-  kinds = _decoder_kinds(description["decoder"])
-  byte_level = "ByteLevel" in kinds
-  if not byte_level and not kinds & {"Metaspace", "Replace", "ByteFallback"}:
-    raise ValueError(
-      f"stop strings: the tokenizer decodes by {sorted(kinds)}; must be "
-      "byte-level BPE or sentencepiece"
-    )
-  of_character = {char: byte for byte, char in bytes_to_unicode().items()}
-  special = tokenizer_lib.special_ids(tokenizer)
-  added = tokenizer.added_tokens_decoder
-  written = [b""] * vocab_size
-  for text, token in tokenizer.get_vocab().items():
-    if token >= vocab_size or token in special:
-      continue
-    byte = re.fullmatch("<0x([0-9A-F]{2})>", text)
-    if byte and not byte_level:
-      written[token] = bytes.fromhex(byte[1])
-    elif not byte_level:
-      written[token] = text.replace("▁", " ").encode()  # U+2581 is a space.
-    elif token in added or not all(c in of_character for c in text):
-      written[token] = text.encode()
-    else:
-      written[token] = bytes([of_character[c] for c in text])
-  return written
-
-
-def stop_table_for(
-  tokenizer: Any,
-  vocab_size: int,
-  eos_ids: Sequence[int],
-  stop_strings: Sequence[str],
-) -> StopTable:
-  """`make_stop_table` for stop strings in the text that a tokenizer writes.
-
-  A sentencepiece tokenizer drops the space before the first word of a text;
-  here it counts as written.
-
-  Raises:
-    ValueError: As `make_stop_table` and `token_bytes`.
-  """
-  if not stop_strings:
-    return make_stop_table(vocab_size, eos_ids)
-  return make_stop_table(
-    vocab_size,
-    eos_ids,
-    [text.encode() for text in stop_strings],
-    token_bytes(tokenizer, vocab_size),
-  )

@@ -1,88 +1,24 @@
-"""What a model does on held-out data: greedy answers, and how it agrees.
+"""How student and teacher agree on the tokens of held-out responses.
 
-Answers are scored as text, see scores.py. How student and teacher agree is a
-mean over the tokens of the references, at temperature 1.
+  params of both, batches -> agreement -> {"kl", "agreement", ...}
+
+A mean over the tokens of the references, at temperature 1.
 """
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance, rollout, sampling
+from skd_jax.decoding import acceptance
 from skd_jax.losses import chunked, divergence
 from skd_jax.models import forward
 from skd_jax.parallel import processes, sharding
 
-TOP_K = 25  # Of the teacher's best tokens, how many are compared.
-
-# (params, batch) -> Rollout of greedy answers.
-DecodeFn = Callable[[structs.Params, structs.Batch], structs.Rollout]
-
-
-def make_decode_fn(
-  model: structs.LanguageModel, stop_table: Any, max_new_tokens: int
-) -> DecodeFn:
-  """Returns a jitted greedy decoder.
-
-  One compilation for each model and width of the prompts: the decoders of
-  several weights of the same model share it.
-  """
-  return functools.partial(
-    _decode_greedily,
-    stop_table=stop_table,
-    model=model,
-    max_new_tokens=max_new_tokens,
-  )
-
-
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def _decode_greedily(params, batch, *, stop_table, model, max_new_tokens):
-  def decode(shared, batch):
-    params, stop_table = shared
-    return rollout.decode(
-      rollout.Policy(params, model, sampling.GREEDY),
-      batch,
-      jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
-      stop_table,
-      max_new_tokens=max_new_tokens,
-    )
-
-  return sharding.by_rows(decode)((params, stop_table), batch)
-
-
-def answer(
-  decode_fn: DecodeFn,
-  params: structs.Params,
-  batches: Iterable[structs.Batch],
-  to_texts: Callable[[list[np.ndarray]], list[str]],
-) -> tuple[dict[int, str], dict[str, float]]:
-  """Decodes every example once.
-
-  Args:
-    decode_fn: from make_decode_fn.
-    params: of the model.
-    batches: held-out examples, of all processes; rows of index -1 only pad.
-    to_texts: decodes lists of ids.
-
-  Returns:
-    (text by the index of the example, counts: tokens, truncated).
-  """
-  texts: dict[int, str] = {}
-  tokens, truncated = 0, 0
-  for batch in batches:
-    result, index = processes.to_host((decode_fn(params, batch), batch.index))
-    rows = np.flatnonzero(index >= 0)
-    ids = [result.tokens[row, : result.length[row]] for row in rows]
-    texts |= dict(zip(index[rows].tolist(), to_texts(ids), strict=True))
-    tokens += int(result.length[rows].sum())
-    truncated += int((~result.stopped[rows]).sum())
-  return texts, {"tokens": tokens, "truncated": truncated}
+TOP_K = 25  # How many of the teacher's top tokens are compared.
 
 
 @struct.dataclass
@@ -97,27 +33,23 @@ class AgreementSums:
   student_top_mass: jax.Array
 
 
-def make_agreement_fn(
-  student: structs.LanguageModel,
-  teacher: structs.LanguageModel,
-  chunk_size: int,
-) -> Callable[[structs.Params, structs.Params, structs.Batch], AgreementSums]:
-  """Returns jitted `(student params, teacher params, batch) -> AgreementSums`.
-
-  The sums are over the reference tokens. One compilation for each pair of
-  models and width of the batch.
-  """
-  return functools.partial(
-    _agreement_sums, student=student, teacher=teacher, chunk_size=chunk_size
-  )
-
-
 @functools.partial(
   jax.jit, static_argnames=("student", "teacher", "chunk_size")
 )
-def _agreement_sums(
-  student_params, teacher_params, batch, *, student, teacher, chunk_size
-):
+def agreement_sums(
+  student_params: structs.Params,
+  teacher_params: structs.Params,
+  batch: structs.Batch,
+  *,
+  student: structs.LanguageModel,
+  teacher: structs.LanguageModel,
+  chunk_size: int,
+) -> AgreementSums:
+  """Returns the sums over the reference tokens of a batch; jitted.
+
+  One compilation for each pair of models and width of the batch.
+  """
+
   def states(model, params):
     hidden = forward.response_hidden(
       model, params, batch.prompt, batch.prompt_length, batch.reference
@@ -160,12 +92,12 @@ def compare_logits(
   Args:
     teacher: float32 [N, V], logits.
     student: float32 [N, V], logits.
-    k: how many of the teacher's best tokens are looked at, at most V.
+    k: how many of the teacher's top tokens are looked at, at most V.
 
   Returns:
     AgreementSums of shape [N]: 1; KL(teacher || student); whether the most
     probable token is the same; Spearman's rank correlation of both models'
-    logits of the teacher's k best tokens, 0 where one of them ties them all;
+    logits of the teacher's top k tokens, 0 where one of them ties them all;
     the probability that the teacher and the student give to these k together.
   """
   k = min(k, teacher.shape[-1])
@@ -206,63 +138,73 @@ def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def agreement(
-  sums_fn: Callable[..., AgreementSums],
-  student_params: structs.Params,
-  teacher_params: structs.Params,
+  sums_fn: Callable[[structs.Batch], AgreementSums],
   batches: Iterable[structs.Batch],
 ) -> dict[str, float]:
   """Means over held-out reference tokens, of what `compare_logits` gives.
+
+  Args:
+    sums_fn: `agreement_sums` with both models and their weights bound.
+    batches: at least one.
 
   Returns:
     {"kl": nats per token, "agreement": share of tokens in [0, 1],
     "rank_correlation" in [-1, 1], "teacher_top_mass" and "student_top_mass" in
     [0, 1]}.
+
+  Raises:
+    ValueError: there are no batches.
   """
   total = None
   for batch in batches:
-    sums = sums_fn(student_params, teacher_params, batch)
+    sums = sums_fn(batch)
     total = sums if total is None else jax.tree.map(jnp.add, total, sums)
   if total is None:
-    raise ValueError("batches is empty; at least one is needed")
+    raise ValueError("batches is empty: must be at least one")
   sums = {k: float(v) for k, v in vars(processes.to_host(total)).items()}
   tokens = max(sums.pop("tokens"), 1.0)
   return {name: value / tokens for name, value in sums.items()}
 
 
-def make_annotate_fn(
-  student: structs.LanguageModel, teacher: structs.LanguageModel
-) -> Callable[..., dict[str, jax.Array]]:
-  """Returns jitted `(student params, teacher params, batch, rollout) -> dict`.
+@functools.partial(jax.jit, static_argnames=("student", "teacher"))
+def annotate(
+  student_params: structs.Params,
+  teacher_params: structs.Params,
+  batch: structs.Batch,
+  rollout: structs.Rollout,
+  *,
+  student: structs.LanguageModel,
+  teacher: structs.LanguageModel,
+) -> dict[str, jax.Array]:
+  """Returns what both models think of each token of a few rollouts; jitted.
 
-  What both models think of each token of a few rollouts, for samples.html; it
-  holds all logits, so B must be small. All [B, T]: `teacher_token` (the
-  teacher's first choice), `rank` of the student's proposal among the teacher's
-  logits, `student_prob` and `teacher_prob` of the proposal, and
-  `emitted_teacher_prob` of the token that was written, at temperature 1.
+  For samples.html. It holds all logits, so B must be small.
+
+  Returns:
+    All [B, T]: `teacher_token` (the teacher's first choice), `rank` of the
+    student's proposal in the teacher's logits, `student_prob` and
+    `teacher_prob` of the proposal, and `emitted_teacher_prob` of the token that
+    was emitted, at temperature 1.
   """
+
+  def logits(model, params):
+    hidden = forward.response_hidden(
+      model, params, batch.prompt, batch.prompt_length, rollout.tokens
+    )
+    return model.head(model.head_params(params), hidden)
 
   def prob(logits, tokens):
     log_probs = jax.nn.log_softmax(logits)
     own = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)
     return jnp.exp(own[..., 0])
 
-  @jax.jit
-  def annotate(student_params, teacher_params, batch, written):
-    def logits(model, params):
-      hidden = forward.response_hidden(
-        model, params, batch.prompt, batch.prompt_length, written.tokens
-      )
-      return model.head(model.head_params(params), hidden)
-
-    of_student = logits(student, student_params)
-    of_teacher = logits(teacher, teacher_params)
-    draft = written.draft_tokens
-    return {
-      "teacher_token": jnp.argmax(of_teacher, axis=-1),
-      "rank": acceptance.token_rank(of_teacher, draft),
-      "student_prob": prob(of_student, draft),
-      "teacher_prob": prob(of_teacher, draft),
-      "emitted_teacher_prob": prob(of_teacher, written.tokens),
-    }
-
-  return annotate
+  of_student = logits(student, student_params)
+  of_teacher = logits(teacher, teacher_params)
+  draft = rollout.draft_tokens
+  return {
+    "teacher_token": jnp.argmax(of_teacher, axis=-1),
+    "rank": acceptance.token_rank(of_teacher, draft),
+    "student_prob": prob(of_student, draft),
+    "teacher_prob": prob(of_teacher, draft),
+    "emitted_teacher_prob": prob(of_teacher, rollout.tokens),
+  }

@@ -1,4 +1,4 @@
-"""Scores of a model on held-out data, task by task.
+"""Scores of a model on a held-out split, task by task.
 
   one task        {"bleu": 30.1, "chrf": 55.0, "kl": 0.9, "agreement": 0.7,
                    "rank_correlation": 0.6, "teacher_top_mass": 0.97,
@@ -10,160 +10,195 @@ The mean is that of each task's main metric, its first; every task counts the
 same, however many examples it has.
 """
 
+import dataclasses
 import functools
-import itertools
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import ml_collections
-from absl import logging
+import jax
+import numpy as np
 
-from skd_jax import config as config_lib
-from skd_jax import results, structs
-from skd_jax.data import tasks as tasks_lib
-from skd_jax.evaluation import agreement
+from skd_jax import structs
+from skd_jax.data.dataset import TokenizedSet
+from skd_jax.data.tasks import Task, TaskSet
+from skd_jax.decoding import rollout as rollout_lib
+from skd_jax.decoding import sampling, stopping
+from skd_jax.decoding.policy import Policy
+from skd_jax.evaluation import agreement as agreement_lib
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.experiment import Run
-from skd_jax.models import loading
-from skd_jax.parallel import processes
-from skd_jax.training import loop
+from skd_jax.models.loading import LoadedModel
+from skd_jax.parallel import processes, sharding
 
 Scores = dict[str, Any]  # By metric, or by task and metric; see above.
 
 
-def score_model(
-  run: Run,
-  name: str,
-  model: loading.LoadedModel,
-  teacher: loading.LoadedModel,
-) -> dict[str, Any]:
-  """Scores a model on the test split of every task.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What a model scores on one split of every task."""
 
-  Args:
-    run: the run.
-    name: of the model; its greedy answers are written as answers/NAME.txt, one
-      a line, or with several tasks as answers/NAME.TASK.txt.
-    model: the model.
-    teacher: what its next-token distributions are compared with.
+  scores: Scores
+  signatures: dict[str, str]  # By metric: how to compute a score again.
+  answers: dict[str, list[str]]  # By task, in the order of the examples.
 
-  Returns:
-    {"metrics": see the top of this file, "signature": by metric, "seconds"}.
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """Scores models on the held-out splits of a run's tasks.
+
+  tasks: the tasks.
+  stop_table: what ends an answer.
+  eval_batches: the batches of a split, each example once.
+  chunk_size: tokens whose logits are held at once.
+  comet: where the metric `comet` is.
   """
-  begun = time.perf_counter()
-  agreement_fn = agreement.make_agreement_fn(
-    model.model, teacher.model, run.config.loss.chunk_size
-  )
-  by_task, signatures = {}, {}
-  for part in run.task.parts:
-    answers = greedy_answers(run, part, "test", model.model, model.params)
-    values, signature = score_answers(run, part, "test", answers)
-    by_task[part.name] = values | agreement.agreement(
-      agreement_fn, model.params, teacher.params, run.eval_batches(part.test)
+
+  tasks: TaskSet
+  stop_table: stopping.StopTable
+  eval_batches: Callable[[TokenizedSet], Iterable[structs.Batch]]
+  chunk_size: int
+  comet: metrics_lib.Comet | None = None
+
+  def evaluate(
+    self,
+    split: str,
+    model: structs.LanguageModel,
+    params: structs.Params,
+    teacher: LoadedModel | None = None,
+  ) -> Evaluation:
+    """Answers and scores every example of a split.
+
+    Args:
+      split: "validation" or "test".
+      model: the model.
+      params: its weights.
+      teacher: what its next-token distributions are compared with, if anything.
+    """
+    by_task, signatures, answers = {}, {}, {}
+    for task in self.tasks.tasks:
+      answers[task.name] = self.answers(task, split, model, params)
+      by_task[task.name], signature = self._score(
+        task, split, answers[task.name]
+      )
+      signatures |= signature
+      if teacher is not None:
+        by_task[task.name] |= self._agreement(
+          task, split, model, params, teacher
+        )
+    return Evaluation(summarize(self.tasks.tasks, by_task), signatures, answers)
+
+  def answers(
+    self,
+    task: Task,
+    split: str,
+    model: structs.LanguageModel,
+    params: structs.Params,
+  ) -> list[str]:
+    """Answers each example of a split of one task greedily, in their order."""
+    held_out = task.split(split)
+    texts: dict[int, str] = {}
+    for batch in self.eval_batches(held_out):
+      rollout, index = processes.to_host(
+        (
+          decode_greedily(
+            params,
+            batch,
+            stop_table=self.stop_table,
+            model=model,
+            max_new_tokens=task.max_new_tokens,
+          ),
+          batch.index,
+        )
+      )
+      rows = np.flatnonzero(index >= 0)
+      ids = [rollout.tokens[row, : rollout.length[row]] for row in rows]
+      decoded = self.tasks.texts(task, ids)
+      texts |= dict(zip(index[rows].tolist(), decoded, strict=True))
+    return [texts[i] for i in range(len(held_out.examples))]
+
+  def _score(
+    self, task: Task, split: str, answers: Sequence[str]
+  ) -> tuple[dict[str, float], dict[str, str]]:
+    examples = task.split(split).examples
+    return processes.on_first(
+      metrics_lib.score,
+      task.metrics,
+      [example["source"] for example in examples],
+      answers,
+      [example["target"] for example in examples],
+      self.comet,
     )
-    signatures |= signature
-    several = len(run.task.parts) > 1
-    file_name = f"{name}.{part.name}" if several else name
-    results.write_answers(run.workdir, file_name, answers)
-    logging.info("%s: %s", file_name, results.describe(by_task[part.name]))
-  return {
-    "metrics": summarize(run.task.parts, by_task),
-    "signature": signatures,
-    "seconds": time.perf_counter() - begun,
-  }
 
-
-def validation_visits(
-  run: Run,
-  fit_config: ml_collections.ConfigDict,
-  model: structs.LanguageModel,
-  teacher: loading.LoadedModel | None = None,
-) -> dict[int, loop.Visit]:
-  """Returns the visits that score the validation split, if there are any.
-
-  Args:
-    run: the run.
-    fit_config: of the stage; says when.
-    model: the model that is trained.
-    teacher: what the model is compared with, if anything.
-
-  Returns:
-    Visits that log the scores as validation_NAME, and how model and teacher
-    agree as held_out_NAME.
-  """
-  every = fit_config.evaluate_every_steps
-  if not every:
-    return {}
-
-  def agree(params):
-    if teacher is None:
-      return {}
-    return agreement.agreement(
-      agreement.make_agreement_fn(
-        model, teacher.model, run.config.loss.chunk_size
-      ),
+  def _agreement(
+    self,
+    task: Task,
+    split: str,
+    model: structs.LanguageModel,
+    params: structs.Params,
+    teacher: LoadedModel,
+  ) -> dict[str, float]:
+    sums_fn = functools.partial(
+      agreement_lib.agreement_sums,
       params,
       teacher.params,
-      itertools.chain.from_iterable(
-        run.eval_batches(part.validation) for part in run.task.parts
-      ),
+      student=model,
+      teacher=teacher.model,
+      chunk_size=self.chunk_size,
+    )
+    return agreement_lib.agreement(
+      sums_fn, self.eval_batches(task.split(split))
     )
 
-  def visit(state, step):
-    del step
-    by_task = {}
-    for part in run.task.parts:
-      answers = greedy_answers(run, part, "validation", model, state.params)
-      by_task[part.name], _ = score_answers(run, part, "validation", answers)
-    flat = results.flatten(summarize(run.task.parts, by_task))
-    scored = {f"validation_{name}": value for name, value in flat.items()}
-    return scored | {f"held_out_{k}": v for k, v in agree(state.params).items()}
 
-  return dict.fromkeys(range(every, fit_config.num_steps + 1, every), visit)
-
-
-def greedy_answers(
-  run: Run,
-  part: tasks_lib.Part,
-  split: str,
-  model: structs.LanguageModel,
+@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
+def decode_greedily(
   params: structs.Params,
-) -> list[str]:
-  """Answers each example of a held-out split of one task, in their order."""
-  held_out = part.split(split)
-  decode_fn = agreement.make_decode_fn(
-    model, run.task.stop_table, part.max_new_tokens
-  )
-  texts, _ = agreement.answer(
-    decode_fn,
-    params,
-    run.eval_batches(held_out),
-    functools.partial(run.task.texts, part),
-  )
-  return [texts[i] for i in range(len(held_out.examples))]
+  batch: structs.Batch,
+  *,
+  stop_table: stopping.StopTable,
+  model: structs.LanguageModel,
+  max_new_tokens: int,
+) -> structs.Rollout:
+  """Returns the greedy answers of a batch; jitted.
 
+  One compilation for each model and width of the prompts: several weights of
+  the same model share it.
+  """
 
-def score_answers(
-  run: Run, part: tasks_lib.Part, split: str, answers: Sequence[str]
-) -> tuple[dict[str, float], dict[str, str]]:
-  """Scores answers by the metrics of their task; see scores.score."""
-  examples = part.split(split).examples
-  return processes.on_first(
-    metrics_lib.score,
-    part.metrics,
-    [example["source"] for example in examples],
-    answers,
-    [example["target"] for example in examples],
-    config_lib.comet(run.config),
-  )
+  def decode(shared, batch):
+    params, stop_table = shared
+    return rollout_lib.decode(
+      Policy(params, model, sampling.GREEDY),
+      batch,
+      jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
+      stop_table,
+      max_new_tokens=max_new_tokens,
+    )
+
+  return sharding.by_rows(decode)((params, stop_table), batch)
 
 
 def summarize(
-  parts: Sequence[tasks_lib.Part], by_task: Mapping[str, dict[str, float]]
+  tasks: Sequence[Task], by_task: Mapping[str, dict[str, float]]
 ) -> Scores:
   """Returns the scores as in the drawing at the top of this file."""
-  if len(parts) == 1:
-    return by_task[parts[0].name]
-  mean = statistics.fmean(by_task[p.name][p.metrics[0]] for p in parts)
+  if len(tasks) == 1:
+    return by_task[tasks[0].name]
+  mean = statistics.fmean(by_task[t.name][t.metrics[0]] for t in tasks)
   return {"mean": mean, **by_task}
+
+
+def score_names(tasks: Sequence[Task]) -> list[str]:
+  """Returns the flat names of the scores of answers, the main one first."""
+  if len(tasks) == 1:
+    return list(tasks[0].metrics)
+  return ["mean", *(f"{t.name}_{name}" for t in tasks for name in t.metrics)]
+
+
+def flatten(scores: Mapping[str, Any]) -> dict[str, float]:
+  """Joins names: {"mean": .., "sums": {"accuracy": ..}} has "sums_accuracy"."""
+  flat: dict[str, float] = {}
+  for name, value in scores.items():
+    inner = flatten(value) if isinstance(value, Mapping) else {"": value}
+    flat |= {f"{name}_{k}" if k else name: v for k, v in inner.items()}
+  return flat

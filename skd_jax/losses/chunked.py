@@ -19,49 +19,57 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance
-from skd_jax.losses import divergence as divergence_lib
+from skd_jax.losses import token_losses
 from skd_jax.parallel import sharding
 
 _HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
 
-WEIGHTS = (
-  "uniform",
-  "accepted_only",
-  "teacher_confidence",
-  "replaced_ce",
-  "verified",
-)
-
 
 @struct.dataclass
-class Sums:
-  """Sums over tokens; divided once, when every part has been added."""
+class LossSums:
+  """LossSums over tokens; divided once, when every part has been added."""
 
   loss: jax.Array  # float32 [], of weight times token loss
   weight: jax.Array  # float32 []
   tokens: jax.Array  # float32 [], how many
   kl: jax.Array  # float32 [], KL(teacher || student), in nats
   agreement: jax.Array  # float32 [], the same most probable token
-  least: jax.Array  # float32 [], the least token loss (a minimum, not a sum)
+  min_token_loss: jax.Array  # float32 [], a minimum, not a sum
 
   @classmethod
-  def zero(cls) -> "Sums":
+  def zero(cls) -> "LossSums":
     """Returns the sums over no token."""
     zero = jnp.float32(0)
     return cls(zero, zero, zero, zero, zero, jnp.float32(jnp.inf))
 
-  def __add__(self, other: "Sums") -> "Sums":
-    total = jax.tree.map(jnp.add, self, other)
-    return dataclasses.replace(
-      total, least=jnp.minimum(self.least, other.least)
+  @classmethod
+  def of_tokens(
+    cls, metrics: token_losses.TokenMetrics, valid: jax.Array
+  ) -> "LossSums":
+    """Returns the sums over the tokens where `valid`, bool [C], is True."""
+
+    def total(x):
+      return jnp.sum(jnp.where(valid, x, 0.0))
+
+    return cls(
+      loss=total(metrics.loss),
+      weight=total(metrics.weight),
+      tokens=total(jnp.ones_like(metrics.loss)),
+      kl=total(metrics.kl),
+      agreement=total(metrics.agreement),
+      min_token_loss=jnp.min(jnp.where(valid, metrics.value, jnp.inf)),
     )
 
-  def over_groups(self) -> "Sums":
-    """Returns the sums over all groups of devices; see sharding.by_rows."""
+  def __add__(self, other: "LossSums") -> "LossSums":
+    total = jax.tree.map(jnp.add, self, other)
+    least = jnp.minimum(self.min_token_loss, other.min_token_loss)
+    return dataclasses.replace(total, min_token_loss=least)
+
+  def over_groups(self) -> "LossSums":
+    """Returns the sums over all data-parallel groups; see sharding.by_rows."""
     return dataclasses.replace(
       sharding.sum_over_groups(self),
-      least=sharding.least_of_groups(self.least),
+      min_token_loss=sharding.min_over_groups(self.min_token_loss),
     )
 
   def means(self) -> dict[str, jax.Array]:
@@ -72,117 +80,23 @@ class Sums:
       "kl": self.kl / tokens,
       "agreement": self.agreement / tokens,
       "tokens": self.tokens,
-      "least_token_loss": self.least,
+      "min_token_loss": self.min_token_loss,
     }
-
-
-@struct.dataclass
-class TokenInputs:
-  """What the loss of a token looks at, beside the student's hidden state."""
-
-  tokens: jax.Array  # int32 [N]
-  source: jax.Array  # int8 [N]
-  teacher_hidden: jax.Array | None  # [N, D_teacher]
-
-
-# (student logits [C, V], teacher logits [C, V] or None, TokenInputs [C])
-#   -> Sums of shape [C] (`least` is the token loss)
-TokenLoss = Callable[[jax.Array, jax.Array | None, TokenInputs], Sums]
-
-
-def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
-  """-log q(token): float [..., V], int32 [...] -> float32 [...]."""
-  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-  return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-
-def supervised_token_loss(
-  student: jax.Array, teacher: jax.Array | None, inputs: TokenInputs
-) -> Sums:
-  """Cross-entropy on the tokens as they are: SFT, and SeqKD."""
-  del teacher
-  value = cross_entropy(student, inputs.tokens)
-  return Sums(
-    loss=value,
-    weight=jnp.ones_like(value),
-    tokens=jnp.ones_like(value),
-    kl=jnp.zeros_like(value),
-    agreement=_as_float(jnp.argmax(student, -1) == inputs.tokens),
-    least=value,
-  )
-
-
-def distillation_token_loss(
-  divergence: divergence_lib.Divergence,
-  weights: str,
-  *,
-  verified_k: int = 25,
-  unverified_weight: float = 0.1,
-) -> TokenLoss:
-  """Builds the loss of SKD and of every other distillation method.
-
-  Args:
-    divergence: from divergence.py.
-    weights: `uniform`; `accepted_only` (the student's accepted tokens alone);
-      `teacher_confidence` (weight max_v p_v); `replaced_ce` (cross-entropy on
-      the tokens that the teacher replaced, the divergence elsewhere);
-      `verified` (see the next two, after arXiv 2510.24021: the loss counts
-      less where the teacher does not verify the token, whoever wrote it. The
-      paper verifies what the student proposes; on what the student writes that
-      is the same token).
-    verified_k: a token is verified among so many of the teacher's best. This
-      number and the next are ours, not the paper's.
-    unverified_weight: of the others.
-
-  Raises:
-    ValueError: an unknown `weights`.
-  """
-  if weights not in WEIGHTS:
-    raise ValueError(
-      f"loss.weights = {weights!r}: must be one of {list(WEIGHTS)}"
-    )
-
-  def token_loss(student, teacher, inputs):
-    value = divergence(teacher, student)
-    weight = jnp.ones_like(value)
-    replaced = inputs.source == structs.TEACHER
-    if weights == "accepted_only":
-      weight = _as_float(inputs.source == structs.STUDENT)
-    elif weights == "teacher_confidence":
-      weight = jnp.max(jax.nn.softmax(teacher), axis=-1)
-    elif weights == "verified":
-      rank = acceptance.token_rank(teacher, inputs.tokens)
-      weight = _as_float(jnp.where(rank < verified_k, 1.0, unverified_weight))
-    elif weights == "replaced_ce":
-      hard = cross_entropy(student, inputs.tokens)
-      value = jnp.where(replaced, hard, value)
-    return Sums(
-      loss=weight * value,
-      weight=weight,
-      tokens=jnp.ones_like(value),
-      kl=divergence_lib.forward_kl(teacher, student),
-      agreement=_as_float(
-        acceptance.token_rank(student, jnp.argmax(teacher, axis=-1)) == 0
-      ),
-      least=value,
-    )
-
-  return token_loss
 
 
 @jax.named_scope("loss")
 def chunked_loss(
-  token_loss: TokenLoss,
+  token_loss: token_losses.TokenLoss,
   student: structs.LanguageModel,
   teacher: structs.LanguageModel | None,
   chunk_size: int,
   student_head: structs.Params,
   hidden: jax.Array,
   teacher_head: structs.Params,
-  inputs: TokenInputs,
+  inputs: token_losses.TokenInputs,
   mask: jax.Array,
-) -> tuple[jax.Array, Sums]:
-  """Sums a token loss over the valid tokens, chunk by chunk.
+) -> tuple[jax.Array, LossSums]:
+  """LossSums a token loss over the valid tokens, chunk by chunk.
 
   Differentiable once, in `student_head` and `hidden`.
 
@@ -200,17 +114,16 @@ def chunked_loss(
     mask: bool [N].
 
   Returns:
-    (float32 [] sum of the loss, Sums over the valid tokens).
+    (float32 [] sum of the loss, LossSums over the valid tokens).
   """
 
   def sums_fn(logits, inputs, teacher_head, valid):
     teacher_logits = None
     if teacher is not None:
       teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
-    sums = token_loss(logits, teacher_logits, inputs)
-    least = jnp.min(jnp.where(valid, sums.least, jnp.inf))
-    sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), sums)
-    return sums.loss, dataclasses.replace(sums, least=least)
+    metrics = token_loss(logits, teacher_logits, inputs)
+    sums = LossSums.of_tokens(metrics, valid)
+    return sums.loss, sums
 
   return _chunked(
     student.head,
@@ -239,7 +152,9 @@ def _chunked(
       _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
       return carry + sums
 
-    return walk_chunks(one_chunk, Sums.zero(), mask, chunk_size).over_groups()
+    return walk_chunks(
+      one_chunk, LossSums.zero(), mask, chunk_size
+    ).over_groups()
 
   sums = sharding.by_rows(walk, out=sharding.OF_ALL)(
     (weights, constants), (hidden, inputs, mask)
@@ -271,7 +186,10 @@ def _chunked_forward(
 
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
     sums, weights_grad, hidden_grad = walk_chunks(
-      one_chunk, (Sums.zero(), zeros, jnp.zeros_like(hidden)), mask, chunk_size
+      one_chunk,
+      (LossSums.zero(), zeros, jnp.zeros_like(hidden)),
+      mask,
+      chunk_size,
     )
     return (
       sums.over_groups(),
@@ -390,7 +308,3 @@ def walk_chunks(
 
   num_chunks = (num_valid + chunk_size - 1) // chunk_size
   return jax.lax.fori_loop(0, num_chunks, body, carry)
-
-
-def _as_float(x: jax.Array) -> jax.Array:
-  return x.astype(jnp.float32)

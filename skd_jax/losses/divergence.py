@@ -1,4 +1,4 @@
-"""Divergences between the teacher's and the student's next-token law.
+"""Divergences between the teacher's and the student's next-token distributions.
 
 Each maps raw logits `(teacher [..., V], student [..., V]) -> float32 [...]`, in
 nats, at temperature 1. p is the teacher, q the student. A distribution that
@@ -73,7 +73,7 @@ def tvd(teacher: jax.Array, student: jax.Array) -> jax.Array:
 def top_k_forward_kl(
   teacher: jax.Array, student: jax.Array, k: int = 50
 ) -> jax.Array:
-  """KL(p || q) over the teacher's k best tokens and one bucket for the rest.
+  """KL(p || q) over the teacher's top k tokens and one bucket for the rest.
 
   The bucket makes both sides distributions, so the value is never negative
   (without it, it can be: a known fault of top-k distillation losses).
@@ -113,12 +113,12 @@ def get_divergence(
     return plain[name]
   if name not in with_parameter:
     raise ValueError(
-      f"loss.divergence = {name!r}: must be one of "
+      f"divergence = {name!r}: must be one of "
       f"{sorted([*plain, *with_parameter])}"
     )
   function, field, value = with_parameter[name]
   if field == "k" and not 1 <= value < vocab_size:
-    raise ValueError(f"loss.k = {value}: must be in [1, {vocab_size - 1}]")
+    raise ValueError(f"k = {value}: must be in [1, {vocab_size - 1}]")
   if field != "k" and not 0 < value < 1:
-    raise ValueError(f"loss.{field} = {value}: must be inside (0, 1)")
+    raise ValueError(f"{field} = {value}: must be inside (0, 1)")
   return functools.partial(function, **{field: value})

@@ -1,22 +1,36 @@
-"""The decoder family, its cache, and Hugging Face weights in and out."""
+"""The decoder families, their cache, and Hugging Face weights in and out."""
 
 from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.decoder import create, init_params, param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.huggingface import load_config, load_params, save
+from skd_jax.models.loading import (
+  LoadedModel,
+  Placement,
+  compute_dtype,
+  init_model,
+  load_model,
+  save_model,
+)
 from skd_jax.models.placement import param_shardings, usable_rules
 
 __all__ = [
+  "LoadedModel",
   "ModelConfig",
+  "Placement",
   "RopeConfig",
+  "compute_dtype",
   "create",
+  "init_model",
   "init_params",
   "load_config",
+  "load_model",
   "load_params",
   "model_config_from_hf",
   "model_config_to_hf",
   "param_shapes",
   "param_shardings",
   "save",
+  "save_model",
   "usable_rules",
 ]

@@ -177,6 +177,4 @@ def create(
     head=head,
     head_params=head_params,
     init_cache=init_cache,
-    vocab_size=config.vocab_size,
-    hidden_size=config.hidden_size,
   )

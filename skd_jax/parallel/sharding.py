@@ -1,8 +1,8 @@
 """The mesh of devices, and what of each array a device holds.
 
-The mesh has three axes. Rows of a batch are dealt out over `data` and `fsdp`;
-weights are cut along `tensor`, and those that are trained along `fsdp` as well,
-with their gradient and moments:
+The mesh has three axes. Rows of a batch are sharded over `data` and `fsdp`;
+weights are sharded over `tensor`, and those that are trained over `fsdp` as
+well, with their gradient and moments:
 
                         data 2, fsdp 2, tensor 2: 8 devices
   rows 0..3             4 groups of 2 devices, one row each
@@ -12,7 +12,7 @@ with their gradient and moments:
 One table says which dimension of an array goes along which axis of the mesh.
 A rollout reads every weight at every token, so it has them whole along `fsdp`:
 the student's are gathered once before it, the teacher's are always so. Every
-group of devices decodes its own rows, with its own queue, at its own pace.
+data-parallel group decodes its own rows, with its own queue, at its own pace.
 
 Functions that compute take the mesh from the context (`jax.set_mesh`). Without
 one, as with a single device, they do nothing.
@@ -56,10 +56,10 @@ def make_mesh(
   """Returns the mesh.
 
   Args:
-    data: groups of devices that share no weights; -1: as many as there are
+    data: data-parallel groups; -1: as many as there are
       devices for.
-    fsdp: devices that deal out rows, and the weights that are trained.
-    tensor: devices that deal out the dimensions of every weight.
+    fsdp: devices that rows and the trained weights are sharded over.
+    tensor: devices that every weight is sharded over.
     devices: default: all.
 
   Raises:
@@ -85,7 +85,15 @@ def make_mesh(
 
 
 def num_row_shards(mesh: Mesh) -> int:
-  """Returns into how many parts the rows of a batch are dealt out."""
+  """Returns into how many parts the rows of a batch are sharded."""
+  return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
+def num_groups() -> int:
+  """Returns how many data-parallel groups the mesh of the context has."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1
   return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
@@ -95,7 +103,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of arrays [B, ...] whose rows are dealt out."""
+  """Returns the sharding of arrays [B, ...] by rows."""
   return NamedSharding(mesh, OF_ROWS)
 
 
@@ -110,7 +118,7 @@ def state_shardings(
   Args:
     optimizer: whose state it holds.
     state: the state, or its shapes.
-    shardings: of the weights; moments lie as their weights do.
+    shardings: of the weights; moments are placed as their weights.
     mesh: the mesh.
   """
   return structs.TrainState(
@@ -182,7 +190,7 @@ def place_rows(tree: Any, mesh: Mesh, num_rows: int) -> Any:
 
 
 def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
-  """Fixes how an array lies on the mesh of the context; inside jit.
+  """Fixes how an array is placed on the mesh of the context; inside jit.
 
   Args:
     x: [...].
@@ -197,7 +205,7 @@ def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
     return x
   spec = []
   for name, size in zip(dimensions, x.shape, strict=True):
-    # Inside `by_rows` the rows are dealt out already.
+    # Inside `by_rows` the rows are sharded already.
     axes = tuple(a for a in FROZEN.get(name or "", ()) if a in mesh.auto_axes)
     parts = math.prod(mesh.shape[axis] for axis in axes)
     spec.append(axes if axes and size % parts == 0 else None)
@@ -205,14 +213,14 @@ def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
 
 
 def constrain_rows(tree: Any) -> Any:
-  """Deals out the rows of each array [B, ...] of a tree; inside jit."""
+  """Shards the rows of each array [B, ...] of a tree; inside jit."""
   return jax.tree.map(
     lambda x: constrain(x, "row", *[None] * (x.ndim - 1)), tree
   )
 
 
 def shards_rows() -> bool:
-  """Whether the mesh of the context deals out rows."""
+  """Whether the mesh of the context shards rows."""
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and any(
     mesh.shape[axis] > 1 for axis in ROW_AXES if axis in mesh.auto_axes
@@ -220,7 +228,7 @@ def shards_rows() -> bool:
 
 
 def shards_tensors() -> bool:
-  """Whether the mesh of the context cuts weights along `tensor`."""
+  """Whether the mesh of the context shards weights over `tensor`."""
   mesh = jax.sharding.get_abstract_mesh()
   return not mesh.empty and mesh.shape["tensor"] > 1
 
@@ -228,7 +236,7 @@ def shards_tensors() -> bool:
 def by_rows(
   function: Callable[[Any, Any], Any], *, out: Any = OF_ROWS
 ) -> Callable[[Any, Any], Any]:
-  """Runs a function on each group of devices, with the rows of that group.
+  """Runs a function on each data-parallel group, with the rows of that group.
 
   No group waits for another inside it, whatever their loops do.
 
@@ -254,12 +262,12 @@ def by_rows(
 
 
 def sum_over_groups(tree: Any) -> Any:
-  """Adds up what the groups of devices have; inside `by_rows`."""
+  """Adds up what the data-parallel groups have; inside `by_rows`."""
   axes = jax.sharding.get_abstract_mesh().manual_axes
   return jax.lax.psum(tree, axes) if axes else tree
 
 
-def least_of_groups(x: jax.Array) -> jax.Array:
-  """Returns the least value of any group of devices; inside `by_rows`."""
+def min_over_groups(x: jax.Array) -> jax.Array:
+  """Returns the least value of any data-parallel group; inside `by_rows`."""
   axes = jax.sharding.get_abstract_mesh().manual_axes
   return jax.lax.pmin(x, axes) if axes else x

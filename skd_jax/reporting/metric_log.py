@@ -12,14 +12,13 @@ lines past the checkpoint that it resumes from are dropped first.
 import contextlib
 import json
 import math
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, SupportsFloat
 
 import tensorboardX
 
-from skd_jax.parallel import processes
+from skd_jax.reporting.files import finite, write_atomically
 
 FILE_NAME = "metrics.jsonl"
 _KEYS = ("stage", "seed", "step")
@@ -28,7 +27,7 @@ LogMetrics = Callable[[int, Mapping[str, SupportsFloat]], None]
 
 
 @contextlib.contextmanager
-def open_metrics(
+def open_metric_log(
   workdir: str | pathlib.Path,
   *,
   stage: str,
@@ -37,11 +36,10 @@ def open_metrics(
 ) -> Iterator[LogMetrics]:
   """Opens the log of one stage of one seed.
 
-    with open_metrics(workdir, stage="distill", seed=0) as log:
+    with open_metric_log(workdir, stage="distill", seed=0) as log:
       log(10, {"loss": loss, "kl": kl})
 
-  Only one process may log to a workdir at a time: in a run of several, the
-  first; the `log` of the others does nothing.
+  Only one process may log to a workdir at a time.
 
   Args:
     workdir: folder of metrics.jsonl, made where it does not exist. TensorBoard
@@ -62,10 +60,7 @@ def open_metrics(
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE_NAME
-  processes.on_first(_drop_lines, path, stage, seed, last_step)
-  if not processes.is_first():
-    yield lambda step, scalars: None
-    return
+  _drop_lines(path, stage, seed, last_step)
   # TensorBoard hides what an earlier writer left at purge_step and after. The
   # suffix keeps two writers of one second from sharing a file.
   board = tensorboardX.SummaryWriter(
@@ -119,24 +114,6 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
   # "a\nb\n" -> a, b, ""      "a\nb\nto" -> a, b, "to": the last is never whole.
   whole = text.split("\n")[:-1]
   return [_parse(path, n, line) for n, line in enumerate(whole, start=1)]
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes the file so that it is either the old one or the whole new one."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
-
-
-def finite(value: Any) -> Any:
-  """Returns the same tree of JSON data, non-finite numbers replaced by None."""
-  if isinstance(value, Mapping):
-    return {key: finite(item) for key, item in value.items()}
-  if isinstance(value, Sequence) and not isinstance(value, str):
-    return [finite(item) for item in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
 
 
 def _number(value: SupportsFloat) -> int | float:

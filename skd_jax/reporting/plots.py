@@ -57,15 +57,15 @@ def read_curves(metrics_path: str | pathlib.Path) -> Curves:
   return curves
 
 
-def draw_learning_curve(curves: Curves) -> Figure | None:
+def draw_learning_curve(curves: Curves, scores: Sequence[str]) -> Figure | None:
   """Draws the loss of each stage, then each validation score.
 
   Returns:
     The figure, or None where neither was logged.
   """
   losses = [key for key in curves if key[1] == "loss"]
-  scores = [key for key in curves if key[1].startswith("validation_")]
-  panels = losses + scores
+  names = {f"validation_{name}" for name in scores}
+  panels = losses + [key for key in curves if key[1] in names]
   if not panels:
     return None
   columns = 2 if len(panels) == 4 else min(3, len(panels))

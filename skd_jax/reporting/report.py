@@ -4,7 +4,6 @@ report (a dict, see write_report) -> report.json, report.md
 metrics.jsonl                     -> learning_curve.png, replacement_rate.png
 """
 
-import json
 import math
 import pathlib
 import statistics
@@ -12,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skd_jax.evaluation.metrics import METRICS
-from skd_jax.reporting.metric_log import finite, write_atomically
+from skd_jax.reporting import files
 from skd_jax.reporting.plots import (
   draw_learning_curve,
   draw_replacement_rate,
@@ -22,17 +20,22 @@ from skd_jax.reporting.plots import (
 
 Report = Mapping[str, Any]
 
-_KEYS = ("task", "config", "seeds", "metrics", "rollout", "seconds")
+_KEYS = (
+  "task",
+  "config",
+  "seeds",
+  "main_metric",
+  "metrics",
+  "rollout",
+  "seconds",
+)
 _MODELS = {
   "teacher": "teacher",
   "student_init": "student, start",
   "student": "student, distilled",
 }
-# Those by which a student is judged: the first of them in the report, which is
-# the main metric of the task, or the mean over several tasks.
-_SCORES = {"mean", *METRICS}
 _FILES = {
-  "samples.html": "rollouts, every token coloured by who wrote it",
+  "samples.html": "rollouts, every token coloured by its source",
   "metrics.jsonl": "every logged step",
   "config.json": "the resolved configuration, versions, devices",
 }
@@ -41,12 +44,13 @@ _FILES = {
 def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   """Writes report.json for programs and report.md for people.
 
-  Each file is written whole or not at all. Images and pages that lie in the
+  Each file is written whole or not at all. Images and pages that are in the
   workdir already are linked from report.md: write them first.
 
   Args:
     workdir: folder of the run.
-    report: `task`, `config`, `seeds`, `metrics` {teacher, student_init,
+    report: `task`, `config`, `seeds`, `main_metric` (by which a student is
+      judged: a name in `metrics`), `metrics` {teacher, student_init,
       student: {name: value}}, where several tasks have {"mean": value, TASK:
       {name: value}}, `rollout` {replacement_rate, accepted_per_round,
       tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
@@ -63,8 +67,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
       raise ValueError(f"report has no {key!r}; needed: {', '.join(_KEYS)}")
   folder = pathlib.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  text = json.dumps(finite(report), indent=2, allow_nan=False)
-  write_atomically(folder / "report.json", text + "\n")
+  files.write_json(folder / "report.json", report)
   sections = [
     f"# {report['task']}",
     margin_sentence(report),
@@ -76,7 +79,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
     _files_section(folder),
   ]
   page = "\n\n".join(section for section in sections if section)
-  write_atomically(folder / "report.md", page + "\n")
+  files.write_atomically(folder / "report.md", page + "\n")
 
 
 def margin_sentence(report: Report) -> str:
@@ -84,18 +87,14 @@ def margin_sentence(report: Report) -> str:
 
   The gain is the student's score less its start's, each a mean over the seeds.
   The spread is max - min over the seeds, of the student or of its start,
-  whichever is larger. The score is the main metric of the task, the first of
-  the report, or the mean of those of several tasks.
+  whichever is larger.
 
   Returns:
     One line for report.md and for the console.
   """
-  measured = _values(report)
-  shared = measured["student"].keys() & measured["student_init"].keys()
-  named = (n for n in measured["student"] if n in shared & _SCORES)
-  name = next(named, None)
-  if name is None:
-    return "The student and its start have no score in common to compare."
+  measured, name = _values(report), report["main_metric"]
+  if any(name not in measured[m] for m in ("student", "student_init")):
+    return f"The student's {name} or its start's was not measured: no verdict."
   student, start = measured["student"][name], measured["student_init"][name]
   if not all(map(math.isfinite, [*student, *start])):
     return f"The student's {name} is not known for every seed: no verdict."
@@ -120,13 +119,16 @@ def margin_sentence(report: Report) -> str:
 
 
 def plot_history(
-  metrics_path: str | pathlib.Path, folder: str | pathlib.Path
+  metrics_path: str | pathlib.Path,
+  folder: str | pathlib.Path,
+  scores: Sequence[str],
 ) -> list[pathlib.Path]:
   """Draws the learning curve and the replacement rate of a run.
 
   Args:
     metrics_path: a metrics.jsonl, see metrics.py.
     folder: where learning_curve.png and replacement_rate.png are written.
+    scores: the validation scores that are drawn: NAME of validation_NAME.
 
   Returns:
     The files drawn. One whose numbers were never logged is left out.
@@ -137,7 +139,7 @@ def plot_history(
   """
   curves = read_curves(metrics_path)
   figures = {
-    "learning_curve.png": draw_learning_curve(curves),
+    "learning_curve.png": draw_learning_curve(curves, scores),
     "replacement_rate.png": draw_replacement_rate(curves),
   }
   drawn = []

@@ -108,6 +108,18 @@ def write_samples(
   pathlib.Path(path).write_text(page, encoding="utf-8")
 
 
+def read_samples(folder: pathlib.Path) -> list[SampleView]:
+  """Reads the rollouts of FOLDER/STEP.json, as dataclasses.asdict has them."""
+  paths = sorted(folder.glob("*.json"), key=lambda path: int(path.stem))
+  return [
+    SampleView(
+      **entry | {"tokens": [TokenView(**token) for token in entry["tokens"]]}
+    )
+    for path in paths
+    for entry in json.loads(path.read_text("utf-8"))
+  ]
+
+
 def replacement_rate(samples: Iterable[SampleView]) -> float:
   """Returns the share of tokens, 0 to 1, that the teacher wrote.
 

@@ -16,19 +16,29 @@ import orbax.checkpoint as ocp
 from skd_jax import structs
 
 
+def folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
+  """Returns where the checkpoints of a stage are."""
+  return workdir / "checkpoints" / name
+
+
+def exist(workdir: pathlib.Path, name: str) -> bool:
+  """Whether a stage has a checkpoint."""
+  return any(path.name.isdecimal() for path in folder(workdir, name).glob("*"))
+
+
 @contextlib.contextmanager
 def open_manager(
-  folder: str | pathlib.Path, *, max_to_keep: int = 2
+  path: str | pathlib.Path, *, max_to_keep: int = 2
 ) -> Iterator[ocp.CheckpointManager]:
   """Opens the checkpoints of one stage; waits for writes when it closes.
 
   Args:
-    folder: made if it is missing.
+    path: the folder; made if it is missing.
     max_to_keep: how many of the newest are kept.
   """
   options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=True)
   manager = ocp.CheckpointManager(
-    pathlib.Path(folder).absolute(),
+    pathlib.Path(path).absolute(),
     options=options,
     item_names=("state", "data"),
   )

@@ -88,7 +88,7 @@ def check_finite(
       loss of a token is below -1e-4, which no divergence can be.
   """
   bad = [k for k in ("loss", "grad_norm") if not math.isfinite(line[k])]
-  if not bad and line["least_token_loss"] >= -1e-4:
+  if not bad and line["min_token_loss"] >= -1e-4:
     return
   kept = (
     "no checkpoint was written yet"
@@ -102,6 +102,6 @@ def check_finite(
     )
   raise FloatingPointError(
     f"{stage}, step {step}: the loss of a token is "
-    f"{line['least_token_loss']:.2e}, but a divergence is never negative; "
+    f"{line['min_token_loss']:.2e}, but a divergence is never negative; "
     f"{kept}. Please report this"
   )

@@ -1,295 +1,299 @@
-"""The training loop around a step: log, checkpoint, resume, stop cleanly."""
+"""The loop around a training step: log, checkpoint, resume, stop cleanly.
+
+  with open_loop(state, batches, ...) as loop:
+    for step, batch in loop:
+      ...                                  # a rollout, a train step
+      loop.record(state, metrics, seconds, stats)
+  loop.state, loop.totals
+
+A run that is killed goes on from its newest checkpoint with the same batches,
+and so ends with the same weights.
+"""
 
 import collections
 import contextlib
-import math
+import dataclasses
 import pathlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import ml_collections
-import tqdm
 from absl import logging
 
 from skd_jax import structs
 from skd_jax.parallel import processes
 from skd_jax.reporting import metric_log
-from skd_jax.training import checkpoint, health
+from skd_jax.training import checkpoint, health, profiling
+from skd_jax.training.progress import Progress, stop_signals
+from skd_jax.training.rollout_stats import RolloutStats
 
 Metrics = Mapping[str, Any]
-# (state, batch, step) -> (state, means, counts). Means are averaged over the
-# steps between two lines of the log; counts are summed, also over the run.
-StepFn = Callable[
-  [structs.TrainState, structs.Batch, int],
-  tuple[structs.TrainState, Metrics, Metrics],
-]
 
 
 class Interrupted(Exception):
   """The run was asked to stop, and has saved where it was."""
 
 
-class Visit(Protocol):
+class Callback(Protocol):
   """Called with the state at chosen steps; what it returns is logged."""
 
   def __call__(self, state: structs.TrainState, step: int) -> Metrics: ...
 
 
-def fit(
-  step_fn: StepFn,
+Callbacks = Mapping[int, Callback]  # By step; 0: before the first.
+
+
+@dataclasses.dataclass
+class Totals:
+  """What some steps came to: trained tokens, seconds by part, rollouts."""
+
+  tokens: int = 0
+  seconds: collections.Counter = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  stats: RolloutStats = dataclasses.field(default_factory=RolloutStats)
+
+  def add(self, other: "Totals") -> None:
+    """Adds other steps."""
+    self.tokens += other.tokens
+    self.seconds.update(other.seconds)
+    self.stats = self.stats + other.stats
+
+  def rates(self) -> dict[str, float]:
+    """Returns `RolloutStats.rates`, and what the clock allows.
+
+    tokens_per_s: trained tokens over all seconds; generated_tokens_per_s.
+    """
+    rates = self.stats.rates()
+    seconds = sum(self.seconds.values())
+    if seconds:
+      rates["tokens_per_s"] = self.tokens / seconds
+    if self.stats.emitted and self.seconds["generate"]:
+      rates["generated_tokens_per_s"] = (
+        self.stats.emitted / self.seconds["generate"]
+      )
+    return rates
+
+  def to_plain(self) -> dict[str, Any]:
+    """Returns the totals as JSON can hold them."""
+    return {
+      "tokens": self.tokens,
+      "seconds": dict(self.seconds),
+      "rollouts": self.stats.to_plain(),
+    }
+
+  @classmethod
+  def from_plain(cls, plain: Mapping[str, Any]) -> "Totals":
+    """Reads what `to_plain` returned."""
+    return cls(
+      plain["tokens"],
+      collections.Counter(plain["seconds"]),
+      RolloutStats.from_plain(plain["rollouts"]),
+    )
+
+
+@contextlib.contextmanager
+def open_loop(
   state: structs.TrainState,
   batches: Any,
-  config: ml_collections.ConfigDict,
   *,
   workdir: pathlib.Path,
+  name: str,
   stage: str,
   seed: int,
-  visits: Mapping[int, Visit],
-) -> tuple[structs.TrainState, dict[str, float]]:
-  """Runs `step_fn` until `config.num_steps`, from the newest checkpoint on.
+  num_steps: int,
+  log_every_steps: int,
+  checkpoint_every_steps: int,
+  callbacks: Callbacks | None = None,
+  tracer: profiling.StepTracer | None = None,
+) -> Iterator["TrainLoop"]:
+  """Opens the loop of one stage, at its newest checkpoint where there is one.
 
   Args:
-    step_fn: one step of training.
     state: the state before the first step.
     batches: iterator of Batch with get_state and set_state.
-    config: a `config.fit_config`.
-    workdir: checkpoints go to its checkpoints/STAGE_seed_SEED.
+    workdir: of the run.
+    name: checkpoints go to WORKDIR/checkpoints/NAME.
     stage: of the log.
     seed: of the log.
-    visits: what to call once so many steps are done; 0: before the first.
+    num_steps: where the loop ends.
+    log_every_steps: a line of the log each.
+    checkpoint_every_steps: 0: only at the end, and where the run is stopped.
+    callbacks: what to call once so many steps are done.
+    tracer: of some steps.
 
-  Returns:
-    (the last state, the counts summed over the whole run).
+  Yields:
+    The TrainLoop, to be iterated over once.
 
   Raises:
     Interrupted: SIGINT or SIGTERM came, to any of the processes; the step in
       flight was finished and saved.
     FloatingPointError: the loss is not finite, or a divergence is negative.
   """
-  folder = workdir / "checkpoints" / f"{stage}_seed_{seed}"
   with contextlib.ExitStack() as stack:
-    manager = stack.enter_context(checkpoint.open_manager(folder))
-    stop = stack.enter_context(_stop_signals())
-    meter = _Meter()
+    manager = stack.enter_context(
+      checkpoint.open_manager(checkpoint.folder(workdir, name))
+    )
+    stop = stack.enter_context(stop_signals())
+    totals = Totals()
     restored = checkpoint.restore(manager, state)
     if restored is not None:
       state, saved = restored
       batches.set_state(saved["batches"])
-      meter.totals.update(saved["totals"])
-      logging.info("%s: continues from step %d", stage, int(state.step))
+      totals = Totals.from_plain(saved["totals"])
+      logging.info("%s: continues from step %d", name, int(state.step))
     first = int(state.step)
-    # Without a checkpoint, the line of step 0 is written anew as well.
+    log: metric_log.LogMetrics = _log_nothing
+    # Without a checkpoint, the line of step 0 is written again as well.
     last_step = -1 if restored is None else first
-    log = stack.enter_context(
-      metric_log.open_metrics(
-        workdir, stage=stage, seed=seed, last_step=last_step
+    if processes.is_first():
+      log = stack.enter_context(
+        metric_log.open_metric_log(
+          workdir, stage=stage, seed=seed, last_step=last_step
+        )
       )
-    )
     progress = stack.enter_context(
-      contextlib.closing(_Progress(stage, first, config.num_steps))
+      contextlib.closing(Progress(name, first, num_steps))
+    )
+    loop = TrainLoop(
+      state=state,
+      totals=totals,
+      num_steps=num_steps,
+      name=name,
+      batches=batches,
+      cadence=(log_every_steps, checkpoint_every_steps),
+      callbacks=callbacks or {},
+      tracer=tracer,
+      manager=manager,
+      stop=stop,
+      log=log,
+      progress=progress,
     )
     if restored is None:
-      progress.add(_visit(visits, state, first, log))
-    for step in range(first, config.num_steps):
-      state, means, counts = step_fn(state, next(batches), step)
-      meter.add(means, counts)
-      progress.step()
+      loop.call_back(first)
+    yield loop
+
+
+@dataclasses.dataclass
+class TrainLoop:
+  """Yields (step, batch); `record` takes what the step came to."""
+
+  state: structs.TrainState
+  totals: Totals  # Of the whole stage, up to the last line of the log.
+  num_steps: int
+  name: str
+  batches: Any
+  cadence: tuple[int, int]  # Steps between lines, and between checkpoints.
+  callbacks: Callbacks
+  tracer: profiling.StepTracer | None
+  manager: Any
+  stop: Any
+  log: metric_log.LogMetrics
+  progress: Progress
+  _metrics: list[Metrics] = dataclasses.field(default_factory=list)
+  _since_line: Totals = dataclasses.field(default_factory=Totals)
+
+  def __iter__(self) -> Iterator[tuple[int, structs.Batch]]:
+    log_every, checkpoint_every = self.cadence
+    for step in range(int(self.state.step), self.num_steps):
+      with profiling.traced(self.tracer, step):
+        yield step, next(self.batches)
+      self.progress.step()
       done = step + 1
-      is_stopped = processes.any_process(stop.is_set())
-      last = done == config.num_steps or is_stopped
-      due = _due(done, config.checkpoint_every_steps) or last
-      if _due(done, config.log_every_steps) or due:
-        line = meter.line()
-        health.check_finite(line, stage, done, manager.latest_step())
-        signs = {f"warning_{name}": 1 for name in health.signs(line)}
-        log(done, line | signs)
-        progress.show(line)
-      # Before the save: what a checkpoint has behind it has been visited.
-      progress.add(_visit(visits, state, done, log))
-      if due:
-        totals = dict(meter.totals)  # A copy: it is written in the background.
-        checkpoint.save(
-          manager, state, {"batches": batches.get_state(), "totals": totals}
-        )
-      if is_stopped and done < config.num_steps:
-        raise Interrupted(f"stopped after step {done} of {stage!r}")
-  return state, dict(meter.totals)
+      is_due = _due(done, checkpoint_every) or done == self.num_steps
+      if _due(done, log_every) or is_due:
+        self._write_line(done)
+      # Before the save: the callbacks of a saved step have been called.
+      self.call_back(done)
+      is_stopped = processes.any_process(self.stop.is_set())
+      if is_due or is_stopped:
+        self._save(done)
+      if is_stopped:
+        raise Interrupted(f"Stopped after step {done} of {self.name!r}")
 
+  def record(
+    self,
+    state: structs.TrainState,
+    metrics: Metrics,
+    seconds: Mapping[str, float],
+    stats: RolloutStats | None = None,
+  ) -> None:
+    """Takes what a step came to; to be called once in each.
 
-def merge_visits(*sources: Mapping[int, Visit]) -> dict[int, Visit]:
-  """Joins visits by step; those of one step are made one after the other."""
-  merged: dict[int, list[Visit]] = collections.defaultdict(list)
-  for visits in sources:
-    for step, visit in visits.items():
-      merged[step].append(visit)
-
-  def all_of(several: list[Visit]) -> Visit:
-    def visit(state, step):
-      scalars: dict[str, Any] = {}
-      for one in several:
-        scalars |= one(state, step)
-      return scalars
-
-    return visit
-
-  return {step: all_of(several) for step, several in merged.items()}
-
-
-def _visit(
-  visits: Mapping[int, Visit],
-  state: structs.TrainState,
-  step: int,
-  log: metric_log.LogMetrics,
-) -> Metrics:
-  scalars = visits[step](state, step) if step in visits else {}
-  if scalars:
-    log(step, scalars)
-  return scalars
-
-
-class _Progress:
-  """The progress bar of the first process, with the newest of every number."""
-
-  def __init__(self, stage: str, first: int, num_steps: int):
-    self._shows = processes.is_first()
-    self._bar = tqdm.tqdm(
-      total=num_steps,
-      initial=first,
-      desc=stage,
-      unit="step",
-      disable=not self._shows,
+    Args:
+      state: the state after it.
+      metrics: of the train step, averaged over the steps between two lines of
+        the log: loss, grad_norm, tokens, min_token_loss and what else there is.
+      seconds: of its parts.
+      stats: of its rollouts, if there were any.
+    """
+    self.state = state
+    self._metrics.append(metrics)
+    self._since_line.add(
+      Totals(0, collections.Counter(seconds), stats or RolloutStats())
     )
-    self._watch = health.Watch(stage)
-    self._newest: dict[str, float] = {}
 
-  def step(self) -> None:
-    """One more step is done."""
-    self._bar.update()
+  def call_back(self, step: int) -> None:
+    """Calls what is due at a step, and logs what it returns."""
+    if step in self.callbacks:
+      scalars = self.callbacks[step](self.state, step)
+      if scalars:
+        self.log(step, scalars)
+      self.progress.add(scalars)
 
-  def add(self, line: Metrics) -> None:
-    """Takes numbers, to be shown with the next line of the log."""
-    self._newest |= line
+  def _save(self, step: int) -> None:
+    if self._metrics:  # Of a stop between two lines of the log.
+      self._write_line(step)
+    data = {
+      "batches": self.batches.get_state(),
+      "totals": self.totals.to_plain(),
+    }
+    checkpoint.save(self.manager, self.state, data)
 
-  def show(self, line: Metrics) -> None:
-    """Shows a line of the log, and warns of the trouble that it tells of."""
-    self.add(line)
-    self._bar.set_postfix_str(_short(self._newest))
-    for warning in self._watch.warnings(line) if self._shows else ():
-      tqdm.tqdm.write(f"Warning: {warning}")
+  def _write_line(self, step: int) -> None:
+    """Sums up the steps since the last line: mean values and rates."""
+    fetched = processes.to_host(self._metrics)
+    line = {
+      name: sum(float(metrics[name]) for metrics in fetched) / len(fetched)
+      for name in fetched[0]
+    }
+    line["min_token_loss"] = min(float(m["min_token_loss"]) for m in fetched)
+    since = self._since_line
+    since.tokens = sum(int(metrics["tokens"]) for metrics in fetched)
+    self.totals.add(since)
+    line |= {f"{name}_seconds": value for name, value in since.seconds.items()}
+    line |= since.rates()
+    self._metrics, self._since_line = [], Totals()
+    health.check_finite(line, self.name, step, self.manager.latest_step())
+    signs = {f"warning_{name}": 1 for name in health.signs(line)}
+    self.log(step, line | signs)
+    self.progress.show(line)
 
-  def close(self) -> None:
-    """Leaves the bar as it is."""
-    self._bar.close()
+
+def _log_nothing(step: int, scalars: Metrics) -> None:
+  """The log of every process but the first."""
 
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
 
 
-class _Meter:
-  """Gathers what the steps return, for the log and over the whole run."""
-
-  def __init__(self):
-    self.totals: collections.Counter = collections.Counter()
-    self._counts: collections.Counter = collections.Counter()
-    self._means: list[Metrics] = []
-
-  def add(self, means: Metrics, counts: Metrics) -> None:
-    """Adds one step."""
-    self._means.append(means)
-    self._counts.update(counts)
-    self.totals.update(counts)
-
-  def line(self) -> dict[str, float]:
-    """Sums up the steps since the last line: mean values and rates."""
-    fetched = processes.to_host(self._means)
-    line = {
-      name: sum(float(means[name]) for means in fetched) / len(fetched)
-      for name in fetched[0]
-    }
-    line["least_token_loss"] = min(
-      float(means["least_token_loss"]) for means in fetched
-    )
-    line |= rates(self._counts)
-    self._means, self._counts = [], collections.Counter()
-    return line
+def merge_callbacks(*sources: Callbacks) -> Callbacks:
+  """Joins callbacks by step; those of one step are called in order."""
+  merged: dict[int, list[Callback]] = collections.defaultdict(list)
+  for callbacks in sources:
+    for step, callback in callbacks.items():
+      merged[step].append(callback)
+  return {step: _InOrder(several) for step, several in merged.items()}
 
 
-def rates(counts: Metrics) -> dict[str, float]:
-  """Turns the counts of rollouts into rates.
+@dataclasses.dataclass(frozen=True)
+class _InOrder:
+  """Several callbacks as one."""
 
-  Returns:
-    replacement_rate: replaced tokens over ALL emitted tokens; like the next,
-    only where a teacher judges.
-    accepted_per_round: the student's tokens that stayed, per teacher pass.
-    truncated: share of rollouts that reached the length limit.
-    generated_tokens_per_s, and seconds_* of each part, and tokens_per_s of
-    the whole step. Only what the counts allow. References are not counted as
-    emitted, nor their rows as rollouts.
-  """
-  result = {k: v for k, v in counts.items() if k.startswith("seconds_")}
-  seconds = sum(result.values())
-  if seconds:
-    result["tokens_per_s"] = counts["trained_tokens"] / seconds
-  if counts.get("emitted"):
-    emitted = counts["emitted"]
-    result["truncated"] = counts["truncated"] / counts["rows"]
-    result["generated_tokens_per_s"] = emitted / counts["seconds_generate"]
-    if counts.get("rounds"):
-      accepted = emitted - counts["replaced"]
-      result["replacement_rate"] = counts["replaced"] / emitted
-      result["accepted_per_round"] = accepted / counts["rounds"]
-  return result
+  callbacks: list[Callback]
 
-
-def _short(line: Mapping[str, float]) -> str:
-  """The newest numbers for the progress bar, and the signs of trouble."""
-  formats = {
-    "loss": "loss {:.3f}",
-    "kl": "kl {:.3f}",
-    "replacement_rate": "replaced {:.1%}",
-    "accepted_per_round": "{:.1f} a round",
-    "truncated": "cut {:.0%}",
-    # The student's mass on the teacher's best tokens, at the last validation.
-    "held_out_student_top_mass": "mass {:.1%}",
-  }
-  shown = [text.format(line[k]) for k, text in formats.items() if k in line]
-  shown += [f"WARNING {name}" for name in health.signs(line)]
-  if math.isfinite(line.get("tokens_per_s", math.nan)):
-    shown.append(f"{line['tokens_per_s']:.0f} tok/s")
-  return ", ".join(shown)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-  """Yields an event that the first SIGINT or SIGTERM sets.
-
-  The second one acts as ever. Outside the main thread signals are left alone.
-  """
-  event = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield event
-    return
-  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-  shows = processes.is_first()  # Not asked for inside a signal.
-
-  def restore():
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-  def on_signal(*_):
-    if shows:
-      tqdm.tqdm.write(
-        "Finishing this step, then saving. Once more to quit now."
-      )
-    event.set()
-    restore()
-
-  for number in before:
-    signal.signal(number, on_signal)
-  try:
-    yield event
-  finally:
-    restore()
+  def __call__(self, state: structs.TrainState, step: int) -> Metrics:
+    scalars: dict[str, Any] = {}
+    for callback in self.callbacks:
+      scalars |= callback(state, step)
+    return scalars

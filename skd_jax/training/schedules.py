@@ -18,24 +18,26 @@ class Schedule:
   end: at the last step; unused where `shape` is constant.
   shape: one of SHAPES. `step` jumps from start to end.
   switch_at: where `step` jumps, as a share of the run.
+  num_steps: of the run; past its last step the value stays.
   """
 
   start: float
   end: float = 0.0
   shape: str = "constant"
   switch_at: float = 0.5
+  num_steps: int = 1
 
   def __post_init__(self):
     if self.shape not in SHAPES:
       raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
 
-  def at(self, step: int, num_steps: int) -> float:
+  def __call__(self, step: int) -> float:
     """Returns the value at step 0, ..., num_steps - 1; past them, the last."""
     if self.shape == "constant":
       return self.start
     if self.shape == "step":
-      return self.start if step < self.switch_at * num_steps else self.end
-    done = min(step / max(num_steps - 1, 1), 1.0)
+      return self.start if step < self.switch_at * self.num_steps else self.end
+    done = min(step / max(self.num_steps - 1, 1), 1.0)
     if self.shape == "cosine":
       done = (1 - math.cos(math.pi * done)) / 2
     return self.start + done * (self.end - self.start)

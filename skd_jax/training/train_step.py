@@ -1,15 +1,24 @@
 """One update of the student: gradient of the token loss, then AdamW."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from skd_jax import structs
-from skd_jax.losses import chunked
+from skd_jax.losses import chunked, token_losses
 from skd_jax.models import forward
+from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
+
+
+def max_warmup(num_steps: int) -> int:
+  """Returns the longest warm-up of a run: a tenth of its steps."""
+  return num_steps // 10
 
 
 def make_schedule(
@@ -20,10 +29,10 @@ def make_schedule(
   Args:
     learning_rate: the highest.
     num_steps: where `linear` and `cosine` reach 0.
-    warmup_steps: steps from 0 to the highest; cut to a tenth of a short run.
+    warmup_steps: steps from 0 to the highest, at most `max_warmup(num_steps)`.
     decay: `linear`, `cosine` or `constant`.
   """
-  warmup_steps = min(warmup_steps, num_steps // 10)
+  warmup_steps = min(warmup_steps, max_warmup(num_steps))
   rest = max(num_steps - warmup_steps, 1)
   after = {
     "linear": optax.linear_schedule(learning_rate, 0.0, rest),
@@ -69,27 +78,6 @@ def init_train_state(
   )
 
 
-def reference_rollout(batch: structs.Batch) -> structs.Rollout:
-  """Presents the references of a batch as a rollout, for SFT and supervised KD.
-
-  To be jitted, so that its rows lie where those of the batch do.
-
-  Returns:
-    Rollout [B, T] whose tokens come from REFERENCE; no `teacher_hidden`.
-  """
-  num_rows = batch.reference.shape[0]
-  written = structs.Rollout(
-    tokens=batch.reference,
-    length=batch.reference_length,
-    source=jnp.full(batch.reference.shape, structs.REFERENCE, jnp.int8),
-    draft_tokens=batch.reference,
-    stopped=jnp.ones(num_rows, bool),
-    num_rounds=jnp.zeros(num_rows, jnp.int32),
-    teacher_hidden=None,
-  )
-  return sharding.constrain_rows(written)
-
-
 def rollout_loss(
   params: structs.Params,
   teacher_head: structs.Params,
@@ -98,9 +86,9 @@ def rollout_loss(
   *,
   student: structs.LanguageModel,
   teacher: structs.LanguageModel | None,
-  token_loss: chunked.TokenLoss,
+  token_loss: token_losses.TokenLoss,
   chunk_size: int,
-) -> tuple[jax.Array, chunked.Sums]:
+) -> tuple[jax.Array, chunked.LossSums]:
   """Sums the token loss over every emitted token, from the first to EOS.
 
   Args:
@@ -121,7 +109,7 @@ def rollout_loss(
     student, params, batch.prompt, batch.prompt_length, rollout.tokens
   )
   mask = jnp.arange(rollout.tokens.shape[1])[None, :] < rollout.length[:, None]
-  inputs = chunked.TokenInputs(
+  inputs = token_losses.TokenInputs(
     tokens=rollout.tokens,
     source=rollout.source,
     teacher_hidden=rollout.teacher_hidden if teacher else None,
@@ -148,7 +136,7 @@ def train_step(
   batch: structs.Batch,
   rollout: structs.Rollout,
   *,
-  loss_fn: Callable[..., tuple[jax.Array, chunked.Sums]],
+  loss_fn: Callable[..., tuple[jax.Array, chunked.LossSums]],
   optimizer: optax.GradientTransformation,
   num_microbatches: int,
 ) -> tuple[structs.TrainState, dict[str, jax.Array]]:
@@ -177,15 +165,18 @@ def train_step(
     more, more_sums = gradient_fn(state.params, teacher_head, *part)
     return (jax.tree.map(jnp.add, gradient, more), sums + more_sums), None
 
-  def deal(x):
+  def split(x):
     # Part m takes the rows m, m + M, ...: each device keeps the rows it has.
-    dealt = x.reshape(-1, num_microbatches, *x.shape[1:])
-    return jnp.swapaxes(dealt, 0, 1)
+    parts = x.reshape(-1, num_microbatches, *x.shape[1:])
+    return jnp.swapaxes(parts, 0, 1)
 
-  parts = jax.tree.map(deal, sharding.constrain_rows((batch, rollout)))
+  parts = jax.tree.map(split, sharding.constrain_rows((batch, rollout)))
   zeros = jax.tree.map(jnp.zeros_like, state.params)
   (gradient, sums), _ = jax.lax.scan(
-    add_part, (zeros, chunked.Sums.zero()), parts, unroll=num_microbatches == 1
+    add_part,
+    (zeros, chunked.LossSums.zero()),
+    parts,
+    unroll=num_microbatches == 1,
   )
   scale = 1.0 / jnp.maximum(sums.weight, 1e-6)
   gradient = jax.tree.map(lambda x: x * scale, gradient)
@@ -199,3 +190,79 @@ def train_step(
   )
   metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
   return state, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFns:
+  """The jitted functions that train one model.
+
+  init: `params -> TrainState` before the first step; its weights are a copy.
+  step: `(state, teacher head, batch, rollout) -> (state, metrics)`; donates the
+    state. Without a teacher, its head is None.
+  """
+
+  init: Callable[[structs.Params], structs.TrainState]
+  step: Callable[
+    [structs.TrainState, structs.Params, structs.Batch, structs.Rollout],
+    tuple[structs.TrainState, dict[str, jax.Array]],
+  ]
+
+
+def make_train_fns(
+  student: LoadedModel,
+  teacher: LoadedModel | None,
+  *,
+  token_loss: token_losses.TokenLoss,
+  optimizer: optax.GradientTransformation,
+  chunk_size: int,
+  num_microbatches: int,
+  mesh: jax.sharding.Mesh,
+) -> TrainFns:
+  """Jits the first state and the train step, with explicit shardings.
+
+  Args:
+    student: what is trained; moments are placed as its weights.
+    teacher: None where the loss needs no teacher.
+    token_loss: the loss of a chunk of tokens.
+    optimizer: from make_optimizer.
+    chunk_size: tokens whose logits are held at once.
+    num_microbatches: see train_step.
+    mesh: rows are sharded over it.
+  """
+  loss_fn = functools.partial(
+    rollout_loss,
+    student=student.model,
+    teacher=None if teacher is None else teacher.model,
+    token_loss=token_loss,
+    chunk_size=chunk_size,
+  )
+
+  def step(*arguments):
+    state, metrics = train_step(
+      *arguments,
+      loss_fn=loss_fn,
+      optimizer=optimizer,
+      num_microbatches=num_microbatches,
+    )
+    if teacher is None:
+      metrics.pop("kl")  # There is no teacher that it is the divergence from.
+    return state, metrics
+
+  init = functools.partial(init_train_state, optimizer=optimizer)
+  of_params = jax.tree.map(lambda x: x.sharding, student.params)
+  of_head: Any = teacher and jax.tree.map(
+    lambda x: x.sharding, teacher.model.head_params(teacher.params)
+  )
+  of_state = sharding.state_shardings(
+    optimizer, jax.eval_shape(init, student.params), of_params, mesh
+  )
+  rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
+  return TrainFns(
+    init=jax.jit(init, in_shardings=(of_params,), out_shardings=of_state),
+    step=jax.jit(
+      step,
+      donate_argnums=0,
+      in_shardings=(of_state, of_head, rows, rows),
+      out_shardings=(of_state, replicated),
+    ),
+  )

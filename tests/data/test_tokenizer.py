@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def tokenizer(folder):
-  return tokenizer_lib.load(folder)
+  return tokenizer_lib.load_tokenizer(folder)
 
 
 @pytest.fixture
@@ -255,19 +255,19 @@ def test_eos_ids_join_the_files_of_the_folder(tokenizer, tmp_path):
 
 def test_missing_files_are_named(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
-    tokenizer_lib.load(tmp_path / "nowhere")
+    tokenizer_lib.load_tokenizer(tmp_path / "nowhere")
   with pytest.raises(FileNotFoundError, match=r"none of tokenizer\.json"):
-    tokenizer_lib.load(tmp_path)
+    tokenizer_lib.load_tokenizer(tmp_path)
   (tmp_path / "tokenizer.json").write_text("{")
   with pytest.raises(ValueError, match="cannot be loaded"):
-    tokenizer_lib.load(tmp_path)
+    tokenizer_lib.load_tokenizer(tmp_path)
 
 
 def test_several_templates_need_a_default(tokenizer, tmp_path):
   tokenizer.chat_template = {"tool_use": QWEN, "rag": QWEN}
   tokenizer.save_pretrained(tmp_path)
   with pytest.raises(ValueError, match=r"\['rag', 'tool_use'\], but no 'def"):
-    tokenizer_lib.load(tmp_path)
+    tokenizer_lib.load_tokenizer(tmp_path)
 
 
 def word_tokenizer(words):

@@ -1,4 +1,4 @@
-"""What compare_methods compares: each grid a few lines.
+"""What `skd_jax.compare` compares: each grid a few lines.
 
 A variant is a method of skd_jax/methods.py with a few settings changed, and the
 student that it starts from. Those called "GROUP, METHOD" are compared within

@@ -1,0 +1,33 @@
+"""Files that are whole or not there, and JSON that any reader takes."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+  """Writes the file so that it is either the old one or the whole new one."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes JSON atomically; the folder is made, non-finite numbers are null."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = json.dumps(finite(value), indent=2, allow_nan=False)
+  write_atomically(path, text + "\n")
+
+
+def finite(value: Any) -> Any:
+  """Returns the same tree of JSON data, non-finite numbers replaced by None."""
+  if isinstance(value, Mapping):
+    return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, Sequence) and not isinstance(value, str):
+    return [finite(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value

@@ -1,0 +1,99 @@
+"""The progress bar of a stage, and the signals that stop it."""
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tqdm
+
+from skd_jax.parallel import processes
+from skd_jax.training import health
+
+
+class Progress:
+  """The progress bar of the first process, with the newest of every number."""
+
+  def __init__(self, name: str, first: int, num_steps: int):
+    self._shows = processes.is_first()
+    self._bar = tqdm.tqdm(
+      total=num_steps,
+      initial=first,
+      desc=name,
+      unit="step",
+      disable=not self._shows,
+    )
+    self._watch = health.Watch(name)
+    self._newest: dict[str, Any] = {}
+
+  def step(self) -> None:
+    """One more step is done."""
+    self._bar.update()
+
+  def add(self, line: Mapping[str, Any]) -> None:
+    """Takes numbers, to be shown with the next line of the log."""
+    self._newest |= line
+
+  def show(self, line: Mapping[str, Any]) -> None:
+    """Shows a line of the log, and warns of the trouble that it tells of."""
+    self.add(line)
+    self._bar.set_postfix_str(_short(self._newest))
+    for warning in self._watch.warnings(line) if self._shows else ():
+      tqdm.tqdm.write(f"Warning: {warning}")
+
+  def close(self) -> None:
+    """Leaves the bar as it is."""
+    self._bar.close()
+
+
+def _short(line: Mapping[str, float]) -> str:
+  """The newest numbers for the progress bar, and the signs of trouble."""
+  formats = {
+    "loss": "loss {:.3f}",
+    "kl": "kl {:.3f}",
+    "replacement_rate": "replaced {:.1%}",
+    "accepted_per_round": "{:.1f} per round",
+    "truncated": "cut {:.0%}",
+    # The student's mass on the teacher's top tokens, at the last validation.
+    "validation_student_top_mass": "mass {:.1%}",
+  }
+  shown = [text.format(line[k]) for k, text in formats.items() if k in line]
+  shown += [f"WARNING {name}" for name in health.signs(line)]
+  if math.isfinite(line.get("tokens_per_s", math.nan)):
+    shown.append(f"{line['tokens_per_s']:.0f} tok/s")
+  return ", ".join(shown)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+  """Yields an event that the first SIGINT or SIGTERM sets.
+
+  The second one acts as ever. Outside the main thread signals are left alone.
+  """
+  event = threading.Event()
+  if threading.current_thread() is not threading.main_thread():
+    yield event
+    return
+  before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  shows = processes.is_first()  # Not asked for inside a signal.
+
+  def restore():
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+  def on_signal(*_):
+    if shows:
+      tqdm.tqdm.write(
+        "Finishing this step, then saving. Once more to quit now."
+      )
+    event.set()
+    restore()
+
+  for number in before:
+    signal.signal(number, on_signal)
+  try:
+    yield event
+  finally:
+    restore()

@@ -1,0 +1,165 @@
+"""What rollouts came to: counted once, on the device, read by all.
+
+The loop, the health checks, the report and comparisons read `RolloutStats` and
+its rates; nothing counts a rollout again.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from skd_jax import structs
+from skd_jax.parallel import processes, sharding
+
+# Positions 0, 1, 2-3, 4-7, ..., 32,768 and later.
+_NUM_BUCKETS = 17
+
+
+@struct.dataclass
+class RolloutStats:
+  """Counts of generated responses; references are not counted.
+
+  rows: responses.
+  emitted: their tokens.
+  replaced: tokens that are the teacher's. Not only where it judges: a teacher
+    that generates alone "replaces" every token.
+  changed: replaced by another token than the one that was proposed.
+  truncated: responses that ended at the length limit.
+  rounds: teacher passes that judged, summed over the rows; 0 where no teacher
+    judges.
+  emitted_by_position: emitted tokens by position in the response: 0, 1, 2-3,
+    4-7, ...
+  replaced_by_position: likewise.
+  """
+
+  rows: Any = 0  # int32 [] on the device, int on the host
+  emitted: Any = 0
+  replaced: Any = 0
+  changed: Any = 0
+  truncated: Any = 0
+  rounds: Any = 0
+  emitted_by_position: Any = (0,) * _NUM_BUCKETS  # int32 [17], or a tuple
+  replaced_by_position: Any = (0,) * _NUM_BUCKETS
+
+  @classmethod
+  def of(cls, rollout: structs.Rollout) -> "RolloutStats":
+    """Counts a rollout [B, T]; inside jit."""
+    positions = jnp.arange(rollout.tokens.shape[1])
+    within = positions[None, :] < rollout.length[:, None]
+    emitted = within & (rollout.source != structs.REFERENCE)
+    replaced = emitted & (rollout.source == structs.TEACHER)
+    rows = jnp.any(emitted, axis=1)
+    # Position 0 is in bucket 0, and 2^(k-1) .. 2^k - 1 in bucket k.
+    bucket = jnp.searchsorted(
+      2 ** jnp.arange(_NUM_BUCKETS - 1), positions, side="right"
+    )
+
+    def by_position(x):
+      zeros = jnp.zeros(_NUM_BUCKETS, jnp.int32)
+      return zeros.at[bucket].add(jnp.sum(x, axis=0, dtype=jnp.int32))
+
+    def total(x):
+      return jnp.sum(x, dtype=jnp.int32)
+
+    return cls(
+      rows=total(rows),
+      emitted=total(emitted),
+      replaced=total(replaced),
+      changed=total(emitted & (rollout.tokens != rollout.draft_tokens)),
+      truncated=total(rows & ~rollout.stopped),
+      rounds=total(rollout.num_rounds),
+      emitted_by_position=by_position(emitted),
+      replaced_by_position=by_position(replaced),
+    )
+
+  def __add__(self, other: "RolloutStats") -> "RolloutStats":
+    """Adds counts up; on the host, where integers do not overflow."""
+    return jax.tree.map(lambda a, b: a + b, self, other)
+
+  def rates(self) -> dict[str, float]:
+    """Returns the shares that the counts allow; on the host.
+
+    truncated: of the responses. Where a teacher judges also replacement_rate,
+    replaced tokens over ALL emitted ones; changed_rate; and accepted_per_round,
+    the student's tokens that stayed per teacher pass.
+    """
+    if not self.emitted:
+      return {}
+    rates = {"truncated": self.truncated / self.rows}
+    if self.rounds:
+      rates |= {
+        "replacement_rate": self.replaced / self.emitted,
+        "changed_rate": self.changed / self.emitted,
+        "accepted_per_round": (self.emitted - self.replaced) / self.rounds,
+      }
+    return rates
+
+  def replacement_by_position(self) -> dict[int, float]:
+    """Returns the replacement rate by the first position of each bucket."""
+    firsts = (0, *(2**k for k in range(_NUM_BUCKETS - 1)))
+    counts = zip(
+      firsts, self.emitted_by_position, self.replaced_by_position, strict=True
+    )
+    return {at: replaced / all_ for at, all_, replaced in counts if all_}
+
+  def to_plain(self) -> dict[str, Any]:
+    """Returns the counts as JSON can hold them; on the host."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_plain(cls, plain: Mapping[str, Any]) -> "RolloutStats":
+    """Reads what `to_plain` returned."""
+    return cls(
+      **{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    )
+
+
+@jax.jit
+def _count(rollout: structs.Rollout) -> tuple[RolloutStats, jax.Array]:
+  counted = RolloutStats.of(rollout), jnp.max(rollout.length)
+  return jax.tree.map(
+    lambda x: sharding.constrain(x, *[None] * x.ndim), counted
+  )
+
+
+def trim_and_count(
+  rollout: structs.Rollout, multiple: int
+) -> tuple[structs.Rollout, RolloutStats]:
+  """Cuts the response buffer to what was generated, and counts it.
+
+  The train step then reads T rounded up to `multiple`, not the whole limit.
+
+  Args:
+    rollout: [B, T].
+    multiple: of the width.
+
+  Returns:
+    (Rollout [B, width], its counts on the host).
+  """
+  stats, longest = processes.to_host(
+    _count(dataclasses.replace(rollout, teacher_hidden=None))
+  )
+  width = -(-max(int(longest), 1) // multiple) * multiple
+  width = min(width, rollout.tokens.shape[1])
+  cut = {
+    name: getattr(rollout, name)[:, :width]
+    for name in ("tokens", "source", "draft_tokens")
+  }
+  if rollout.teacher_hidden is not None:
+    cut["teacher_hidden"] = rollout.teacher_hidden[:, :width]
+  return dataclasses.replace(rollout, **cut), to_host(stats)
+
+
+def to_host(stats: RolloutStats) -> RolloutStats:
+  """Turns counts as jax.device_get returns them into Python's integers."""
+  return RolloutStats(
+    **{
+      name: tuple(value.tolist()) if np.ndim(value) else int(value)
+      for name, value in vars(stats).items()
+    }
+  )
