@@ -37,7 +37,7 @@ def test_usual_replacement_rate_is_no_warning(rate):
 def test_without_a_gate_there_is_nothing_to_warn_of():
   watch = health.Watch("distill")
   assert not list(watch.warnings({"loss": 1.0}))
-  # Teacher-written data: everything is the teacher's, and no round is counted.
+  # Responses of the teacher: everything is the teacher's, and no round is counted.
   assert not list(watch.warnings({"replacement_rate": 1.0}))
 
 
@@ -64,11 +64,11 @@ def test_report_says_where_a_warning_was_first_given_and_how_often():
   assert health.over_the_run(lines[-1:]) == []
 
 
-_GOOD = {"loss": 1.0, "grad_norm": 1.0, "least_token_loss": 0.0}
+_GOOD = {"loss": 1.0, "grad_norm": 1.0, "min_token_loss": 0.0}
 
 
 @pytest.mark.parametrize(
-  "line", [_GOOD, _GOOD | {"least_token_loss": -1e-5}, _GOOD | {"loss": 0.0}]
+  "line", [_GOOD, _GOOD | {"min_token_loss": -1e-5}, _GOOD | {"loss": 0.0}]
 )
 def test_finite_loss_goes_on(line):
   health.check_finite(line, "distill", 3, None)
@@ -79,7 +79,7 @@ def test_finite_loss_goes_on(line):
   [
     ({"loss": math.nan}, "loss is nan"),
     ({"grad_norm": math.inf}, "grad_norm is inf"),
-    ({"least_token_loss": -1e-3}, r"-1\.00e-03"),
+    ({"min_token_loss": -1e-3}, r"-1\.00e-03"),
   ],
 )
 def test_meaningless_loss_names_the_stage_and_the_kept_checkpoint(

@@ -1,5 +1,6 @@
 """The loop around a step: log, save, resume, stop."""
 
+import collections
 import json
 import math
 import os
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skd_jax import config as config_lib
 from skd_jax import structs
 from skd_jax.training import loop
+from skd_jax.training.rollout_stats import RolloutStats
 
 
 class Numbers:
@@ -39,11 +40,11 @@ def _start():
   )
 
 
-def _step_fn(fail_at=None, fail=None, **means):
+def _step_fn(fail_at=None, fail=None, stats=None, **metrics):
   """A step whose result depends on state, batch and step.
 
-  Before the step `fail_at` is done, `fail` is called; `means` overrides what
-  is measured in it.
+  Before the step `fail_at` is done, `fail` is called; `metrics` overrides what
+  is measured in it. `stats` are those of the rollouts of every step.
   """
 
   def step_fn(state, batch, step):
@@ -55,28 +56,29 @@ def _step_fn(fail_at=None, fail=None, **means):
       params={"w": state.params["w"] * 0.5 + jnp.float32([batch, step])},
       opt_state={"sum": state.opt_state["sum"] + batch * (step + 1)},
     )
-    measured = {"loss": 1.0 + batch, "grad_norm": 1.0, "least_token_loss": 0.0}
-    counts = {"trained_tokens": 10 + batch, "seconds_train": 0.5}
-    return state, measured | (means if at_fault else {}), counts
+    measured = {"loss": 1.0 + batch, "grad_norm": 1.0, "min_token_loss": 0.0}
+    measured |= {"tokens": 10 + batch} | (metrics if at_fault else {})
+    return state, measured, {"generate": 1.0, "train": 0.5}, stats
 
   return step_fn
 
 
-def _fit(workdir, step_fn, visits=None, **changes):
-  config = config_lib.fit_config(
-    num_steps=7, log_every_steps=1, checkpoint_every_steps=2
-  )
-  config.update(changes)
-  return loop.fit(
-    step_fn,
+def _fit(workdir, step_fn, callbacks=None, **changes):
+  """Runs the loop to its end; returns (the last state, the totals)."""
+  cadence = {"log_every_steps": 1, "checkpoint_every_steps": 2}
+  with loop.open_loop(
     _start(),
     Numbers(),
-    config,
     workdir=workdir,
+    name="distill_seed_3",
     stage="distill",
     seed=3,
-    visits=visits or {},
-  )
+    callbacks=callbacks,
+    **{"num_steps": 7} | cadence | changes,
+  ) as training:
+    for step, batch in training:
+      training.record(*step_fn(training.state, batch, step))
+  return training.state, training.totals
 
 
 def _logged(workdir):
@@ -85,11 +87,11 @@ def _logged(workdir):
 
 
 def _assert_same(ours, theirs):
-  (state, counts), (other, other_counts) = ours, theirs
+  (state, totals), (other, other_totals) = ours, theirs
   assert int(state.step) == int(other.step)
   np.testing.assert_array_equal(state.params["w"], other.params["w"])
   np.testing.assert_array_equal(state.opt_state["sum"], other.opt_state["sum"])
-  assert counts == other_counts
+  assert totals == other_totals
 
 
 class _Killed(Exception):
@@ -112,14 +114,16 @@ def whole(tmp_path_factory):
 
 
 def test_undisturbed_run_counts_and_logs_every_step(whole):
-  (state, counts), log = whole
+  (state, totals), log = whole
   assert int(state.step) == 7
-  assert counts == {"trained_tokens": 7 * 10 + 21, "seconds_train": 3.5}
+  assert totals.tokens == 7 * 10 + 21
+  assert totals.seconds == {"generate": 7.0, "train": 3.5}
   assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6, 7]
   assert [line["loss"] for line in log] == [1, 2, 3, 4, 5, 6, 7]
   assert {(line["stage"], line["seed"]) for line in log} == {("distill", 3)}
   # Trained tokens over the seconds of the step.
-  assert log[0]["tokens_per_s"] == 10 / 0.5
+  assert log[0]["tokens_per_s"] == 10 / 1.5
+  assert (log[0]["generate_seconds"], log[0]["train_seconds"]) == (1.0, 0.5)
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5, 6])
@@ -152,7 +156,7 @@ def test_interrupted_run_finishes_its_step_saves_and_continues(
 ):
   before = signal.getsignal(number)
   stop = _step_fn(4, lambda: os.kill(os.getpid(), number))
-  with pytest.raises(loop.Interrupted, match="step 5 of 'distill'"):
+  with pytest.raises(loop.Interrupted, match="step 5 of 'distill_seed_3'"):
     # No checkpoint is due: the last one is written because of the signal.
     _fit(tmp_path, stop, checkpoint_every_steps=0)
   assert signal.getsignal(number) is before
@@ -177,8 +181,27 @@ def test_second_signal_acts_at_once(tmp_path):
     _fit(tmp_path, _step_fn(1, twice))
 
 
-def test_signal_in_the_last_step_is_no_interruption(tmp_path, whole):
-  _assert_same(_fit(tmp_path, _step_fn(6, _interrupt)), whole[0])
+def test_signal_in_the_last_step_interrupts_and_keeps_all(tmp_path, whole):
+  # What would come after this stage is not begun.
+  with pytest.raises(loop.Interrupted, match="step 7 of 'distill_seed_3'"):
+    _fit(tmp_path, _step_fn(6, _interrupt))
+  _assert_same(_fit(tmp_path, lambda *_: _kill()), whole[0])
+
+
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_signal_in_a_callback_interrupts_after_saving(tmp_path, whole, step):
+  seen = []
+  callbacks = _callbacks(seen, 0, 2, 3, 7)
+  interrupted = callbacks | {step: lambda *_: _interrupt() or {"score": 5.0}}
+  with pytest.raises(loop.Interrupted, match=f"step {step} of"):
+    _fit(tmp_path, _step_fn(), interrupted)
+  first = list(seen)
+  _assert_same(_fit(tmp_path, _step_fn(), callbacks), whole[0])
+  # Neither the interrupted one nor another one is called again.
+  assert seen == [n for n in (0, 2, 3, 7) if n != step]
+  assert first == [n for n in (0, 2, 3, 7) if n < step]
+  log = _logged(tmp_path)
+  assert [x["step"] for x in log if "score" in x] == [step]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +209,7 @@ def test_signal_in_the_last_step_is_no_interruption(tmp_path, whole):
   [
     ({"loss": math.nan}, "loss is nan"),
     ({"grad_norm": math.inf}, "grad_norm is inf"),
-    ({"least_token_loss": -1e-3}, "never negative"),
+    ({"min_token_loss": -1e-3}, "never negative"),
   ],
 )
 def test_meaningless_loss_stops_and_keeps_the_last_good_checkpoint(
@@ -203,14 +226,22 @@ def test_fault_between_two_log_lines_is_never_saved(tmp_path):
     _fit(tmp_path, _step_fn(2, loss=math.nan), log_every_steps=100)
 
 
-def test_means_are_averaged_and_counts_become_rates(tmp_path):
-  _fit(tmp_path, _step_fn(2, least_token_loss=-1e-5), log_every_steps=7)
+def test_fault_in_an_interrupted_step_is_never_saved(tmp_path, whole):
+  faulty = _step_fn(4, _interrupt, loss=math.nan)
+  with pytest.raises(FloatingPointError, match="step 4 is kept"):
+    _fit(tmp_path, faulty, log_every_steps=100)
+  _assert_same(_fit(tmp_path, _step_fn()), whole[0])
+
+
+def test_metrics_are_averaged_and_counts_become_rates(tmp_path):
+  _fit(tmp_path, _step_fn(2, min_token_loss=-1e-5), log_every_steps=7)
   # Checkpoints of steps 2, 4, 6 end a window as well.
   log = {line["step"]: line for line in _logged(tmp_path)}
   assert list(log) == [2, 4, 6, 7]
   assert log[4]["loss"] == 3.5
-  assert log[4]["least_token_loss"] == -1e-5
-  assert log[4]["tokens_per_s"] == (12 + 13) / 1.0
+  assert log[4]["min_token_loss"] == -1e-5
+  assert log[4]["tokens_per_s"] == (12 + 13) / 3.0
+  assert log[4]["tokens"] == 12.5
 
 
 @pytest.mark.parametrize(
@@ -220,15 +251,10 @@ def test_means_are_averaged_and_counts_become_rates(tmp_path):
 def test_warning_is_said_once_and_logged_at_every_line(
   tmp_path, capsys, replaced, name, said
 ):
-  plain = _step_fn()
-
-  def step_fn(state, batch, step):
-    state, means, counts = plain(state, batch, step)
-    counts |= {"rows": 4, "emitted": 100, "replaced": replaced, "rounds": 30}
-    counts |= {"truncated": 1, "seconds_generate": 1.0}
-    return state, means, counts
-
-  _fit(tmp_path, step_fn)
+  stats = RolloutStats(
+    rows=4, emitted=100, replaced=replaced, truncated=1, rounds=30
+  )
+  _fit(tmp_path, _step_fn(stats=stats))
   shown = capsys.readouterr()
   lines = [line for line in _logged(tmp_path) if "loss" in line]
   (events,) = (tmp_path / "tensorboard/distill/seed_3").glob("events*")
@@ -236,7 +262,7 @@ def test_warning_is_said_once_and_logged_at_every_line(
     assert "Warning" not in shown.out + shown.err
     assert not any("warning" in key for line in lines for key in line)
   else:
-    assert (shown.out + shown.err).count("Warning: distill: ") == 1
+    assert (shown.out + shown.err).count("Warning: distill_seed_3: ") == 1
     assert said in shown.out + shown.err
     assert f"WARNING {name}" in shown.err  # In the progress bar.
     assert [line[f"warning_{name}"] for line in lines] == [1] * 7
@@ -246,51 +272,67 @@ def test_warning_is_said_once_and_logged_at_every_line(
 
 
 def test_progress_bar_shows_the_newest_validation(tmp_path, capsys):
-  def visit(state, step):
-    return {"held_out_student_top_mass": 0.875}
+  def callback(state, step):
+    return {"validation_student_top_mass": 0.875}
 
-  _fit(tmp_path, _step_fn(), {4: visit})
+  _fit(tmp_path, _step_fn(), {4: callback})
   shown = capsys.readouterr().err
   assert "mass 87.5%" in shown
   assert "mass" not in shown.split("4/7")[0]
 
 
+def _totals(**changes):
+  stats = {"rows": 4, "emitted": 50, "replaced": 10, "truncated": 1}
+  return loop.Totals(
+    tokens=50,
+    seconds=collections.Counter(generate=2.0, train=3.0),
+    stats=RolloutStats(**stats | {"rounds": 16} | changes),
+  )
+
+
 def test_rates_are_over_all_emitted_tokens():
-  counts = {
-    "rows": 4,
-    "emitted": 50,
-    "replaced": 10,
-    "truncated": 1,
-    "rounds": 16,
-    "trained_tokens": 50,
-    "seconds_generate": 2.0,
-    "seconds_train": 3.0,
-  }
-  rates = loop.rates(counts)
+  rates = _totals().rates()
   assert rates["replacement_rate"] == 0.2
   assert rates["accepted_per_round"] == 2.5
   assert rates["truncated"] == 0.25
   assert rates["generated_tokens_per_s"] == 25.0
   assert rates["tokens_per_s"] == 10.0
-  assert "replacement_rate" not in loop.rates(
-    {"seconds_train": 1.0, "trained_tokens": 9}
-  )
-  # Without a judge, nothing is replaced, whoever wrote.
-  assert "replacement_rate" not in loop.rates(counts | {"rounds": 0})
+  trained = loop.Totals(9, collections.Counter(train=1.0))
+  assert trained.rates() == {"tokens_per_s": 9.0}
+  assert loop.Totals().rates() == {}
+  # Without a judge, nothing is replaced, whoever generated.
+  assert "replacement_rate" not in _totals(rounds=0).rates()
 
 
-def _visits(seen, *steps):
-  def visit(state, step):
+def test_totals_add_up_and_come_back_from_json():
+  totals = _totals()
+  totals.add(_totals(truncated=0))
+  assert (totals.tokens, totals.seconds["train"]) == (100, 6.0)
+  assert (totals.stats.rows, totals.stats.truncated) == (8, 1)
+  plain = json.loads(json.dumps(totals.to_plain()))
+  assert loop.Totals.from_plain(plain) == totals
+
+
+def test_totals_of_the_rollouts_survive_a_kill(tmp_path):
+  stats = RolloutStats(rows=4, emitted=100, replaced=7, rounds=30)
+  with pytest.raises(_Killed):
+    _fit(tmp_path, _step_fn(5, _kill, stats=stats))
+  _, totals = _fit(tmp_path, _step_fn(stats=stats))
+  assert (totals.stats.emitted, totals.stats.replaced) == (700, 49)
+
+
+def _callbacks(seen, *steps):
+  def callback(state, step):
     assert int(state.step) == step
     seen.append(step)
     return {"validation_bleu": float(step)}
 
-  return dict.fromkeys(steps, visit)
+  return dict.fromkeys(steps, callback)
 
 
-def test_visits_are_called_once_at_their_steps(tmp_path):
+def test_callbacks_are_called_once_at_their_steps(tmp_path):
   seen = []
-  _fit(tmp_path, _step_fn(), _visits(seen, 0, 3, 7))
+  _fit(tmp_path, _step_fn(), _callbacks(seen, 0, 3, 7))
   assert seen == [0, 3, 7]
   logged = {
     line["step"]: line["validation_bleu"]
@@ -301,35 +343,34 @@ def test_visits_are_called_once_at_their_steps(tmp_path):
 
 
 @pytest.mark.parametrize("stopped_in", range(7))
-def test_interrupted_run_misses_and_repeats_no_visit(tmp_path, stopped_in):
+def test_interrupted_run_misses_and_repeats_no_callback(tmp_path, stopped_in):
   seen = []
-  visits = _visits(seen, 0, 3, 4, 7)
-  if stopped_in < 6:
-    with pytest.raises(loop.Interrupted):
-      _fit(tmp_path, _step_fn(stopped_in, _interrupt), visits)
-  _fit(tmp_path, _step_fn(), visits)
+  callbacks = _callbacks(seen, 0, 3, 4, 7)
+  with pytest.raises(loop.Interrupted):
+    _fit(tmp_path, _step_fn(stopped_in, _interrupt), callbacks)
+  _fit(tmp_path, _step_fn(), callbacks)
   assert seen == [0, 3, 4, 7]
 
 
 @pytest.mark.parametrize("killed_at", [0, 3, 4])
-def test_killed_run_logs_no_visit_twice(tmp_path, killed_at):
-  visits = _visits([], 0, 3, 4, 7)
+def test_killed_run_logs_no_callback_twice(tmp_path, killed_at):
+  callbacks = _callbacks([], 0, 3, 4, 7)
   with pytest.raises(_Killed):
-    _fit(tmp_path, _step_fn(killed_at, _kill), visits)
-  _fit(tmp_path, _step_fn(), visits)
+    _fit(tmp_path, _step_fn(killed_at, _kill), callbacks)
+  _fit(tmp_path, _step_fn(), callbacks)
   log = [line for line in _logged(tmp_path) if "validation_bleu" in line]
   assert [line["step"] for line in log] == [0, 3, 4, 7]
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 7])
-def test_visit_that_is_cut_short_is_called_again(tmp_path, step):
-  # No checkpoint lies between a step and its visit: that of step 4 is due.
-  cut_short = _visits([], 0, 3, 4, 7)
+def test_callback_that_is_cut_short_is_called_again(tmp_path, step):
+  # No checkpoint lies between a step and its callback: that of step 4 is due.
+  cut_short = _callbacks([], 0, 3, 4, 7)
   cut_short[step] = lambda *_: _kill()
   with pytest.raises(_Killed):
     _fit(tmp_path, _step_fn(), cut_short)
   seen = []
-  _fit(tmp_path, _step_fn(), _visits(seen, 0, 3, 4, 7))
+  _fit(tmp_path, _step_fn(), _callbacks(seen, 0, 3, 4, 7))
   assert step in seen
   log = [line for line in _logged(tmp_path) if "validation_bleu" in line]
   assert [line["step"] for line in log] == [0, 3, 4, 7]
@@ -337,7 +378,19 @@ def test_visit_that_is_cut_short_is_called_again(tmp_path, step):
 
 def test_no_steps_leave_the_state_as_it_is(tmp_path):
   seen = []
-  state, counts = _fit(tmp_path, _step_fn(), _visits(seen, 0), num_steps=0)
+  state, totals = _fit(tmp_path, _step_fn(), _callbacks(seen, 0), num_steps=0)
   assert int(state.step) == 0
-  assert counts == {}
+  assert totals == loop.Totals()
   assert seen == [0]
+
+
+def test_merged_callbacks_are_called_in_order_and_log_together(tmp_path):
+  seen = []
+  scores = {3: lambda state, step: seen.append("score") or {"score": 1.0}}
+  samples = {
+    n: lambda state, step: seen.append(f"sample {step}") or {} for n in (0, 3)
+  }
+  _fit(tmp_path, _step_fn(), loop.merge_callbacks(scores, samples))
+  assert seen == ["sample 0", "score", "sample 3"]
+  log = [line for line in _logged(tmp_path) if "loss" not in line]
+  assert log == [{"stage": "distill", "seed": 3, "step": 3, "score": 1.0}]

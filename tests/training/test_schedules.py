@@ -5,9 +5,13 @@ import pytest
 from skd_jax.training.schedules import SHAPES, Schedule
 
 
-def values(shape, num_steps=5, **options):
-  schedule = Schedule(25.0, 5.0, shape, **options)
-  return [schedule.at(step, num_steps) for step in range(num_steps)]
+def make_schedule(shape, num_steps=5, **options):
+  return Schedule(25.0, 5.0, shape, num_steps=num_steps, **options)
+
+
+def values(shape, **options):
+  schedule = make_schedule(shape, **options)
+  return [schedule(step) for step in range(schedule.num_steps)]
 
 
 def test_constant_ignores_its_end():
@@ -37,17 +41,17 @@ def test_step_switches_at_a_share_of_the_run(switch_at, num_early):
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
 def test_the_end_is_kept_past_the_run(shape):
-  assert Schedule(25.0, 5.0, shape).at(9, 5) == pytest.approx(5.0)
+  assert make_schedule(shape)(9) == pytest.approx(5.0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_run_of_one_step_has_the_start(shape):
-  assert Schedule(25.0, 5.0, shape).at(0, 1) == 25.0
+  assert make_schedule(shape, num_steps=1)(0) == 25.0
 
 
 def test_values_stay_between_the_extremes():
   for shape in SHAPES:
-    schedule = Schedule(25.0, 5.0, shape)
+    schedule = make_schedule(shape)
     low, high = min(schedule.extremes), max(schedule.extremes)
     assert all(low <= value <= high for value in values(shape))
 
