@@ -37,7 +37,8 @@ def test_usual_replacement_rate_is_no_warning(rate):
 def test_without_a_gate_there_is_nothing_to_warn_of():
   watch = health.Watch("distill")
   assert not list(watch.warnings({"loss": 1.0}))
-  # Responses of the teacher: everything is the teacher's, and no round is counted.
+  # Where the teacher generates alone, every token is its own, and no round
+  # is counted.
   assert not list(watch.warnings({"replacement_rate": 1.0}))
 
 
