@@ -3,11 +3,12 @@
 import ast
 import importlib
 import pathlib
+import re
 
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import config_checks
+from skd_jax import config_checks, methods
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -40,7 +41,7 @@ def test_shipped_config_is_valid(name, variant):
   for model in (config.teacher, config.student):
     if model.checkpoint:
       model.init_path = "FOLDER"
-  config_checks.validate(config)
+  config_checks.check_config(config)
   assert config.is_locked
 
 
@@ -50,14 +51,14 @@ def test_missing_checkpoint_says_how_to_get_it(role, field):
   config = config_lib.default_config()
   config[role].checkpoint = "google/gemma-2b-it"
   with pytest.raises(ValueError) as error:
-    config_checks.validate(config)
+    config_checks.check_config(config)
   message = str(error.value)
   assert "\n" not in message
   assert f"{role}.checkpoint = 'google/gemma-2b-it'" in message
   assert "hf download google/gemma-2b-it --local-dir FOLDER" in message
   assert f"--config.{role}.init_path=FOLDER" in message
   config[role][field] = "FOLDER"
-  config_checks.validate(config)
+  config_checks.check_config(config)
 
 
 def test_variants_are_discovered():
@@ -81,6 +82,7 @@ def _set(config, field, value):
   config[name] = value
 
 
+_TOO_LARGE = 2**31 - 1  # As a model has the seed after it, too.
 _BAD = [
   ({"distill.learning_rate": 0.0}, "distill.learning_rate = 0.0", "above 0"),
   ({"distill.clip_norm": -1.0}, "distill.clip_norm = -1.0", "above 0"),
@@ -125,7 +127,7 @@ _BAD = [
     "rollout.num_draft_tokens = 5",
     "tasks.b.max_new_tokens = 4",
   ),
-  ({"rollout.policy": "SKD"}, "rollout.policy = 'SKD'", "on_policy"),
+  ({"rollout.mode": "SKD"}, "rollout.mode = 'SKD'", "on_policy"),
   ({"data.max_new_tokens": 0}, "data.max_new_tokens = 0", "1 or above"),
   ({"data.max_prompt_length": -1}, "data.max_prompt_length = -1", "1 or"),
   ({"data.length_multiple": 0}, "data.length_multiple = 0", "1 or above"),
@@ -153,7 +155,7 @@ _BAD = [
   (
     {"rollout.replace": "residual"},
     "rollout.replace = 'residual' with rollout.accept = 'top_k'",
-    "lossless",
+    "'argmax'",
   ),
   (
     {"rollout.accept": "lossless"},
@@ -180,6 +182,12 @@ _BAD = [
   ),
   ({"rollout.teacher_top_p": 0.0}, "rollout.teacher_top_p = 0.0", "(0, 1]"),
   ({"rollout.student_top_p": 1.1}, "rollout.student_top_p = 1.1", "(0, 1]"),
+  ({"loss.objective": "kd"}, "loss.objective = 'kd'", "'cross_entropy'"),
+  (
+    {"loss.divergence": "cross_entropy"},
+    "loss.divergence = 'cross_entropy'",
+    "'forward_kl'",
+  ),
   ({"loss.divergence": "kl"}, "loss.divergence = 'kl'", "'forward_kl'"),
   (
     {"loss.divergence": "jsd", "loss.beta": 1.0},
@@ -211,8 +219,8 @@ _BAD = [
     "'constant'",
   ),
   (
-    {"rollout.threshold_schedule": "cosine", "rollout.policy": "teacher"},
-    "rollout.threshold_schedule = 'cosine' with rollout.policy = 'teacher'",
+    {"rollout.threshold_schedule": "cosine", "rollout.mode": "teacher"},
+    "rollout.threshold_schedule = 'cosine' with rollout.mode = 'teacher'",
     "'skd'",
   ),
   (
@@ -227,18 +235,18 @@ _BAD = [
   ),
   ({"rollout.switch_at": -0.1}, "rollout.switch_at = -0.1", "[0, 1]"),
   (
-    {"rollout.policy": "reference", "rollout.reference_share": 0.5},
+    {"rollout.mode": "reference", "rollout.reference_share": 0.5},
     "rollout.reference_share = 0.5",
     "must be 0",
   ),
   (
-    {"rollout.policy": "reference", "loss.weights": "accepted_only"},
-    "loss.weights = 'accepted_only' with rollout.policy = 'reference'",
+    {"rollout.mode": "reference", "loss.weights": "accepted_only"},
+    "loss.weights = 'accepted_only' with rollout.mode = 'reference'",
     "'skd'",
   ),
   (
-    {"rollout.policy": "on_policy", "loss.weights": "replaced_ce"},
-    "loss.weights = 'replaced_ce' with rollout.policy = 'on_policy'",
+    {"rollout.mode": "on_policy", "loss.weights": "replaced_ce"},
+    "loss.weights = 'replaced_ce' with rollout.mode = 'on_policy'",
     "'skd'",
   ),
   (
@@ -257,13 +265,13 @@ _BAD = [
     "reference_share to 0",
   ),
   (
-    {"loss.divergence": "cross_entropy", "loss.weights": "verified"},
-    "loss.weights = 'verified' with loss.divergence = 'cross_entropy'",
+    {"loss.objective": "cross_entropy", "loss.weights": "verified"},
+    "loss.weights = 'verified' with loss.objective = 'cross_entropy'",
     "'uniform'",
   ),
   (
-    {"loss.divergence": "cross_entropy", "rollout.policy": "on_policy"},
-    "loss.divergence = 'cross_entropy' with rollout.policy = 'on_policy'",
+    {"loss.objective": "cross_entropy", "rollout.mode": "on_policy"},
+    "loss.objective = 'cross_entropy' with rollout.mode = 'on_policy'",
     "'reference'",
   ),
   ({"loss.verified_k": 0}, "loss.verified_k = 0", "1 or above"),
@@ -285,6 +293,20 @@ _BAD = [
   ({"student.fit.decay": "step"}, "student.fit.decay = 'step'", "'cosine'"),
   ({"seeds": (3, 3)}, "seeds = (3, 3)", "distinct"),
   ({"seeds": ()}, "seeds = ()", "at least one"),
+  ({"seeds": (0, _TOO_LARGE)}, f"seeds = (0, {_TOO_LARGE})", "at most"),
+  ({"seeds": (2**31,)}, f"seeds = ({2**31},)", f"at most {_TOO_LARGE - 1}"),
+  ({"seed": _TOO_LARGE}, f"seed = {_TOO_LARGE}", f"at most {_TOO_LARGE - 1}"),
+  ({"seed": -1}, "seed = -1", "not negative"),
+  (
+    {"teacher.path": "A", "teacher.init_path": "B"},
+    "teacher.init_path = 'B' with teacher.path = 'A'",
+    "must be empty",
+  ),
+  (
+    {"student.path": "A", "student.init_path": "B"},
+    "student.init_path = 'B' with student.path = 'A'",
+    "must be empty",
+  ),
 ]
 
 
@@ -298,7 +320,7 @@ def test_bad_value_is_one_line_with_field_value_and_what_is_allowed(
   for field, value in changes.items():
     _set(config, field, value)
   with pytest.raises(ValueError) as caught:
-    config_checks.validate(config)
+    config_checks.check_config(config)
   message = str(caught.value)
   assert message.startswith(named)
   assert allowed in message.removeprefix(named)
@@ -325,7 +347,7 @@ def test_tasks_change_the_data_section_each_for_itself():
   assert (a.kind, b.kind) == ("embedded", "arithmetic")
   assert a.max_test_examples == b.max_test_examples == 9
   assert config.data.max_new_tokens == 64
-  config_checks.validate(config)
+  config_checks.check_config(config)
 
 
 def test_misspelt_field_is_an_error_that_names_the_near_one():
@@ -343,3 +365,67 @@ def test_plain_config_is_what_json_reads_back():
   assert plain["seeds"] == [0]
   assert plain["data"]["stop_strings"] == ["Q:", "\n"]
   assert plain["rollout"]["threshold"] == 25.0
+
+
+def test_largest_seed_is_allowed():
+  config = config_lib.default_config()
+  config.seeds, config.seed = (0, _TOO_LARGE - 1), _TOO_LARGE - 1
+  config_checks.check_config(config)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"rollout.threshold": 5000.0},
+    {"rollout.threshold_schedule": "linear", "rollout.threshold_end": 5000.0},
+    {"loss.divergence": "top_k_forward_kl", "loss.k": 5000},
+  ],
+)
+def test_vocabulary_of_a_folder_bounds_what_tokenizer_vocab_size_does_not(
+  changes,
+):
+  config = config_lib.default_config()
+  config.teacher.path = "FOLDER"
+  config = methods.change(config, changes)
+  config_checks.check_config(config)  # The vocabulary is not known yet.
+  config_checks.check_vocabulary(config, 5001)
+  field = list(changes)[-1]
+  with pytest.raises(ValueError, match=rf"^{field} = 5000") as caught:
+    config_checks.check_vocabulary(config, 4999)
+  assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket"])
+def test_address_is_no_workdir(address):
+  with pytest.raises(ValueError, match=f"^workdir = '{address}': must be a"):
+    config_checks.check_workdir(address)
+
+
+def test_workdir_is_a_path(tmp_path):
+  assert config_checks.check_workdir(str(tmp_path)) == tmp_path
+  assert config_checks.check_workdir(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+  ("changes", "named"),
+  [
+    ({"evaluate.batch_size": 6}, "evaluate.batch_size = 6"),
+    ({"rollout.batch_size": 6}, "rollout.batch_size = 6"),
+    ({"distill.batch_size": 68}, None),
+    (
+      {"distill.batch_size": 68, "distill.num_microbatches": 2},
+      "distill.batch_size = 68: must be a multiple of mesh.data * mesh.fsdp * "
+      "num_microbatches = 8",
+    ),
+    ({"teacher.fit.batch_size": 6}, "teacher.fit.batch_size = 6"),
+    # What is not trained has no batch.
+    ({"teacher.fit.batch_size": 6, "teacher.path": "A"}, None),
+  ],
+)
+def test_rows_must_fit_the_mesh(changes, named):
+  config = methods.change(config_lib.default_config(), changes)
+  if named is None:
+    config_checks.check_rows(config, 4)
+    return
+  with pytest.raises(ValueError, match=re.escape(named)):
+    config_checks.check_rows(config, 4)

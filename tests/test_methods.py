@@ -2,19 +2,19 @@
 
 import pytest
 
+from skd_jax import builders, config_checks, methods
 from skd_jax import config as config_lib
-from skd_jax import config_checks, methods
 
 
 def applied(name, config=None):
   rate = 0.125 if name in methods.CONTROLS else None
-  return methods.apply(config or config_lib.default_config(), name, rate)
+  return methods.apply_method(config or config_lib.default_config(), name, rate)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_method_is_a_valid_config(name):
   config = applied(name)
-  config_checks.validate(config)
+  config_checks.check_config(config)
   assert config.is_locked
 
 
@@ -22,7 +22,7 @@ def test_method_is_a_valid_config(name):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_method_does_not_depend_on_the_one_before(name, before):
   config = applied(name, applied(before))
-  config_checks.validate(config)
+  config_checks.check_config(config)
   ours, theirs = map(config_lib.to_plain, (config, applied(name)))
   # What a constant schedule does not look at may differ.
   for plain in (ours, theirs):
@@ -50,7 +50,7 @@ def test_what_no_method_says_is_kept():
     if name != "released_code":
       assert changed.rollout.student_temperature == 0.9
     assert changed.loss.beta == 0.3
-  assert config.rollout.policy == "skd"  # The original is as it was.
+  assert config.rollout.mode == "skd"  # The original is as it was.
 
 
 def test_released_code_drafts_by_the_settings_of_the_teacher():
@@ -64,34 +64,38 @@ def test_released_code_drafts_by_the_settings_of_the_teacher():
   assert (rollout.student_temperature, rollout.student_top_p) == (0.9, 0.8)
 
 
+def with_steps(name, num_steps):
+  return methods.change(applied(name), {"distill.num_steps": num_steps})
+
+
 def test_two_stage_reads_references_for_half_of_the_run():
-  share = config_lib.reference_share(applied("two_stage"))
-  assert [share.at(step, 6) for step in range(6)] == [1, 1, 1, 0, 0, 0]
+  share = builders.reference_share(with_steps("two_stage", 6))
+  assert [share(step) for step in range(6)] == [1, 1, 1, 0, 0, 0]
 
 
 def test_annealed_floor_falls_over_the_run():
-  threshold = config_lib.threshold(applied("prob_floor_annealed"))
-  assert [threshold.at(step, 3) for step in range(3)] == [0.5, 0.375, 0.25]
+  threshold = builders.threshold(with_steps("prob_floor_annealed", 3))
+  assert [threshold(step) for step in range(3)] == [0.5, 0.375, 0.25]
 
 
 def test_supervised_kd_is_references_alone():
-  share = config_lib.reference_share(applied("supervised_kd"))
+  share = builders.reference_share(applied("supervised_kd"))
   assert share.extremes == (1.0,)
 
 
 def test_control_takes_the_rate_that_was_measured():
   config = config_lib.default_config()
-  random = methods.apply(config, "random", 0.04)
+  random = methods.apply_method(config, "random", 0.04)
   assert (random.rollout.accept, random.rollout.threshold) == ("random", 0.04)
   with pytest.raises(ValueError, match=r"random \(that of skd\)"):
-    methods.apply(config, "random")
+    methods.apply_method(config, "random")
   with pytest.raises(ValueError, match="no other method"):
-    methods.apply(config, "skd", 0.04)
+    methods.apply_method(config, "skd", 0.04)
 
 
 def test_unknown_method_is_named():
   with pytest.raises(ValueError, match="method = 'skdd': must be one of"):
-    methods.apply(config_lib.default_config(), "skdd")
+    methods.apply_method(config_lib.default_config(), "skdd")
 
 
 def test_misspelt_change_is_an_error():

@@ -1,6 +1,7 @@
 """What a model does on held-out data, against plain numpy."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,6 @@ import pytest
 from scipy import stats
 
 from skd_jax import structs
-from skd_jax.decoding import stopping
 from skd_jax.evaluation import agreement
 from tests import conftest
 
@@ -22,6 +22,17 @@ def model():
   return conftest.trigram_model(V)
 
 
+def _sums_fn(model, student, teacher):
+  return functools.partial(
+    agreement.agreement_sums,
+    student,
+    teacher,
+    student=model,
+    teacher=model,
+    chunk_size=4,
+  )
+
+
 def _padded(batch, index):
   """The batch with other indices; rows of index -1 only pad."""
   index = jnp.asarray(index, jnp.int32)
@@ -30,43 +41,6 @@ def _padded(batch, index):
     index=index,
     reference_length=jnp.where(index < 0, 0, batch.reference_length),
   )
-
-
-def _greedy(logits, prompt, limit):
-  sequence = list(prompt)
-  while len(sequence) < len(prompt) + limit:
-    sequence.append(int(np.argmax(logits(sequence))))
-    if sequence[-1] == EOS:
-      break
-  return sequence[len(prompt) :]
-
-
-def test_answers_are_greedy_by_example_and_without_padding(model):
-  params = conftest.trigram_params(V, seed=1)
-  logits = conftest.trigram_logits(params)
-  prompts = [[2, 3], [4], [5, 2, 1], [3, 3], [1, 5], [0]]
-  decode_fn = agreement.make_decode_fn(
-    model, stopping.make_stop_table(V, (EOS,)), 5
-  )
-  # As the batches are made by length, the examples come in any order.
-  batches = [
-    _padded(conftest.make_batch(prompts[:3], 3), [4, 0, 2]),
-    _padded(conftest.make_batch(prompts[3:], 3), [1, 3, -1]),
-  ]
-  texts, counts = agreement.answer(
-    decode_fn,
-    params,
-    batches,
-    lambda rows: [" ".join(map(str, row)) for row in rows],
-  )
-  of_example = dict(zip([4, 0, 2, 1, 3], prompts[:5], strict=True))
-  expected = {i: _greedy(logits, p, 5) for i, p in of_example.items()}
-  assert texts == {i: " ".join(map(str, y)) for i, y in expected.items()}
-  assert len(set(texts.values())) > 2
-  assert counts == {
-    "tokens": sum(map(len, expected.values())),
-    "truncated": sum(y[-1] != EOS for y in expected.values()),
-  }
 
 
 REFERENCES = [[2, 4, EOS], [3], [5, 1], [4, 4, 4]]
@@ -86,14 +60,13 @@ def _log_softmax(logits):
 
 def test_model_agrees_with_itself(model):
   params = conftest.trigram_params(V, seed=1)
-  sums_fn = agreement.make_agreement_fn(model, model, chunk_size=4)
-  scores = agreement.agreement(sums_fn, params, params, _batches())
+  scores = agreement.agreement(_sums_fn(model, params, params), _batches())
   assert scores == pytest.approx(
     {
       "kl": 0.0,
       "agreement": 1.0,
       "rank_correlation": 1.0,
-      # The 25 best of 7 are all of them.
+      # The top 25 of 7 are all of them.
       "teacher_top_mass": 1.0,
       "student_top_mass": 1.0,
     },
@@ -101,10 +74,10 @@ def test_model_agrees_with_itself(model):
   )
 
 
-def test_comparison_looks_at_the_teachers_best_tokens():
+def test_comparison_looks_at_the_teachers_top_tokens():
   rng = np.random.default_rng(0)
   teacher, student = rng.normal(size=(2, 9, 30)).astype(np.float32)
-  # Ties among the teacher's best, and a student that ties all of them.
+  # Ties among the teacher's top tokens, and a student that ties all of them.
   teacher[1, :3] = teacher[1].max()
   student[2] = 0.5
   sums = agreement.compare_logits(jnp.asarray(teacher), jnp.asarray(student), 6)
@@ -131,9 +104,8 @@ def test_comparison_does_not_sort_the_vocabulary():
 
 
 def test_no_batch_is_no_agreement(model):
-  sums_fn = agreement.make_agreement_fn(model, model, chunk_size=4)
   with pytest.raises(ValueError, match="batches is empty"):
-    agreement.agreement(sums_fn, {}, {}, [])
+    agreement.agreement(_sums_fn(model, {}, {}), [])
 
 
 def test_disagreement_is_a_mean_over_the_reference_tokens(model):
@@ -148,20 +120,20 @@ def test_disagreement_is_a_mean_over_the_reference_tokens(model):
       )
       kl.append(np.sum(np.exp(q) * (q - p)))
       same.append(np.argmax(q) == np.argmax(p))
-  sums_fn = agreement.make_agreement_fn(model, model, chunk_size=4)
-  scores = agreement.agreement(sums_fn, student, teacher, _batches() * 2)
+  sums_fn = _sums_fn(model, student, teacher)
+  scores = agreement.agreement(sums_fn, _batches() * 2)
   assert scores["kl"] == pytest.approx(np.mean(kl), rel=1e-5)
   assert scores["agreement"] == pytest.approx(np.mean(same))
 
 
-def test_marks_are_ranks_and_probabilities_of_the_proposals(model):
+def test_annotations_are_ranks_and_probabilities_of_the_proposals(model):
   student, teacher = (conftest.trigram_params(V, seed=s) for s in (3, 4))
   of_student, of_teacher = map(conftest.trigram_logits, (student, teacher))
   prompts = [[1, 2], [5]]
   batch = conftest.make_batch(prompts, 4)
   tokens = np.array([[3, 1, 2], [4, 0, 5]], np.int32)
   drafts = np.array([[3, 4, 2], [1, 0, 6]], np.int32)
-  written = structs.Rollout(
+  rollout = structs.Rollout(
     tokens=jnp.asarray(tokens),
     length=jnp.full(2, 3, jnp.int32),
     source=jnp.asarray(tokens != drafts, jnp.int8),
@@ -170,19 +142,22 @@ def test_marks_are_ranks_and_probabilities_of_the_proposals(model):
     num_rounds=jnp.ones(2, jnp.int32),
     teacher_hidden=None,
   )
-  annotate = agreement.make_annotate_fn(model, model)
-  marks = jax.device_get(annotate(student, teacher, batch, written))
+  found = jax.device_get(
+    agreement.annotate(
+      student, teacher, batch, rollout, student=model, teacher=model
+    )
+  )
   for row, prompt in enumerate(prompts):
     for t in range(3):
-      # Both saw what was written before, not what was proposed.
+      # Both saw what was emitted before, not what was proposed.
       before = prompt + tokens[row, :t].tolist()
       q, p = _log_softmax(of_teacher(before)), _log_softmax(of_student(before))
       draft = drafts[row, t]
       at = row, t
-      assert marks["teacher_token"][at] == np.argmax(q)
-      assert marks["rank"][at] == np.sum(q > q[draft])
-      assert marks["student_prob"][at] == pytest.approx(np.exp(p[draft]), 1e-5)
-      assert marks["teacher_prob"][at] == pytest.approx(np.exp(q[draft]), 1e-5)
-      assert marks["emitted_teacher_prob"][at] == pytest.approx(
+      assert found["teacher_token"][at] == np.argmax(q)
+      assert found["rank"][at] == np.sum(q > q[draft])
+      assert found["student_prob"][at] == pytest.approx(np.exp(p[draft]), 1e-5)
+      assert found["teacher_prob"][at] == pytest.approx(np.exp(q[draft]), 1e-5)
+      assert found["emitted_teacher_prob"][at] == pytest.approx(
         np.exp(q[tokens[at]]), 1e-5
       )

@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from skd_jax.reporting.metric_log import (
-  open_metrics,
-  read_metrics,
-  write_atomically,
-)
+from skd_jax.reporting.metric_log import open_metric_log, read_metrics
 
 
 def log_steps(workdir, steps, *, stage="distill", seed=0, loss=1.0, **options):
-  with open_metrics(workdir, stage=stage, seed=seed, **options) as log:
+  with open_metric_log(workdir, stage=stage, seed=seed, **options) as log:
     for step in steps:
       log(step, {"loss": loss})
 
@@ -27,7 +23,7 @@ def rows(workdir):
 
 
 def test_each_line_is_on_disk_before_the_next_step(tmp_path):
-  with open_metrics(tmp_path, stage="distill", seed=3) as log:
+  with open_metric_log(tmp_path, stage="distill", seed=3) as log:
     log(10, {"loss": np.float32(0.5), "tokens": 7})
     lines = read_metrics(tmp_path / "metrics.jsonl")
   assert lines == [
@@ -90,13 +86,13 @@ def test_number_that_is_not_finite_is_null_in_the_file(tmp_path, value):
 
 def test_reserved_name_is_refused(tmp_path):
   with (
-    open_metrics(tmp_path, stage="distill", seed=0) as log,
+    open_metric_log(tmp_path, stage="distill", seed=0) as log,
     pytest.raises(ValueError, match="'step', which is reserved"),
   ):
     log(10, {"step": 3})
 
 
-def test_tensorboard_events_lie_beside_the_lines(tmp_path):
+def test_tensorboard_events_are_beside_the_lines(tmp_path):
   log_steps(tmp_path, [10], seed=2)
   (events,) = (tmp_path / "tensorboard/distill/seed_2").glob("events*")
   assert b"loss" in events.read_bytes()
@@ -115,11 +111,3 @@ def test_resumed_events_hide_those_of_the_killed_run(tmp_path):
         starts.append(event.step)
       data = data[size + 16 :]
   assert sorted(starts) == [0, 21]
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path):
-  path = tmp_path / "file"
-  write_atomically(path, "old")
-  with pytest.raises(UnicodeEncodeError):
-    write_atomically(path, "new \ud800")
-  assert path.read_text() == "old"

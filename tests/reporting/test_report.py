@@ -30,6 +30,7 @@ def report_of(*scores: tuple[float, float], name: str = "bleu") -> dict:
     "task": "translate",
     "config": {"learning_rate": 1e-4},
     "seeds": list(range(len(scores))),
+    "main_metric": name,
     "metrics": metrics_of(*scores[0], name),
     "per_seed": [
       {"seed": seed, "metrics": metrics_of(*pair, name)}
@@ -45,7 +46,7 @@ def report_of(*scores: tuple[float, float], name: str = "bleu") -> dict:
   }
 
 
-def written(folder, report) -> str:
+def page_of(folder, report) -> str:
   write_report(folder, report)
   return (folder / "report.md").read_text(encoding="utf-8")
 
@@ -91,12 +92,15 @@ def test_task_without_bleu_is_compared_by_its_own_score():
   assert "accuracy is 0.5150, its start's 0.2500: +0.2650" in sentence
 
 
-def test_main_metric_of_the_task_is_the_first_of_the_report():
+def test_student_is_judged_by_the_main_metric_wherever_it_stands():
   report = report_of((40.0, 50.0), name="chrf")
   for run in [report, *report["per_seed"]]:
-    for scores in run["metrics"].values():
-      scores["bleu"] = 30.0
+    for model, scores in run["metrics"].items():
+      # A better one that comes first, and is not the main one.
+      run["metrics"][model] = {"bleu": 30.0, **scores}
   assert "The student's chrf is 40.00" in margin_sentence(report)
+  report["main_metric"] = "bleu"
+  assert "The student's bleu is 30.00" in margin_sentence(report)
 
 
 def report_of_tasks() -> dict:
@@ -114,7 +118,7 @@ def report_of_tasks() -> dict:
       "student": scores(10.0 + gain, 20.0),
     }
 
-  report = report_of((0.0, 0.0), (0.0, 0.0))
+  report = report_of((0.0, 0.0), (0.0, 0.0), name="mean")
   report["metrics"] = metrics(5.0)
   report["per_seed"] = [
     {"seed": 0, "metrics": metrics(4.0)},
@@ -130,7 +134,7 @@ def test_several_tasks_are_judged_by_their_mean():
 
 
 def test_every_task_has_its_table(tmp_path):
-  page = written(tmp_path, report_of_tasks())
+  page = page_of(tmp_path, report_of_tasks())
   mean, translation, arithmetic = page.split("## ")[:3]
   assert "| student, distilled | 17.50 ± 0.71 |" in mean
   assert translation.startswith("translation\n\n|  | bleu | kl |\n")
@@ -151,30 +155,32 @@ def test_missing_start_gives_no_verdict():
   report = report_of((30.0, 20.0))
   for run in [report, *report["per_seed"]]:
     run["metrics"]["student_init"] = {}
-  assert "no score in common" in margin_sentence(report)
+  assert "bleu or its start's was not measured: no verdict" in (
+    margin_sentence(report)
+  )
 
 
 def test_table_gives_mean_and_sample_deviation(tmp_path):
-  page = written(tmp_path, report_of((25.0, 20.0), (26.0, 20.0)))
+  page = page_of(tmp_path, report_of((25.0, 20.0), (26.0, 20.0)))
   assert "| student, distilled | 25.50 ± 0.71 |" in page
   assert "| teacher | 40.00 ± 0.00 |" in page
   assert "over 2 seeds." in page
 
 
 def test_one_seed_has_no_deviation(tmp_path):
-  assert "±" not in written(tmp_path, report_of((25.0, 20.0)))
+  assert "±" not in page_of(tmp_path, report_of((25.0, 20.0)))
 
 
 def test_metric_that_one_model_lacks_is_not_made_up(tmp_path):
   report = report_of((25.0, 20.0))
   report["per_seed"][0]["metrics"]["student"]["chrf"] = 51.5
-  page = written(tmp_path, report)
+  page = page_of(tmp_path, report)
   assert "| student, start | 20.00 | n/a |" in page
   assert "| student, distilled | 25.00 | 51.50 |" in page
 
 
 def test_quantities_have_sensible_digits(tmp_path):
-  page = written(tmp_path, report_of((25.0, 20.0)))
+  page = page_of(tmp_path, report_of((25.0, 20.0)))
   assert "| replacement rate | 8.14 % |" in page
   assert "| accepted per round | 3.91 |" in page
   assert "| tokens per second | 3,124 |" in page
@@ -185,9 +191,9 @@ def test_quantities_have_sensible_digits(tmp_path):
 
 def test_warnings_stand_above_the_numbers_of_the_rollouts(tmp_path):
   report = report_of((25.0, 20.0))
-  assert "Warnings" not in written(tmp_path, report)
+  assert "Warnings" not in page_of(tmp_path, report)
   report["warnings"] = ["distill, seed 0, step 20: the gate is inert."]
-  page = written(tmp_path, report)
+  page = page_of(tmp_path, report)
   assert "## Warnings\n\n- distill, seed 0, step 20: the gate" in page
   assert page.index("## Warnings") < page.index("## Rollouts")
 
@@ -218,7 +224,7 @@ def test_origin_and_files_are_told(tmp_path):
     "versions": {"jax": "0.10.2"},
     "signature": {"bleu": "tok:13a", "chrf": "nc:6"},
   }
-  page = written(tmp_path, report)
+  page = page_of(tmp_path, report)
   assert "```sh\npython -m skd_jax.main\n```" in page
   assert "jax 0.10.2" in page
   assert "bleu: `tok:13a`" in page
@@ -228,8 +234,10 @@ def test_origin_and_files_are_told(tmp_path):
   assert "replacement_rate.png" not in page
 
 
-@pytest.mark.parametrize("key", ["task", "config", "metrics", "seconds"])
-def test_missing_key_is_named_and_nothing_is_written(tmp_path, key):
+@pytest.mark.parametrize(
+  "key", ["task", "config", "main_metric", "metrics", "seconds"]
+)
+def test_missing_key_is_named_and_nothing_is_page_of(tmp_path, key):
   report = report_of((25.0, 20.0))
   del report[key]
   with pytest.raises(ValueError, match=f"report has no '{key}'"):
@@ -258,11 +266,11 @@ def test_every_stage_and_validation_score_has_its_panel(tmp_path):
     [
       line_of(1, stage="teacher", loss=3.0),
       line_of(1, stage="student_init", loss=4.0),
-      line_of(1, loss=2.0, validation_bleu=20.0, kl=0.4),
+      line_of(1, loss=2.0, validation_bleu=20.0, validation_kl=0.5, kl=0.4),
       line_of(2, loss=1.0),
     ],
   )
-  figure = draw_learning_curve(read_curves(path))
+  figure = draw_learning_curve(read_curves(path), ["bleu"])
   assert titles(figure) == [
     "teacher: loss",
     "student, start: loss",
@@ -295,7 +303,7 @@ def test_mean_stops_where_a_seed_stops():
 
 def test_number_that_was_null_is_a_gap(tmp_path):
   path = history(tmp_path, [line_of(1, loss=1.0), line_of(2, loss=None)])
-  figure = draw_learning_curve(read_curves(path))
+  figure = draw_learning_curve(read_curves(path), ["bleu"])
   assert figure is not None
   values = figure.axes[0].lines[0].get_ydata()
   assert values[0] == 1.0
@@ -304,23 +312,25 @@ def test_number_that_was_null_is_a_gap(tmp_path):
 
 def test_plot_without_numbers_is_left_out(tmp_path):
   path = history(tmp_path, [line_of(1, loss=1.0), line_of(2, loss=0.5)])
-  assert plot_history(path, tmp_path) == [tmp_path / "learning_curve.png"]
+  assert plot_history(path, tmp_path, ["bleu"]) == [
+    tmp_path / "learning_curve.png"
+  ]
   png = (tmp_path / "learning_curve.png").read_bytes()
   assert png.startswith(b"\x89PNG")
   assert not (tmp_path / "replacement_rate.png").exists()
 
 
 def test_empty_history_draws_nothing(tmp_path):
-  assert plot_history(history(tmp_path, []), tmp_path) == []
+  assert plot_history(history(tmp_path, []), tmp_path, ["bleu"]) == []
 
 
 def test_malformed_history_names_the_line(tmp_path):
   path = history(tmp_path, [line_of(1, loss=1.0)])
   path.write_text(path.read_text() + "{\n" + path.read_text())
   with pytest.raises(ValueError, match="line 2"):
-    plot_history(path, tmp_path)
+    plot_history(path, tmp_path, ["bleu"])
 
 
 def test_absent_history_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError):
-    plot_history(tmp_path / "metrics.jsonl", tmp_path)
+    plot_history(tmp_path / "metrics.jsonl", tmp_path, ["bleu"])

@@ -21,6 +21,7 @@ def test_speed_is_that_of_the_best_try_after_compiling(
   monkeypatch.setattr(
     draft_length, "time", types.SimpleNamespace(perf_counter=lambda: clock[0])
   )
+  monkeypatch.setattr(draft_length.jax, "block_until_ready", lambda x: x)
   built = []
 
   def make_rollout_fn(spec):
@@ -33,7 +34,6 @@ def test_speed_is_that_of_the_best_try_after_compiling(
       clock[0] += next(seconds)
       return types.SimpleNamespace(length=jnp.asarray([3, 5]))
 
-    monkeypatch.setattr(draft_length.jax, "block_until_ready", lambda x: x)
     return rollout_fn
 
   spec = builders.generation_spec(
