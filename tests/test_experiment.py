@@ -1,81 +1,180 @@
-"""Stages: taken when they are finished, refused when they are stale."""
+"""An opened run: all is checked before anything is written."""
 
+import json
+
+import jax
 import pytest
 
-from skd_jax import config as config_lib
-from skd_jax import stages
-
-_NEEDS = {"data.kind": "embedded", "distill.num_steps": 10}
+from skd_jax import experiment, methods, stages
+from tests import tiny_run
 
 
-def test_new_stage_has_no_result(tmp_path):
-  assert stages.begin(tmp_path, "teacher", _NEEDS) is None
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  with tiny_run.quick_compilation(tmp_path_factory):
+    yield tiny_run.finish(tmp_path_factory)
 
 
-def test_unfinished_stage_is_run_again(tmp_path):
-  stages.begin(tmp_path, "teacher", _NEEDS)
-  assert stages.begin(tmp_path, "teacher", _NEEDS) is None
+@pytest.fixture
+def config(finished):
+  """The config of the finished run, to be changed."""
+  return tiny_run.config(finished.parent / "data")
 
 
-def test_finished_stage_is_reused(tmp_path):
-  stages.begin(tmp_path, "teacher", _NEEDS)
-  stages.finish(tmp_path, "teacher", _NEEDS, {"seconds_train": 2.5})
-  assert stages.begin(tmp_path, "teacher", dict(_NEEDS)) == {
-    "seconds_train": 2.5
+@pytest.fixture
+def data(tmp_path):
+  (tmp_path / "data").mkdir()
+  tiny_run.write_data(tmp_path / "data")
+  return tmp_path / "data"
+
+
+def contents(folder):
+  """Returns every file and folder below a folder, with their bytes."""
+  return {
+    path.relative_to(folder): path.read_bytes() if path.is_file() else None
+    for path in folder.rglob("*")
   }
-  assert stages.begin(tmp_path, "student_init", _NEEDS) is None
 
 
-@pytest.mark.parametrize("is_finished", [True, False])
-def test_changed_setting_is_stale(tmp_path, is_finished):
-  stages.begin(tmp_path, "teacher", _NEEDS)
-  if is_finished:
-    stages.finish(tmp_path, "teacher", _NEEDS, {})
-  with pytest.raises(ValueError) as caught:
-    stages.begin(tmp_path, "teacher", _NEEDS | {"distill.num_steps": 20})
-  message = str(caught.value)
-  assert "stage 'teacher'" in message
-  assert "distill.num_steps was 10 and is 20" in message
-  assert "data.kind" not in message
-  assert "--workdir" in message
-  assert "\n" not in message
-  # The record is as it was: undoing the change is a way out.
-  result = {} if is_finished else None
-  assert stages.begin(tmp_path, "teacher", _NEEDS) == result
+@pytest.mark.parametrize(
+  ("field", "value", "said"),
+  [
+    ("distill.num_steps", 7, "'distill_seed_0' .* is stale"),
+    ("teacher.num_layers", 2, "'teacher' .* is stale"),
+    ("data.max_new_tokens", 12, "'tokenizer' .* is stale"),
+    ("data.metrics", ("bleu",), "'evaluate_teacher' .* is stale"),
+    ("rollout.threshold", 0.0, r"^rollout\.threshold = 0\.0"),
+    ("mesh.data", 5, "mesh"),
+  ],
+)
+def test_refused_config_changes_nothing(
+  finished, config, monkeypatch, field, value, said
+):
+  def refuse(*_, **__):
+    raise AssertionError("something is written")
+
+  for name in ("write_text", "mkdir"):
+    monkeypatch.setattr(f"pathlib.Path.{name}", refuse)
+  before = (finished / "config.json").read_bytes()
+  with pytest.raises(ValueError, match=said) as caught:
+    experiment.open_experiment(methods.change(config, {field: value}), finished)
+  assert "\n" not in str(caught.value)
+  assert (finished / "config.json").read_bytes() == before
 
 
-def test_added_and_removed_settings_are_stale(tmp_path):
-  stages.begin(tmp_path, "teacher", _NEEDS)
-  with pytest.raises(ValueError, match=r"seed was None and is 1"):
-    stages.begin(tmp_path, "teacher", _NEEDS | {"seed": 1})
-  with pytest.raises(ValueError, match=r"data.kind was 'embedded' and is None"):
-    stages.begin(tmp_path, "teacher", {"distill.num_steps": 10})
+def test_refused_config_makes_no_workdir(config, tmp_path):
+  config.data.dir = str(tmp_path / "none")
+  with pytest.raises(FileNotFoundError):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
 
 
-def test_cadence_settings_do_not_make_a_stage_stale(tmp_path):
-  config = config_lib.default_config()
-  sections = ("teacher", "distill", "seed")
-  stages.begin(tmp_path, "distill", stages.settings(config, *sections))
-  for fit in (config.teacher.fit, config.distill):
-    fit.log_every_steps += 1
-    fit.checkpoint_every_steps += 1
-    fit.evaluate_every_steps += 1
-  now = stages.settings(config, *sections)
-  assert stages.begin(tmp_path, "distill", now) is None
-  config.teacher.fit.num_steps += 1
-  with pytest.raises(ValueError, match=r"teacher\.fit\.num_steps was 1000"):
-    stages.begin(tmp_path, "distill", stages.settings(config, *sections))
+def test_missing_data_folder_names_the_field(config, tmp_path):
+  config.data.dir = "/x"
+  with pytest.raises(
+    FileNotFoundError, match=r"^data\.dir = '/x': no such folder$"
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+  config.tasks = {
+    "words": {"kind": "arithmetic"},
+    "sums": {"kind": "jsonl", "source_field": "q", "target_field": "a"},
+  }
+  with pytest.raises(
+    FileNotFoundError, match=r"^tasks\.sums\.dir = '/x': no such folder$"
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
 
 
-def test_settings_are_flat_and_as_json_reads_them_back(tmp_path):
-  config = config_lib.default_config()
-  config.data.stop_strings = ("Q:",)
-  flat = stages.settings(config, "data", "teacher.fit", "seed")
-  assert flat["data.stop_strings"] == ["Q:"]
-  assert flat["teacher.fit.num_steps"] == 1000
-  assert flat["seed"] == 0
-  assert not [
-    name for name in flat if not name.startswith(("data", "teac", "s"))
+def test_missing_data_field_is_named(config, tmp_path):
+  config.data.dir = ""
+  with pytest.raises(ValueError, match=r"^data\.dir = .*: must be given"):
+    experiment.open_experiment(config, tmp_path / "w")
+
+
+def test_file_of_the_data_is_named_with_its_section(config, data, tmp_path):
+  (data / "test.en").unlink()
+  config.data.dir = str(data)
+  with pytest.raises(
+    FileNotFoundError, match=r"^data: .*holds neither test\.en"
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+
+
+def test_address_is_refused_by_name(config, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"^workdir = 'gs://bucket/run': must"):
+    experiment.open_experiment(config, "gs://bucket/run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_workdir_of_the_earlier_version_is_refused(config, tmp_path):
+  (tmp_path / "stages").mkdir()
+  record = {"needs": {"rollout.policy": "skd"}, "result": {"seconds": 1.0}}
+  (tmp_path / "stages" / "teacher.json").write_text(json.dumps(record))
+  before = contents(tmp_path)
+  with pytest.raises(
+    ValueError, match=f"^workdir = {tmp_path}: was written by another version"
+  ) as caught:
+    experiment.open_experiment(config, tmp_path)
+  assert "\n" not in str(caught.value)
+  assert contents(tmp_path) == before
+
+
+def test_vocabulary_of_the_models_bounds_what_is_asked_of_the_teacher(
+  finished, config, tmp_path
+):
+  config.teacher.path = str(finished / "teacher")
+  config.tokenizer.vocab_size = 4000  # Which the checkpoint does not have.
+  size = json.loads((finished / "teacher" / "config.json").read_text())[
+    "vocab_size"
   ]
-  stages.begin(tmp_path, "tokenizer", flat)
-  assert stages.begin(tmp_path, "tokenizer", flat) is None
+  assert size <= 300
+  config.rollout.threshold = float(size + 1)
+  with pytest.raises(
+    ValueError,
+    match=rf"^rollout.threshold = {size + 1}\.0 .*: must be in \[1, {size}\]",
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+  config.rollout.threshold = float(size)
+  opened = experiment.open_experiment(config, tmp_path / "w")
+  assert opened.tasks.vocab_size == size
+
+
+def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
+  finished, config, tmp_path
+):
+  config.teacher.path = str(finished / "teacher")
+  config.tokenizer.vocab_size = 10  # Of a tokenizer that is not trained.
+  config.rollout.threshold = 200.0
+  experiment.open_experiment(config, tmp_path / "w")
+
+
+def test_opened_run_has_its_record_data_and_devices(finished, config):
+  opened = experiment.open_experiment(config, finished)
+  record = json.loads((finished / "config.json").read_text())
+  assert record["config"]["seeds"] == [0, 1]
+  (task,) = opened.tasks.tasks
+  assert len(opened.tasks.train) == 48
+  assert (len(task.validation), len(task.test)) == (8, 8)
+  assert opened.mesh.size == jax.device_count()
+  batches = list(opened.eval_batches(task.test, 8))
+  assert sum(int((batch.index >= 0).sum()) for batch in batches) == 8
+  batch = next(opened.train_batches(config.distill, 0))
+  assert batch.prompt.shape[0] == 8
+  small = config.distill.copy_and_resolve_references()
+  small.max_examples = 8
+  seen = opened.train_batches(small, 0)
+  assert set(next(seen).index.tolist()) == set(range(8))
+
+
+def test_stage_is_cached_by_its_own_settings(finished, config):
+  def refuse():
+    raise AssertionError("the stage is run")
+
+  opened = experiment.open_experiment(config, finished)
+  totals = opened.cached("distill_seed_0", refuse)
+  assert totals["rollouts"]["emitted"] > 0
+  key = stages.cache_keys(config)["distill_seed_0"]
+  record = json.loads((finished / "stages" / "distill_seed_0.json").read_text())
+  assert record["cache_key"] == key

@@ -1,4 +1,4 @@
-"""Text in, text out."""
+"""Text in, text out, from the command line."""
 
 import io
 import re
@@ -8,8 +8,9 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from skd_jax import generate
-from tests import tiny_run
+from tests import command_lines, tiny_run
+
+generate = command_lines.load("generate")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def answer(workdir):
       "batch_size": 8,
     }
     with flagsaver.flagsaver(**settings | changes):
-      return list(generate.answer_lines(lines))
+      return list(generate.make_generator().answers(lines))
 
   return run
 
@@ -74,16 +75,22 @@ def test_greedy_answers_stay_the_same_with_a_draft(workdir, answer, capsys):
   lines = _test_sources(workdir)
   teacher = str(workdir / "teacher")
   plain = answer(lines, model=teacher)
-  assert capsys.readouterr().err == ""
-  drafted = answer(
-    lines, model=teacher, draft=str(workdir / "export"), num_draft_tokens=2
-  )
-  assert drafted == plain
-  summary = capsys.readouterr().err
+  settings = {
+    "model": teacher,
+    "draft": str(workdir / "export"),
+    "num_draft_tokens": 2,
+    "max_new_tokens": 16,
+    "batch_size": 8,
+    "input": str(workdir.parent / "data" / "test.de"),
+  }
+  with flagsaver.flagsaver(**settings):
+    generate.main(["generate"])
+  output = capsys.readouterr()
+  assert output.out.splitlines() == plain
   found = re.search(
-    r"(\d+)% of the tokens accepted, ([\d.]+) tokens a teacher", summary
+    r"(\d+)% of the tokens accepted, ([\d.]+) tokens per teacher", output.err
   )
-  assert found, summary
+  assert found, output.err
   # Of 2 drafted tokens a pass, so many are accepted, and one is the teacher's.
   accepted, per_pass = int(found[1]) / 100, float(found[2])
   assert 0 < accepted <= 1
@@ -150,3 +157,14 @@ def test_lines_come_from_a_file_or_standard_input(
     with flagsaver.flagsaver(**settings, input=source, batch_size=8):
       generate.main(["generate"])
     assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_nothing_but_answers_is_shown(workdir):
+  # An empty line needs no compilation.
+  done = command_lines.run(
+    "-m", "skd_jax.generate", f"--model={workdir / 'export'}", given="\n"
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "\n"
+  # Such as "PyTorch was not found", which transformers advises.
+  assert done.stderr == ""

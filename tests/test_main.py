@@ -4,8 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import types
 
 import jax
@@ -14,12 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import main, policies, train, writers
+from skd_jax import main, train
 from skd_jax.parallel import compilation
-from skd_jax.training import loop
-from tests import tiny_run
-
-_ROOT = pathlib.Path(__file__).parents[1]
+from skd_jax.training import draft_length, loop
+from tests import command_lines, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +56,7 @@ def test_run_leaves_all_its_artifacts(workdir):
     "answers/distill_seed_1.txt",
   ):
     assert (workdir / name).stat().st_size > 0, name
-  for stage in ("teacher_seed_0", "student_init_seed_0", "distill_seed_1"):
+  for stage in ("teacher", "student_init", "distill_seed_1"):
     assert list((workdir / "checkpoints" / stage).iterdir())
   assert list((workdir / "tensorboard").rglob("events.*"))
   assert not list(workdir.rglob("*.tmp"))
@@ -139,9 +135,9 @@ def test_every_seed_is_validated_also_where_samples_are_kept(workdir):
 def test_validation_shows_how_student_and_teacher_agree(workdir):
   shown = [line for line in _logged(workdir) if "validation_bleu" in line]
   for line in shown:
-    assert 0 < line["held_out_student_top_mass"] <= 1
-    assert 0 < line["held_out_teacher_top_mass"] <= 1
-    assert line["held_out_kl"] > 0
+    assert 0 < line["validation_student_top_mass"] <= 1
+    assert 0 < line["validation_teacher_top_mass"] <= 1
+    assert line["validation_kl"] > 0
 
 
 def test_checkpoint_holds_student_and_optimizer_and_nothing_of_the_teacher(
@@ -158,16 +154,7 @@ def test_checkpoint_holds_student_and_optimizer_and_nothing_of_the_teacher(
 
 
 def _main(*arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "skd_jax.main", *map(str, arguments)],
-    cwd=_ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-    env=os.environ
-    | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "0"},
-  )
+  return command_lines.run("-m", "skd_jax.main", *arguments)
 
 
 def test_same_command_again_takes_the_finished_stages(workdir, tmp_path):
@@ -226,10 +213,10 @@ def test_interrupted_run_ends_as_an_undisturbed_one(
       os.kill(os.getpid(), signal.SIGINT)
     return trim_and_count(*arguments)
 
-  trim_and_count = writers.trim_and_count
+  trim_and_count = train.trim_and_count
   with monkeypatch.context() as patch:
-    patch.setattr(writers, "trim_and_count", interrupted)
-    with pytest.raises(loop.Interrupted, match="step 3 of 'distill'"):
+    patch.setattr(train, "trim_and_count", interrupted)
+    with pytest.raises(loop.Interrupted, match="step 3 of 'distill_seed_0'"):
       train.train_and_evaluate(config, tmp_path)
   assert len(calls) == 3
   assert not (tmp_path / "report.json").exists()
@@ -260,7 +247,7 @@ def test_draft_length_and_queue_change_the_speed_alone(
   config.rollout.num_draft_tokens = 0  # Measured.
   config.rollout.batch_size = 3  # Of 8.
   config.profile = 2
-  monkeypatch.setattr(policies, "_DRAFT_LENGTHS", (5,))
+  monkeypatch.setattr(draft_length, "DRAFT_LENGTHS", (5,))
   report = train.train_and_evaluate(config, tmp_path)
   chosen = _read(tmp_path / "stages" / "draft_length.json")["result"]
   assert chosen == {"num_draft_tokens": 5}
@@ -274,7 +261,7 @@ def test_draft_length_and_queue_change_the_speed_alone(
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
   # A second start takes the length that was chosen.
-  monkeypatch.setattr(policies, "_DRAFT_LENGTHS", ())
+  monkeypatch.setattr(draft_length, "DRAFT_LENGTHS", ())
   (tmp_path / "report.json").unlink()
   train.train_and_evaluate(config, tmp_path)
   assert (tmp_path / "report.json").exists()
@@ -310,7 +297,7 @@ def _failed_main(monkeypatch, capsys, config, workdir, **flags):
   """(exit status, the line on stderr) of main with this config."""
   values = {"_CONFIG": config, "_WORKDIR": str(workdir)}
   values |= dict.fromkeys(
-    ("_COORDINATOR_ADDRESS", "_NUM_PROCESSES", "_PROCESS_ID")
+    ("_METHOD", "_COORDINATOR_ADDRESS", "_NUM_PROCESSES", "_PROCESS_ID")
   )
   values |= flags
   for name, value in values.items():
@@ -330,8 +317,9 @@ def test_missing_data_folder_is_one_clear_line(
   config.data.dir = str(tmp_path / "none")
   code, line = _failed_main(monkeypatch, capsys, config, tmp_path / "w")
   assert code == 1
-  assert line.startswith("Error: ")
-  assert str(tmp_path / "none") in line
+  folder = str(tmp_path / "none")
+  assert line == f"Error: data.dir = {folder!r}: no such folder"
+  assert not (tmp_path / "w").exists()
 
 
 def test_unequal_files_are_one_clear_line(
@@ -358,6 +346,101 @@ def test_bad_setting_is_one_clear_line(config, tmp_path, monkeypatch, capsys):
   assert not (tmp_path / "w").exists()
 
 
+def test_address_as_workdir_is_one_clear_line(
+  config, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  code, line = _failed_main(monkeypatch, capsys, config, "gs://bucket/run")
+  assert code == 1
+  assert line.startswith("Error: workdir = 'gs://bucket/run': must be a folder")
+  assert not list(tmp_path.iterdir())
+
+
+def test_workdir_of_the_earlier_version_is_one_clear_line(
+  config, tmp_path, monkeypatch, capsys
+):
+  (tmp_path / "stages").mkdir()
+  (tmp_path / "stages" / "tokenizer.json").write_text(
+    json.dumps({"needs": {"data.kind": "parallel"}, "result": {}})
+  )
+  code, line = _failed_main(monkeypatch, capsys, config, tmp_path)
+  assert code == 1
+  assert line.startswith(f"Error: workdir = {tmp_path}: was written by another")
+
+
+def test_bad_setting_is_all_that_is_shown(tmp_path):
+  done = _main(
+    "--config=configs/wmt.py",
+    "--config.data.kind=x",
+    f"--workdir={tmp_path / 'w'}",
+  )
+  assert done.returncode == 1
+  # Not "PyTorch was not found" either, which transformers advises.
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith("Error: data.kind = 'x': must be one of ['embedded'")
+  assert done.stdout == ""
+  assert not (tmp_path / "w").exists()
+
+
+def _with_method(*arguments):
+  """Returns the rollout and loss of a command line with the demo config."""
+  done = command_lines.run(
+    "-c",
+    "import json, sys\n"
+    "from skd_jax import main\n"
+    "main.parse_flags(['main', '--config=configs/wmt.py', *sys.argv[1:]])\n"
+    "config = main.with_method(main._CONFIG.value)\n"
+    "assert config.is_locked\n"
+    "print(config.to_json())\n",
+    *arguments,
+  )
+  assert done.returncode == 0, done.stderr
+  config = json.loads(done.stdout)
+  return config["rollout"], config["loss"]
+
+
+def test_method_is_applied_and_single_settings_go_on_top():
+  plain, _ = _with_method()
+  assert plain["mode"] == "skd"
+  rollout, loss = _with_method("--method=gkd")
+  assert (rollout["mode"], rollout["reference_share"]) == ("on_policy", 0.5)
+  assert loss["divergence"] == "jsd"
+  rollout, loss = _with_method(
+    "--config.rollout.reference_share=0.25",
+    "--method=gkd",
+    "--config.loss.divergence=tvd",
+  )
+  assert (rollout["mode"], rollout["reference_share"]) == ("on_policy", 0.25)
+  assert loss["divergence"] == "tvd"
+
+
+def test_control_takes_its_rate_from_the_threshold():
+  rollout, _ = _with_method("--method=random", "--config.rollout.threshold=0.2")
+  assert (rollout["accept"], rollout["threshold"]) == ("random", 0.2)
+
+
+@pytest.mark.parametrize(
+  ("method", "said"),
+  [
+    ("random", "random (that of skd)"),
+    ("skdd", "method = 'skdd': must be one of ['sft', "),
+  ],
+)
+def test_method_that_cannot_be_applied_is_one_clear_line(
+  tmp_path, method, said
+):
+  done = _main(
+    "--config=configs/wmt.py",
+    f"--method={method}",
+    f"--workdir={tmp_path / 'w'}",
+  )
+  assert done.returncode == 1
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith("Error: ")
+  assert said in line
+  assert not (tmp_path / "w").exists()
+
+
 def test_one_flag_of_several_processes_is_one_clear_line(
   config, tmp_path, monkeypatch, capsys
 ):
@@ -372,7 +455,7 @@ def test_one_flag_of_several_processes_is_one_clear_line(
 @pytest.mark.parametrize(
   ("error", "code"),
   [
-    (loop.Interrupted("stopped after step 3 of 'distill'"), 130),
+    (loop.Interrupted("Stopped after step 3 of 'distill_seed_0'"), 130),
     (KeyboardInterrupt(), 130),
     (FloatingPointError("distill, step 3: loss is nan"), 1),
   ],
@@ -380,7 +463,7 @@ def test_one_flag_of_several_processes_is_one_clear_line(
 def test_stopped_run_says_why_and_exits_with_a_code(
   config, tmp_path, monkeypatch, capsys, error, code
 ):
-  def stop(*_):
+  def stop(*_, **__):
     raise error
 
   monkeypatch.setattr(train, "train_and_evaluate", stop)

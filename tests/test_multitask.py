@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from skd_jax import train
+from skd_jax import experiment, train
 from tests import tiny_run
 
 
@@ -83,10 +83,11 @@ def test_report_warns_of_a_gate_that_replaces_nothing(workdir):
 
 
 def test_each_task_is_asked_in_its_own_words(workdir):
-  task = train.open_run(tiny_config(workdir.parent / "data"), workdir).task
+  config = tiny_config(workdir.parent / "data")
+  task_set = experiment.open_experiment(config, workdir).tasks
   words = {
-    part.name: task.tokenizer.decode(part.test.prompts[0])
-    for part in task.parts
+    task.name: task_set.tokenizer.decode(task.test.prompts[0])
+    for task in task_set.tasks
   }
   assert "Translate: Der " in words["translation"]
   assert "Translate" not in words["sums"]
@@ -99,7 +100,7 @@ def test_answers_of_each_task_end_at_its_own_stops_and_limit(workdir):
 
   assert len(answers("translation")) == 8
   assert len(answers("sums")) == 5
-  # The references go on after the stop string; what was learnt is cut there.
+  # The references go on after the stop string; what was learned is cut there.
   assert sum("####" in answer for answer in answers("sums")) >= 3
   assert not any("that is all" in answer for answer in answers("sums"))
   assert all(answer.startswith("The") for answer in answers("translation"))

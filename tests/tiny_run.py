@@ -34,7 +34,7 @@ def write_data(folder: pathlib.Path) -> None:
 
 
 def config(data: pathlib.Path) -> ml_collections.ConfigDict:
-  """Returns the config: vocabulary 300, one layer, D = 16, two seeds."""
+  """Returns the config: vocabulary of 300, one layer, D = 16, two seeds."""
   result = config_lib.default_config()
   result.task = "tiny"
   result.seeds = (0, 1)

@@ -1,0 +1,206 @@
+"""Stages: taken when they are finished, refused when they are stale."""
+
+import json
+
+import pytest
+
+from skd_jax import config as config_lib
+from skd_jax import stages
+
+_KEY = {"data.kind": "embedded", "distill.num_steps": 10}
+_RESULT = {"seconds": {"train": 2.5}}
+
+
+def take(workdir, key=_KEY, name="teacher"):
+  """Returns the result of a stage that must be there already."""
+
+  def refuse():
+    raise AssertionError("the stage is run")
+
+  return stages.cached(workdir, name, dict(key), refuse)
+
+
+class _Killed(Exception):
+  pass
+
+
+def kill():
+  raise _Killed
+
+
+def leave_unfinished(workdir, *, with_checkpoint):
+  """Leaves what a run that was killed in a stage leaves."""
+  with pytest.raises(_Killed):
+    stages.cached(workdir, "teacher", _KEY, kill)
+  if with_checkpoint:
+    (workdir / "checkpoints" / "teacher" / "100").mkdir(parents=True)
+
+
+def test_new_stage_is_run(tmp_path):
+  assert stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT) == _RESULT
+
+
+def test_stage_has_its_record_before_it_is_run(tmp_path):
+  def run():
+    record = json.loads((tmp_path / "stages" / "teacher.json").read_text())
+    assert record == {
+      "format": stages.FORMAT,
+      "cache_key": _KEY,
+      "result": None,
+    }
+    return _RESULT
+
+  stages.cached(tmp_path, "teacher", _KEY, run)
+
+
+@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_unfinished_stage_is_run_again(tmp_path, with_checkpoint):
+  leave_unfinished(tmp_path, with_checkpoint=with_checkpoint)
+  assert stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT) == _RESULT
+
+
+def test_finished_stage_is_reused(tmp_path):
+  stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT)
+  assert take(tmp_path) == _RESULT
+  with pytest.raises(AssertionError, match="the stage is run"):
+    take(tmp_path, name="student_init")
+
+
+def refused(workdir, key):
+  with pytest.raises(ValueError) as caught:
+    stages.check_fresh(workdir, {"teacher": key})
+  with pytest.raises(ValueError) as again:
+    stages.cached(workdir, "teacher", key, kill)
+  assert str(again.value) == str(caught.value)
+  assert "\n" not in str(caught.value)
+  return str(caught.value)
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_changed_setting_is_stale(tmp_path, is_finished):
+  if is_finished:
+    stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT)
+  else:
+    leave_unfinished(tmp_path, with_checkpoint=True)
+  message = refused(tmp_path, _KEY | {"distill.num_steps": 20})
+  assert "stage 'teacher'" in message
+  assert "distill.num_steps was 10 and is 20" in message
+  assert "data.kind" not in message
+  assert "--workdir" in message
+  # The record is as it was: undoing the change is a way out.
+  stages.check_fresh(tmp_path, {"teacher": _KEY})
+  if is_finished:
+    assert take(tmp_path) == _RESULT
+
+
+def test_stage_that_has_made_nothing_pins_nothing(tmp_path):
+  leave_unfinished(tmp_path, with_checkpoint=False)
+  changed = _KEY | {"distill.num_steps": 20}
+  stages.check_fresh(tmp_path, {"teacher": changed})
+  stages.cached(tmp_path, "teacher", changed, lambda: _RESULT)
+  assert take(tmp_path, changed) == _RESULT
+  assert "num_steps was 20 and is 10" in refused(tmp_path, _KEY)
+
+
+def test_added_and_removed_settings_are_stale(tmp_path):
+  stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT)
+  assert "seed was None and is 1" in refused(tmp_path, _KEY | {"seed": 1})
+  message = refused(tmp_path, {"distill.num_steps": 10})
+  assert "data.kind was 'embedded' and is None" in message
+
+
+def test_many_changes_are_counted(tmp_path):
+  key = {f"field_{n}": 0 for n in range(8)}
+  stages.cached(tmp_path, "teacher", key, lambda: _RESULT)
+  message = refused(tmp_path, dict.fromkeys(key, 1))
+  assert "field_4 was 0 and is 1; and 3 more" in message
+  assert "field_5" not in message
+
+
+@pytest.mark.parametrize(
+  "record",
+  [
+    {"needs": {"rollout.policy": "skd"}, "result": {}},
+    {"needs": {"rollout.policy": "skd"}, "result": None},
+    {"format": stages.FORMAT + 1, "cache_key": _KEY, "result": {}},
+  ],
+)
+def test_workdir_of_another_version_is_one_clear_line(tmp_path, record):
+  path = tmp_path / "stages" / "teacher.json"
+  path.parent.mkdir()
+  path.write_text(json.dumps(record))
+  message = refused(tmp_path, _KEY)
+  assert message.startswith(f"workdir = {tmp_path}: was written by another")
+  assert "--workdir" in message
+  assert json.loads(path.read_text()) == record
+
+
+def test_cadence_settings_do_not_make_a_stage_stale():
+  config = config_lib.default_config()
+  before = stages.cache_keys(config)
+  for fit in (config.teacher.fit, config.student.fit, config.distill):
+    fit.log_every_steps += 1
+    fit.checkpoint_every_steps += 1
+    fit.evaluate_every_steps += 1
+  config.teacher.remat = True
+  assert stages.cache_keys(config) == before
+  config.teacher.fit.num_steps += 1
+  changed = {
+    name
+    for name, key in stages.cache_keys(config).items()
+    if key != before[name]
+  }
+  assert changed == before.keys() - {
+    "tokenizer",
+    "student_init",
+  }
+
+
+def changed_stages(config, change):
+  before = stages.cache_keys(config)
+  change(config)
+  after = stages.cache_keys(config)
+  assert before.keys() == after.keys()
+  return {name for name, key in after.items() if key != before[name]}
+
+
+def test_stage_depends_on_what_comes_before_it():
+  config = config_lib.default_config()
+  config.seeds = (0, 1)
+  distill = {"draft_length", "distill_seed_0", "distill_seed_1"}
+  scores = {"evaluate_distill_seed_0", "evaluate_distill_seed_1"}
+
+  def change(field, value):
+    *sections, name = field.split(".")
+
+    def apply(config):
+      for section in sections:
+        config = config[section]
+      config[name] = value
+
+    return changed_stages(config, apply)
+
+  assert change("rollout.threshold", 5.0) == distill | scores
+  assert change("loss.objective", "cross_entropy") == distill | scores
+  assert change("student.num_layers", 1) == (
+    {"student_init", "evaluate_student_init"} | distill | scores
+  )
+  assert change("data.metrics", ("bleu",)) == (
+    {"evaluate_teacher", "evaluate_student_init"} | scores
+  )
+  assert change("data.max_validation_examples", 5) == set()
+  assert change("task", "another title") == set()
+  assert change("data.max_new_tokens", 9) == stages.cache_keys(config).keys()
+
+
+def test_settings_are_flat_and_as_json_reads_them_back():
+  config = config_lib.default_config()
+  config.data.stop_strings = ("Q:",)
+  flat = stages.settings(config, "data", "teacher.fit", "seed")
+  assert flat["data.stop_strings"] == ["Q:"]
+  assert flat["teacher.fit.num_steps"] == 1000
+  assert flat["seed"] == 0
+  assert not [
+    name for name in flat if not name.startswith(("data", "teac", "s"))
+  ]
+  assert json.loads(json.dumps(flat)) == flat

@@ -1,0 +1,105 @@
+"""The function that answers lines of text."""
+
+import dataclasses
+
+import pytest
+
+import skd_jax
+from skd_jax import text
+from tests import tiny_run
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  with tiny_run.quick_compilation(tmp_path_factory):
+    yield tiny_run.finish(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def lines(workdir):
+  path = workdir.parent / "data" / "test.de"
+  return path.read_text("utf-8").splitlines()
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+  return skd_jax.load_model(workdir / "export")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(workdir):
+  return skd_jax.load_tokenizer(workdir / "export")
+
+
+OPTIONS = {"max_new_tokens": 16, "batch_size": 8}
+
+
+def test_answers_are_those_of_the_run(workdir, lines, model, tokenizer):
+  expected = (workdir / "answers" / "distill_seed_0.txt").read_text("utf-8")
+  answers = skd_jax.generate(lines, model, tokenizer, **OPTIONS)
+  assert list(answers) == expected.splitlines()
+
+
+def test_lines_are_read_a_batch_at_a_time(lines, model, tokenizer):
+  read = []
+
+  def stream():
+    for number, line in enumerate(lines):
+      read.append(number)
+      yield line
+
+  answers = skd_jax.generate(
+    stream(), model, tokenizer, **OPTIONS | {"batch_size": 2}
+  )
+  assert read == []
+  next(answers)
+  assert read == [0, 1]
+  next(answers)
+  next(answers)
+  assert read == [0, 1, 2, 3]
+
+
+def test_draft_gives_the_same_answers_and_says_what_it_brought(
+  workdir, lines, model, tokenizer
+):
+  teacher = skd_jax.load_model(workdir / "teacher")
+  plain = text.TextGenerator(teacher, tokenizer, **OPTIONS)
+  expected = list(plain.answers(lines))
+  assert plain.summary() == ""
+  drafted = text.TextGenerator(
+    teacher, tokenizer, draft=model, num_draft_tokens=2, **OPTIONS
+  )
+  assert drafted.summary() == ""  # Nothing is answered yet.
+  assert list(drafted.answers(lines)) == expected
+  stats = drafted.stats
+  # Every line, and the tokens of its answer, EOS included where it came.
+  assert stats.rows == len(lines)
+  assert 0 < stats.replaced < stats.emitted
+  assert "tokens per teacher pass" in drafted.summary()
+  assert drafted.speedup > 0
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"max_new_tokens": 48}, r"max_new_tokens = 48: must be in \[1, 47\]"),
+    ({"batch_size": 0}, "batch_size = 0: must be at least 1"),
+    ({"num_draft_tokens": 0}, "num_draft_tokens = 0: must be at least 1"),
+    ({"top_p": 0.0}, "top_p = 0.0"),
+    ({"temperature": -1.0}, "temperature = -1.0"),
+  ],
+)
+def test_bad_option_is_named(model, tokenizer, options, message):
+  with pytest.raises(ValueError, match=message):
+    text.TextGenerator(model, tokenizer, **options)
+
+
+def test_draft_of_another_vocabulary_is_refused(model, tokenizer):
+  size = model.config.vocab_size
+  other = dataclasses.replace(
+    model, config=dataclasses.replace(model.config, vocab_size=size + 1)
+  )
+  with pytest.raises(
+    ValueError, match=f"has {size + 1} tokens, must be {size}"
+  ):
+    text.TextGenerator(model, tokenizer, draft=other)
