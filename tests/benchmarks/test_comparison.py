@@ -1,8 +1,6 @@
 """Comparisons of methods: their numbers, and that they continue."""
 
-import json
 import math
-import pathlib
 import random
 
 import jax
@@ -12,7 +10,6 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from benchmarks import (
-  compare_methods,
   comparison,
   comparison_plots,
   comparison_runs,
@@ -22,8 +19,7 @@ from benchmarks import (
   significance,
   tables,
 )
-from skd_jax import config as config_lib
-from skd_jax import config_checks, methods, train, writers
+from skd_jax import methods, train
 from skd_jax.parallel import sharding
 from tests import tiny_run
 
@@ -149,29 +145,6 @@ def test_only_common_seeds_are_compared(references):
     run_test({0: bad}, {0: good[:3]}, references)
 
 
-def logged(*seconds, **validations):
-  """Lines of a log: two parts a step, and validations by step."""
-  lines = []
-  for step, value in enumerate(seconds, start=1):
-    parts = {"seconds_generate": value / 4, "seconds_train": value * 3 / 4}
-    lines.append({"step": step, "loss": 1.0, **parts})
-    if f"s{step}" in validations:
-      score = validations[f"s{step}"]
-      lines.append({"step": step, "validation_bleu": score})
-  return lines
-
-
-def test_steps_that_compile_count_as_the_others():
-  assert comparison.step_seconds(logged(9, 2, 2, 3)) == [2.5, 2, 2, 3]
-  assert comparison.step_seconds([]) == []
-
-
-def test_validation_curve_is_over_the_seconds_of_training():
-  lines = logged(1, 2, 1, 2, s2=20.0, s4=30.0)
-  curve = comparison.validation_curve(lines, "validation_bleu")
-  assert curve == [(3.0, 2, 20.0), (6.0, 4, 30.0)]
-
-
 def test_mean_curve_is_over_the_steps_of_all_seeds():
   curves = [[(3.0, 2, 20.0), (6.0, 4, 30.0)], [(5.0, 2, 22.0)]]
   assert comparison.mean_curve(curves) == [(4.0, 21.0)]
@@ -182,17 +155,6 @@ def test_time_to_a_score_is_that_of_the_first_validation_that_has_it():
   curve = [(3.0, 20.0), (6.0, 30.0), (9.0, 29.0)]
   assert comparison.seconds_to_reach(curve, 25.0) == 6.0
   assert comparison.seconds_to_reach(curve, 31.0) is None
-
-
-def test_rate_by_position_leaves_empty_buckets_out():
-  counts = {
-    "emitted": 7,
-    "emitted_from_0": 4,
-    "replaced_from_0": 1,
-    "emitted_from_1": 0,
-    "replaced_from_1": 0,
-  }
-  assert comparison.rate_by_position(counts) == {"0": 0.25}
 
 
 def record(method, seed, bleu, seconds=10.0, rate=0.1):
@@ -304,16 +266,6 @@ def test_all_commands_of_the_lines_are_named():
   assert "`python -m benchmarks.compare_methods`\n`python -m elsewhere`" in text
 
 
-def test_lines_are_kept_and_read_back(tmp_path):
-  path = tmp_path / "new" / "compare_methods.cpu-2.tiny.methods.jsonl"
-  assert comparison.read(path) == []
-  comparison.write(path, RECORDS)
-  assert comparison.read(path) == RECORDS
-  assert comparison.find(RECORDS, "skd", 1) == RECORDS[-1]
-  assert comparison.find(RECORDS, "skd", 2) is None
-  assert comparison.names(RECORDS) == ["on_policy_kd", "skd"]
-
-
 def test_plots_are_drawn_of_what_was_measured(tmp_path):
   drawn = comparison_plots.draw_all(RECORDS, tmp_path)
   assert [path.name for path in drawn] == [
@@ -348,34 +300,6 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
   assert "old" not in text
 
 
-@pytest.mark.parametrize("name", grids.GRIDS)
-def test_grid_is_of_valid_and_distinct_settings(name):
-  config = config_lib.default_config()
-  variants = grids.choose(name, [])
-  assert len({variant.name for variant in variants}) == len(variants)
-  seen = []
-  for variant in variants:
-    rate = 0.1 if variant.method in methods.CONTROLS else None
-    changed = methods.apply(config, variant.method, rate)
-    changed = methods.change(changed, variant.start.changes)
-    changed = methods.change(changed, variant.changes)
-    config_checks.validate(changed)
-    seen.append(str(config_lib.to_plain(changed)))
-  assert len(set(seen)) == len(seen)
-
-
-def test_groups_of_a_grid_have_their_own_baselines():
-  for name in ("start", "data_size", "model_size", "learning_rate"):
-    found = {variant.name: variant for variant in grids.choose(name, [])}
-    for variant in found.values():
-      for baseline in grids.BASELINES:
-        rival = found[grids.rival(variant.name, baseline)]
-        assert rival.method == baseline
-        assert rival.start == variant.start
-        assert rival.changes == variant.changes
-  assert grids.rival("skd", "on_policy_kd") == "on_policy_kd"
-
-
 def test_each_group_is_timed_to_its_own_baseline():
   records = [
     record("a, on_policy_kd", 0, 20.0),
@@ -385,34 +309,6 @@ def test_each_group_is_timed_to_its_own_baseline():
   ]
   found = comparison.rows(records, {"on_policy_kd": {}})
   assert [row["to_baseline"] for row in found] == [10.0, 5.0, 10.0, None]
-
-
-def test_starts_of_one_name_are_one_start():
-  for variants in grids.GRIDS.values():
-    starts = {(v.start.name, str(dict(v.start.changes))) for v in variants}
-    assert len({name for name, _ in starts}) == len(starts)
-
-
-def test_controls_run_last_and_not_alone():
-  chosen = grids.choose(None, ["random", "sft", "skd"])
-  assert [variant.name for variant in chosen] == ["sft", "skd", "random"]
-  for grid, names, said in (
-    (None, ["random"], "needs 'skd' beside it"),
-    (None, ["skdd"], "'skdd': must be of sft"),
-    (None, ["skd", "skd"], "must be distinct"),
-    (None, [], "one of them must be given"),
-    ("methods", ["skd"], "one of them must be given"),
-    ("nope", [], "must be one of learning_rate, methods"),
-  ):
-    with pytest.raises(ValueError, match=said):
-      grids.choose(grid, names)
-
-
-def test_quick_config_is_valid():
-  from configs import wmt
-
-  for variant in ("demo", "multi30k_compare"):
-    config_checks.validate(compare_methods.quick(wmt.get_config(variant)))
 
 
 @pytest.fixture(scope="module")
@@ -474,179 +370,3 @@ def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
   # Compiled one by one, then in turns, at the first and the last step.
   assert [step for *_, step in turns] == [0, 5] * 4 + [0] * 4 + [5] * 4
   assert turns[8:12] == turns[0:8:2]
-
-
-class _Killed(BaseException):
-  pass
-
-
-@pytest.fixture(scope="module")
-def compared(finished, tmp_path_factory):
-  """A comparison that is killed in its third run, and then continued.
-
-  Returns (what was asked, lines at the kill, (method, seed) distilled after it,
-  the lines in the end).
-  """
-  what = asked(finished, tmp_path_factory.mktemp("compare"), METHODS)
-  trim_and_count, distill = writers.trim_and_count, train.distill
-  steps, distilled = [], []
-
-  def killed(*arguments):
-    steps.append(None)
-    if len(steps) == 2 * 6 + 4:  # Two runs of 6 steps, and into the third.
-      raise _Killed
-    return trim_and_count(*arguments)
-
-  def watched(run, shared, seed):
-    distilled.append((run.workdir.parent.name, seed))
-    return distill(run, shared, seed)
-
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(writers, "trim_and_count", killed)
-    with pytest.raises(_Killed):
-      compare_methods.run_all(what)
-  before = comparison.read(what.path)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "distill", watched)
-    after = compare_methods.run_all(what)
-  return what, before, distilled, after
-
-
-@pytest.mark.slow
-def test_killed_comparison_loses_at_most_the_run_it_was_in(compared):
-  _, before, distilled, after = compared
-  runs = [(r["method"], r["seed"]) for r in before]
-  assert runs == [
-    ("teacher", None),
-    ("student_init", None),
-    ("on_policy_kd", 0),
-    ("skd", 0),
-  ]
-  assert distilled == [("random", 0), *[(name, 1) for name in METHODS]]
-  assert [r for r in after if r in before] == before
-  assert len(after) == 2 + 2 * 3
-
-
-@pytest.mark.slow
-def test_line_says_what_a_run_found_and_cost(compared):
-  *_, lines = compared
-  for line in lines:
-    json.dumps(line, allow_nan=False)
-    assert line["task"] == "tiny"
-    assert {"bleu", "chrf", "kl", "rank_correlation"} <= line["metrics"].keys()
-    assert line["versions"]["jax"]
-    assert line["command"]
-  for line in lines[2:]:
-    assert line["seconds"] > 0, line["method"]
-    assert line["generated_tokens"] > 0
-    assert [step for _, step, _ in line["curve"]] == [3, 6]
-    assert line["score"] == "bleu"
-  for line in lines[2:]:
-    if line["method"] == "on_policy_kd":
-      assert line["replacement_rate"] is None
-      assert line["replacement_curve"] == []
-    else:
-      assert 0 < line["replacement_rate"] < 1
-      assert [step for step, _ in line["replacement_curve"]] == [*range(1, 7)]
-      assert line["replacement_by_position"][0][0] == 0
-
-
-@pytest.mark.slow
-def test_control_replaces_at_the_rate_of_what_it_controls(compared):
-  what, *_, lines = compared
-  for seed in (0, 1):
-    rate = comparison.find(lines, "skd", seed)["replacement_rate"]
-    run = what.workdir / "runs" / "random" / f"seed_{seed}"
-    settings = json.loads((run / "config.json").read_text())["config"]
-    assert settings["rollout"]["threshold"] == pytest.approx(rate)
-    found = comparison.find(lines, "random", seed)["replacement_rate"]
-    assert found == pytest.approx(rate, abs=0.1)
-
-
-@pytest.mark.slow
-def test_runs_of_a_seed_see_the_same_examples(compared):
-  what, *_ = compared
-  settings = [
-    json.loads((path / "config.json").read_text())["config"]
-    for path in sorted((what.workdir / "runs").glob("*/seed_0"))
-  ]
-  assert len(settings) == 3
-  for section in ("data", "distill", "evaluate", "seeds", "seed"):
-    assert all(s[section] == settings[0][section] for s in settings)
-  for field in ("student_temperature", "teacher_temperature"):
-    assert len({s["rollout"][field] for s in settings}) == 1
-
-
-@pytest.mark.slow
-def test_table_plots_and_tests_are_written(compared):
-  what, *_ = compared
-  folder = what.workdir / "methods"
-  page = (folder / "comparison.md").read_text("utf-8")
-  for name in METHODS:
-    assert f"| {name} " in page
-  assert "![score_over_time](score_over_time.png)" in page
-  assert (folder / "replacement_by_position.png").stat().st_size > 0
-  tested = comparison.read_tests(what.path)
-  assert list(tested) == ["on_policy_kd", "skd"]
-  assert set(tested["on_policy_kd"]) == {"skd", "random"}
-  assert 0 < tested["on_policy_kd"]["skd"]["bleu"]["p_value"] <= 1
-
-
-@pytest.mark.slow
-def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
-  what, *_ = compared
-  other = asked(
-    finished, what.workdir, METHODS, **{"distill.learning_rate": 1e-5}
-  )
-  before = what.path.read_bytes()
-  with pytest.raises(ValueError, match="other settings"):
-    compare_methods.run_all(other)
-  assert what.path.read_bytes() == before
-
-
-def test_impossible_comparisons_are_refused_before_they_start(tmp_path):
-  finished = tmp_path / "finished"
-  what = asked(finished, tmp_path / "w", [], grid="model_size")
-  with pytest.raises(ValueError, match=r"student.path = .*model_size"):
-    compare_methods.run_all(what)
-  several = asked(finished, tmp_path / "w", ["skd"])
-  several.config.tasks = {"sums": {"kind": "arithmetic"}}
-  with pytest.raises(ValueError, match=r"tasks = \['sums'\]"):
-    compare_methods.run_all(several)
-  assert not (tmp_path / "w").exists()
-
-
-@pytest.mark.slow
-def test_every_method_runs(finished, tmp_path):
-  what = asked(
-    finished,
-    tmp_path,
-    [],
-    seeds=1,
-    grid="methods",
-    **{"distill.num_steps": 4, "distill.evaluate_every_steps": 2},
-  )
-  lines = compare_methods.run_all(what)
-  assert set(comparison.names(lines)) == set(methods.METHODS)
-  for line in lines:
-    assert all(np.isfinite(v) for v in line["metrics"].values())
-
-
-@pytest.mark.slow
-def test_grid_trains_the_starts_that_it_needs(finished, tmp_path):
-  what = asked(
-    finished,
-    tmp_path,
-    [],
-    seeds=1,
-    grid="start",
-    **{"student.path": "", "student.fit.num_steps": 4},
-  )
-  lines = compare_methods.run_all(what)
-  assert len(lines) == 3 + 6  # The teacher, two starts, six runs.
-  assert {
-    path.name for path in pathlib.Path(tmp_path / "starts").iterdir()
-  } == {
-    "start",
-    "raw",
-  }

@@ -1,0 +1,317 @@
+"""Comparisons of methods: fair, and continued where they were stopped."""
+
+import json
+
+import numpy as np
+import pytest
+
+import skd_jax
+from skd_jax import config_checks, methods, records, train
+from tests import command_lines, tiny_run
+
+compare_main = command_lines.load("compare")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A finished run, whose teacher and start are compared from."""
+  with tiny_run.quick_compilation(tmp_path_factory):
+    yield tiny_run.finish(tmp_path_factory)
+
+
+def config_of(finished, **changes):
+  config = tiny_run.config(finished.parent / "data")
+  config.teacher.path = str(finished / "teacher")
+  config.student.path = str(finished / "student_init")
+  return methods.change(config, changes)
+
+
+def refuse(*_):
+  raise AssertionError("a run is repeated")
+
+
+def test_comparison_is_a_function_that_continues(
+  finished, tmp_path, monkeypatch
+):
+  config = config_of(
+    finished, **{"distill.num_steps": 2, "distill.evaluate_every_steps": 2}
+  )
+  how = {"methods": ["on_policy_kd"], "seeds": 1, "command": "the command"}
+  lines = skd_jax.compare(config, tmp_path, **how)
+  assert [(line["method"], line["seed"]) for line in lines] == [
+    ("teacher", None),
+    ("student_init", None),
+    ("on_policy_kd", 0),
+  ]
+  assert lines[-1]["command"] == "the command"
+  assert [step for _, step, _ in lines[-1]["curve"]] == [2]
+  assert records.read(tmp_path / "methods" / "runs.jsonl") == lines
+  monkeypatch.setattr(train, "distill", refuse)
+  again = skd_jax.compare(config, tmp_path, **how)
+  assert again[-1] == lines[-1]
+  # The lines are kept where they are asked for.
+  assert not (tmp_path / "elsewhere.jsonl").exists()
+  with pytest.raises(AssertionError, match="a run is repeated"):
+    skd_jax.compare(config, tmp_path, **how, path=tmp_path / "elsewhere.jsonl")
+  assert (tmp_path / "elsewhere.jsonl").exists()
+
+
+class _Killed(BaseException):
+  pass
+
+
+METHODS = ["on_policy_kd", "skd", "random"]
+
+
+@pytest.fixture(scope="module")
+def compared(finished, tmp_path_factory):
+  """A comparison that is killed in its third run, and then continued.
+
+  Returns (its workdir, the lines at the kill, (method, seed) distilled after
+  it, the lines in the end).
+  """
+  workdir = tmp_path_factory.mktemp("compare")
+  config, how = config_of(finished), {"methods": METHODS, "seeds": 2}
+  trim_and_count, distill = train.trim_and_count, train.distill
+  steps, distilled = [], []
+
+  def killed(*arguments):
+    steps.append(None)
+    if len(steps) == 2 * 6 + 4:  # Two runs of 6 steps, and into the third.
+      raise _Killed
+    return trim_and_count(*arguments)
+
+  def watched(experiment, distillation, seed):
+    distilled.append((experiment.workdir.parent.name, seed))
+    return distill(experiment, distillation, seed)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "trim_and_count", killed)
+    with pytest.raises(_Killed):
+      skd_jax.compare(config, workdir, **how)
+  before = records.read(workdir / "methods" / "runs.jsonl")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "distill", watched)
+    after = skd_jax.compare(config, workdir, **how)
+  return workdir, before, distilled, after
+
+
+@pytest.mark.slow
+def test_killed_comparison_loses_at_most_the_run_it_was_in(compared):
+  _, before, distilled, after = compared
+  runs = [(r["method"], r["seed"]) for r in before]
+  assert runs == [
+    ("teacher", None),
+    ("student_init", None),
+    ("on_policy_kd", 0),
+    ("skd", 0),
+  ]
+  assert distilled == [("random", 0), *[(name, 1) for name in METHODS]]
+  assert [r for r in after if r in before] == before
+  assert len(after) == 2 + 2 * 3
+
+
+@pytest.mark.slow
+def test_line_says_what_a_run_found_and_cost(compared):
+  *_, lines = compared
+  for line in lines:
+    json.dumps(line, allow_nan=False)
+    assert line["task"] == "tiny"
+    assert {"bleu", "chrf", "kl", "rank_correlation"} <= line["metrics"].keys()
+    assert line["versions"]["jax"]
+  for line in lines[2:]:
+    assert line["seconds"] > 0, line["method"]
+    assert line["generated_tokens"] > 0
+    assert [step for _, step, _ in line["curve"]] == [3, 6]
+    assert line["score"] == "bleu"
+    if line["method"] == "on_policy_kd":
+      assert line["replacement_rate"] is None
+      assert line["replacement_curve"] == []
+      assert line["replacement_by_position"] == []
+    else:
+      assert 0 < line["replacement_rate"] < 1
+      assert [step for step, _ in line["replacement_curve"]] == [*range(1, 7)]
+      assert line["replacement_by_position"][0][0] == 0
+
+
+@pytest.mark.slow
+def test_control_replaces_at_the_rate_of_what_it_controls(compared):
+  workdir, *_, lines = compared
+  for seed in (0, 1):
+    rate = records.find(lines, "skd", seed)["replacement_rate"]
+    run = records.run_folder(workdir, "random", seed)
+    settings = json.loads((run / "config.json").read_text())["config"]
+    assert settings["rollout"]["threshold"] == pytest.approx(rate)
+    found = records.find(lines, "random", seed)["replacement_rate"]
+    assert found == pytest.approx(rate, abs=0.1)
+
+
+@pytest.mark.slow
+def test_runs_of_a_seed_see_the_same_examples(compared):
+  workdir, *_ = compared
+  settings = [
+    json.loads((path / "config.json").read_text())["config"]
+    for path in sorted((workdir / "runs").glob("*/seed_0"))
+  ]
+  assert len(settings) == 3
+  for section in ("data", "distill", "evaluate", "seeds", "seed"):
+    assert all(s[section] == settings[0][section] for s in settings)
+  for field in ("student_temperature", "teacher_temperature"):
+    assert len({s["rollout"][field] for s in settings}) == 1
+
+
+@pytest.mark.slow
+def test_summary_has_a_row_for_each_method_and_model(compared):
+  *_, lines = compared
+  header, _, *rows = records.summary(lines).splitlines()
+  assert header == "| method | seeds | bleu | chrf | replaced | seconds |"
+  names = ["teacher", "student_init", *METHODS]
+  assert [row.split(" | ")[0].strip("| ") for row in rows] == names
+  assert all("±" in row for row in rows[2:])
+
+
+@pytest.mark.slow
+def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
+  workdir, *_ = compared
+  path = workdir / "methods" / "runs.jsonl"
+  before = path.read_bytes()
+  other = config_of(finished, **{"distill.learning_rate": 1e-5})
+  with pytest.raises(ValueError, match="other settings"):
+    skd_jax.compare(other, workdir, methods=METHODS, seeds=2)
+  assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("changes", "how", "said"),
+  [
+    ({}, {"grid": "model_size"}, r"student\.path = .* the grid changes"),
+    (
+      {"tasks": {"sums": {"kind": "arithmetic"}}},
+      {"methods": ["skd"]},
+      r"tasks = \['sums'\]",
+    ),
+    ({}, {"methods": ["skdd"]}, "--methods has 'skdd'"),
+    # The K of a variant that would be run late.
+    (
+      {"teacher.path": "", "student.path": "", "tokenizer.vocab_size": 40},
+      {"grid": "threshold_k"},
+      r"rollout\.threshold = 50\.0 .* must be in \[1, 40\]",
+    ),
+  ],
+)
+def test_impossible_comparison_is_refused_before_it_starts(
+  tmp_path, changes, how, said
+):
+  config = config_of(tmp_path / "finished")
+  config.unlock()
+  for field, value in changes.items():
+    *sections, name = field.split(".")
+    section = config
+    for part in sections:
+      section = section[part]
+    section[name] = value
+  with pytest.raises(ValueError, match=said) as caught:
+    skd_jax.compare(config.lock(), tmp_path / "w", **how)
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "w").exists()
+
+
+def test_address_is_no_workdir(finished, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(ValueError, match=r"^workdir = 'gs://bucket': must be"):
+    skd_jax.compare(config_of(finished), "gs://bucket", methods=["skd"])
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_every_method_runs(finished, tmp_path):
+  config = config_of(
+    finished, **{"distill.num_steps": 4, "distill.evaluate_every_steps": 2}
+  )
+  lines = skd_jax.compare(config, tmp_path, grid="methods", seeds=1)
+  names = {line["method"] for line in lines if line["seed"] is not None}
+  assert names == set(methods.METHODS)
+  for line in lines:
+    assert all(np.isfinite(v) for v in line["metrics"].values())
+
+
+@pytest.mark.slow
+def test_grid_trains_the_starts_that_it_needs(finished, tmp_path):
+  changes = {"student.path": "", "student.fit.num_steps": 4}
+  config = config_of(finished, **changes)
+  lines = skd_jax.compare(config, tmp_path, grid="start", seeds=1)
+  assert len(lines) == 3 + 6  # The teacher, two starts, six runs.
+  starts = {path.name for path in (tmp_path / "starts").iterdir()}
+  assert starts == {"start", "raw"}
+
+
+def test_quick_config_is_valid():
+  from configs import wmt
+
+  for variant in ("demo", "multi30k_compare"):
+    config = compare_main.quick(wmt.get_config(variant))
+    config_checks.check_config(config)
+
+
+def test_command_names_no_folder_of_this_machine(monkeypatch):
+  arguments = [
+    "--config=configs/wmt.py:demo",
+    "--workdir=/home/me/compare",
+    "--json=/tmp/x.jsonl",
+    "--methods=on_policy_kd,skd",
+    "--config.data.prompt=a b",
+  ]
+  monkeypatch.setattr("sys.argv", ["/home/me/skd_jax/compare.py", *arguments])
+  assert compare_main.command() == (
+    "python -m skd_jax.compare --config=configs/wmt.py:demo --workdir=compare "
+    "--methods=on_policy_kd,skd '--config.data.prompt=a b'"
+  )
+
+
+def _main(*arguments, **options):
+  return command_lines.run(
+    *("-m", "skd_jax.compare", "--config=configs/wmt.py"), *arguments, **options
+  )
+
+
+def test_bad_command_line_is_one_clear_line(tmp_path):
+  for argument, said in (
+    ("--methods=skdd", "--methods has 'skdd': must be of sft"),
+    ("--grid=nope", "nope"),
+  ):
+    done = _main(argument, f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert said in line
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_quick_comparison_from_the_command_line(tmp_path):
+  arguments = [
+    "--quick",
+    "--methods=on_policy_kd,skd",
+    "--seeds=1",
+    f"--workdir={tmp_path / 'w'}",
+  ]
+  done = _main(*arguments, timeout=900)
+  assert done.returncode == 0, done.stderr
+  lines = records.read(tmp_path / "w" / "methods" / "runs.jsonl")
+  assert [(line["method"], line["seed"]) for line in lines] == [
+    ("teacher", None),
+    ("student_init", None),
+    ("on_policy_kd", 0),
+    ("skd", 0),
+  ]
+  assert lines[-1]["command"] == (
+    "python -m skd_jax.compare --config=configs/wmt.py --quick "
+    "--methods=on_policy_kd,skd --seeds=1 --workdir=w"
+  )
+  assert [step for _, step, _ in lines[-1]["curve"]] == [4, 8]
+  assert records.summary(lines) in done.stdout
+  # The same command again runs nothing.
+  again = _main(*arguments, timeout=300)
+  assert again.returncode == 0, again.stderr
+  assert again.stdout.strip() == records.summary(lines)
+  assert again.stderr.count("finished before") == 2

@@ -1,0 +1,96 @@
+"""The JSON lines of a comparison, and what is read from them."""
+
+import json
+import math
+
+import pytest
+
+from skd_jax import records
+
+
+def logged(*seconds, **validations):
+  """Lines of a log: two parts per step, and validations by step."""
+  lines = []
+  for step, value in enumerate(seconds, start=1):
+    parts = {"generate_seconds": value / 4, "train_seconds": value * 3 / 4}
+    # A rate is no time.
+    rates = {"loss": 1.0, "tokens_per_s": 500.0}
+    lines.append({"step": step, **rates, **parts})
+    if f"s{step}" in validations:
+      score = validations[f"s{step}"]
+      lines.append({"step": step, "validation_bleu": score})
+  return lines
+
+
+def test_steps_that_compile_count_as_the_others():
+  assert records.step_seconds(logged(9, 2, 2, 3)) == [2.5, 2, 2, 3]
+  assert records.step_seconds([]) == []
+
+
+def test_validation_curve_is_over_the_seconds_of_training():
+  lines = logged(1, 2, 1, 2, s2=20.0, s4=30.0)
+  curve = records.validation_curve(lines, "validation_bleu")
+  assert curve == [(3.0, 2, 20.0), (6.0, 4, 30.0)]
+
+
+def line(method, seed, bleu, seconds=10.0, rate=0.1):
+  return {
+    "method": method,
+    "seed": seed,
+    "metrics": {"bleu": bleu, "kl": 0.5},
+    "signature": {"bleu": "nrefs:1"},
+    "seconds": seconds,
+    "replacement_rate": rate,
+  }
+
+
+LINES = [
+  line("teacher", None, 50.0, seconds=None, rate=None),
+  line("on_policy_kd", 0, 20.0, rate=None),
+  line("skd", 0, 24.0, seconds=8.0),
+  line("skd", 1, 25.0, seconds=10.0, rate=0.2),
+]
+
+
+def test_lines_are_kept_and_read_back(tmp_path):
+  path = tmp_path / "new" / "runs.jsonl"
+  assert records.read(path) == []
+  records.write(path, LINES)
+  assert records.read(path) == LINES
+  assert records.find(LINES, "skd", 1) == LINES[-1]
+  assert records.find(LINES, "skd", 2) is None
+  assert records.find(LINES, "teacher", None) == LINES[0]
+
+
+def test_lines_are_json_whatever_the_numbers(tmp_path):
+  path = tmp_path / "runs.jsonl"
+  records.write(path, [line("skd", 0, math.nan)])
+  (found,) = records.read(path)
+  assert found["metrics"]["bleu"] is None
+  json.dumps(found, allow_nan=False)
+
+
+def test_summary_has_the_mean_and_deviation_of_each_method():
+  assert records.summary(LINES).splitlines() == [
+    "| method | seeds | bleu | replaced | seconds |",
+    "| :-- | --: | --: | --: | --: |",
+    "| teacher | - | 50.00 | - | - |",
+    "| on_policy_kd | 1 | 20.00 | - | 10.0 |",
+    "| skd | 2 | 24.50 ± 0.71 | 15.0 % | 9.0 |",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("name", "folder"),
+  [
+    ("skd", "skd"),
+    ("100 prompts, skd", "100-prompts-skd"),
+    ("K=25.0", "K=25.0"),
+    ("../skd", "..-skd"),
+  ],
+)
+def test_each_run_has_a_folder_of_its_name(tmp_path, name, folder):
+  run = tmp_path / "runs" / folder / "seed_3"
+  assert records.run_folder(tmp_path, name, 3) == run
+  answers = run / "answers" / "distill_seed_3.txt"
+  assert records.answers_path(tmp_path, name, 3) == answers
