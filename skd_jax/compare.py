@@ -91,6 +91,11 @@ def main(argv: Sequence[str]) -> None:
   compilation.keep_compiled()
   config = flags.FLAGS.config
   with main_lib.stop_in_one_line():
+    if flags.FLAGS.method is not None:
+      raise ValueError(
+        f"--method={flags.FLAGS.method}: must not be given; --methods names "
+        "what is compared"
+      )
     found = comparison.compare(
       quick(config) if _QUICK.value else config,
       flags.FLAGS.workdir,
