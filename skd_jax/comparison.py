@@ -31,7 +31,7 @@ from skd_jax import (
 from skd_jax import methods as methods_lib
 from skd_jax.models import LoadedModel
 from skd_jax.parallel import sharding
-from skd_jax.reporting import metric_log, provenance
+from skd_jax.reporting import files, metric_log, provenance
 from skd_jax.training.loop import Totals
 
 
@@ -105,11 +105,36 @@ def compare(
     for variant in variants:
       if variant.start.name not in prepared:
         prepared[variant.start.name] = _prepare(asked, variant.start)
+    (task,) = prepared[variants[0].start.name].experiment.tasks.tasks
+    files.write_json(
+      workdir / records.REFERENCES, [e["target"] for e in task.test.examples]
+    )
     # Seed by seed, so that a comparison that is cut short has all methods.
     for seed in asked.seeds:
       for variant in variants:
         _run_one(asked, prepared[variant.start.name], variant, seed)
   return records.read(asked.path)
+
+
+def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config at sizes that take about a minute in all."""
+  fit = {"num_steps": 20, "batch_size": 8, "num_microbatches": 1}
+  return methods_lib.change(
+    config,
+    {
+      "data.max_train_examples": 500,
+      "data.max_validation_examples": 8,
+      "data.max_test_examples": 16,
+      # One width each of prompts and responses: little to compile.
+      "data.length_multiple": config.data.max_prompt_length,
+      "rollout.batch_size": 0,
+      **{f"teacher.fit.{name}": value for name, value in fit.items()},
+      **{f"student.fit.{name}": value for name, value in fit.items()},
+      **{f"distill.{name}": value for name, value in fit.items()},
+      "distill.num_steps": 8,
+      "distill.evaluate_every_steps": 4,
+    },
+  )
 
 
 def _with_curves(

@@ -87,7 +87,7 @@ def rollout_loss(
   student: structs.LanguageModel,
   teacher: structs.LanguageModel | None,
   token_loss: token_losses.TokenLoss,
-  chunk_size: int,
+  chunk_size: int = 256,
 ) -> tuple[jax.Array, chunked.LossSums]:
   """Sums the token loss over every emitted token, from the first to EOS.
 

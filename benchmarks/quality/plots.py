@@ -8,7 +8,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from benchmarks import comparison
+from benchmarks.quality import table
+from skd_jax import records as records_lib
 
 # x and y of a method's line.
 Line = Sequence[tuple[float, float]]
@@ -17,7 +18,7 @@ _DASHES = ("-", "--", ":", "-.")
 
 
 def draw_all(
-  records: comparison.Records, folder: pathlib.Path
+  records: records_lib.Records, folder: pathlib.Path
 ) -> list[pathlib.Path]:
   """Draws what the lines of a comparison allow.
 
@@ -29,7 +30,7 @@ def draw_all(
     The files: of score_over_time.png, replacement_over_steps.png and
     replacement_by_position.png those for which something was measured.
   """
-  plots: Mapping[str, Callable[[comparison.Records], Figure | None]] = {
+  plots: Mapping[str, Callable[[records_lib.Records], Figure | None]] = {
     "score_over_time.png": draw_score_over_time,
     "replacement_over_steps.png": draw_replacement_over_steps,
     "replacement_by_position.png": draw_replacement_by_position,
@@ -43,13 +44,13 @@ def draw_all(
   return drawn
 
 
-def draw_score_over_time(records: comparison.Records) -> Figure | None:
+def draw_score_over_time(records: records_lib.Records) -> Figure | None:
   """Draws the validation score over the seconds of training."""
   lines = {
-    name: comparison.mean_curve(
-      [record["curve"] for record in comparison.of_method(records, name)]
+    name: table.mean_curve(
+      [record["curve"] for record in table.of_method(records, name)]
     )
-    for name in comparison.names(records)
+    for name in table.names(records)
   }
   scores = {r["score"] for r in records if r["seed"] is not None}
   return _draw(
@@ -57,24 +58,24 @@ def draw_score_over_time(records: comparison.Records) -> Figure | None:
   )
 
 
-def draw_replacement_over_steps(records: comparison.Records) -> Figure | None:
+def draw_replacement_over_steps(records: records_lib.Records) -> Figure | None:
   """Draws the share of replaced tokens over the training steps."""
   lines = {
     name: _smooth(_mean_of(records, name, "replacement_curve"))
-    for name in comparison.names(records)
+    for name in table.names(records)
   }
   figure = _draw(lines, "Share of tokens that the teacher replaced", "step")
   return _in_percent(figure)
 
 
-def draw_replacement_by_position(records: comparison.Records) -> Figure | None:
+def draw_replacement_by_position(records: records_lib.Records) -> Figure | None:
   """Draws the share of replaced tokens over the position in the response."""
   lines = {
     # Position 0 has a place of its own on the logarithmic axis.
     name: [
       (x + 1, y) for x, y in _mean_of(records, name, "replacement_by_position")
     ]
-    for name in comparison.names(records)
+    for name in table.names(records)
   }
   figure = _draw(
     lines,
@@ -86,11 +87,11 @@ def draw_replacement_by_position(records: comparison.Records) -> Figure | None:
   return _in_percent(figure)
 
 
-def _mean_of(records: comparison.Records, name: str, field: str) -> Line:
+def _mean_of(records: records_lib.Records, name: str, field: str) -> Line:
   """The mean over the seeds at the points that all of them have."""
   curves = [
     {float(x): y for x, y in record[field]}
-    for record in comparison.of_method(records, name)
+    for record in table.of_method(records, name)
   ]
   shared = set.intersection(*map(set, curves))
   return [

@@ -1,10 +1,4 @@
-"""What compare_methods has found: its JSON lines, and the table of them.
-
-One line for each run, and for the teacher and the students before:
-
-  {"task", "method", "seed", "metrics", "seconds", "generated_tokens",
-   "replacement_rate", "curve": [[seconds, step, score], ...], ...}
-"""
+"""The table of a comparison: its JSON lines (skd_jax/records.py) and tests."""
 
 import json
 import pathlib
@@ -12,14 +6,11 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-import numpy as np
-
-from benchmarks import grids, harness
+from benchmarks import harness
+from skd_jax import grids
+from skd_jax import records as records_lib
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.reporting import metric_log
 
-Record = dict[str, Any]
-Records = Sequence[Mapping[str, Any]]
 # By baseline, method and metric.
 Tests = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 
@@ -36,30 +27,10 @@ LEGEND = (
   "Best: the best validation score.\n"
 )
 
-# A step that takes so many medians has compiled, or something else has run.
-_OUTLIER = 3.0
-
-
-def read(path: pathlib.Path) -> list[Record]:
-  """Reads the lines of a comparison; none where there is no file yet."""
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def write(path: pathlib.Path, records: Records) -> None:
-  """Writes the lines, all or none of them."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = "".join(
-    json.dumps(metric_log.finite(record), allow_nan=False) + "\n"
-    for record in records
-  )
-  metric_log.write_atomically(path, text)
-
 
 def tests_path(path: pathlib.Path) -> pathlib.Path:
-  """Returns where the tests of a file of lines lie."""
-  return path.with_suffix(".tests.json")
+  """Returns where the tests of a file of lines are."""
+  return path.with_name("tests.json")
 
 
 def read_tests(path: pathlib.Path) -> Tests:
@@ -73,73 +44,33 @@ def read_tests(path: pathlib.Path) -> Tests:
   return json.loads(beside.read_text("utf-8"))
 
 
-def find(
-  records: Records, method: str, seed: int | None
-) -> Mapping[str, Any] | None:
-  """Returns the line of a run, or None."""
-  for record in records:
-    if (record["method"], record["seed"]) == (method, seed):
-      return record
-  return None
-
-
-def names(records: Records) -> list[str]:
+def names(records: records_lib.Records) -> list[str]:
   """Returns the methods that were run, in order; not the models before."""
   return list(
     dict.fromkeys(r["method"] for r in records if r["seed"] is not None)
   )
 
 
-def of_method(records: Records, method: str) -> list[Mapping[str, Any]]:
+def of_method(
+  records: records_lib.Records, method: str
+) -> list[Mapping[str, Any]]:
   """Returns the lines of one method, one a seed."""
   return [r for r in records if r["method"] == method]
 
 
-def step_seconds(lines: Records) -> list[float]:
-  """Returns what each training step took, by the log of the run.
-
-  Without the time that compiling takes, which is once for all runs that share a
-  program: a step of more than three medians counts as one median.
-
-  Args:
-    lines: of metrics.jsonl, one a step, of one stage and seed.
-  """
-  seconds = [
-    sum(value for name, value in line.items() if name.startswith("seconds_"))
-    for line in lines
-    if "loss" in line
-  ]
-  if not seconds:
-    return []
-  median = statistics.median(seconds)
-  return [median if s > _OUTLIER * median else s for s in seconds]
-
-
-def validation_curve(
-  lines: Records, score: str
-) -> list[tuple[float, int, float]]:
-  """Returns (seconds of training, step, score) at each validation.
-
-  Args:
-    lines: as step_seconds.
-    score: the name of the validation score in the log.
-  """
-  total = np.cumsum([0.0, *step_seconds(lines)])
-  return [
-    (float(total[line["step"]]), line["step"], line[score])
-    for line in lines
-    if score in line
-  ]
-
-
-def rate_by_position(counts: Mapping[str, float]) -> dict[str, float]:
-  """Returns the replacement rate by the first position of each bucket."""
-  prefix = "emitted_from_"
+def read_answers(
+  workdir: pathlib.Path, records: records_lib.Records, name: str
+) -> dict[int, list[str]]:
+  """Returns the answers of a method by seed, of those runs that are here."""
+  paths = {
+    record["seed"]: records_lib.answers_path(workdir, name, record["seed"])
+    for record in of_method(records, name)
+  }
   return {
-    name.removeprefix(prefix): counts[name.replace("emitted", "replaced")]
-    / counts[name]
-    for name in counts
-    if name.startswith(prefix) and counts[name]
+    # Not splitlines: an answer may hold characters that it splits at.
+    seed: path.read_text("utf-8").removesuffix("\n").split("\n")
+    for seed, path in paths.items()
+    if path.exists()
   }
 
 
@@ -165,7 +96,9 @@ def seconds_to_reach(
   return next((s for s, value in curve if value >= score), None)
 
 
-def rows(records: Records, tests: Tests) -> list[Record]:
+def rows(
+  records: records_lib.Records, tests: Tests
+) -> list[records_lib.Record]:
   """Returns the table, one row a method, the models before first.
 
   Args:
@@ -213,8 +146,8 @@ def rows(records: Records, tests: Tests) -> list[Record]:
   return table
 
 
-def _scores(runs: Records) -> Record:
-  row: Record = {}
+def _scores(runs: records_lib.Records) -> records_lib.Record:
+  row: records_lib.Record = {}
   for name in runs[0]["metrics"]:
     row |= _mean_and_deviation(name, [run["metrics"][name] for run in runs])
   return row
@@ -235,10 +168,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def table(
-  found: Sequence[Record],
+  found: Sequence[records_lib.Record],
   main_metrics: Sequence[str],
   baselines: Sequence[str],
-) -> list[Record]:
+) -> list[records_lib.Record]:
   """Returns rows for people: a mean with its deviation in one cell.
 
   Args:
@@ -246,7 +179,7 @@ def table(
     main_metrics: the metrics that are shown.
     baselines: what was tested against.
   """
-  columns: dict[str, Callable[[Record], Any]] = {
+  columns: dict[str, Callable[[records_lib.Record], Any]] = {
     "method": lambda row: row["method"],
     "seeds": lambda row: row.get("seeds"),
   }
@@ -273,7 +206,7 @@ def table(
   return [{name: cell(row) for name, cell in columns.items()} for row in found]
 
 
-def section(records: Records, tests: Tests) -> str:
+def section(records: records_lib.Records, tests: Tests) -> str:
   """Returns the table as Markdown, and what it was measured with.
 
   What its columns are is in LEGEND.
@@ -291,7 +224,7 @@ def section(records: Records, tests: Tests) -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def _with_deviation(row: Record, name: str) -> str | None:
+def _with_deviation(row: records_lib.Record, name: str) -> str | None:
   if row.get(name) is None:
     return None
   deviation = row.get(f"{name}_sd")
@@ -307,7 +240,7 @@ def _test(test: Mapping[str, Any] | None) -> str | None:
   return f"{test['difference']:+.2f} {interval}, p {p}"
 
 
-def _replaced(row: Record) -> str | None:
+def _replaced(row: records_lib.Record) -> str | None:
   rate, changed = row.get("replacement_rate"), row.get("changed_rate")
   cell = _percent(rate)
   if cell is None or changed is None or f"{changed:.4f}" == f"{rate:.4f}":
