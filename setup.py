@@ -1,20 +1,44 @@
 """skd_jax: Speculative Knowledge Distillation in JAX."""
 
 import pathlib
+import re
 
 import setuptools
 
+_FOLDER = pathlib.Path(__file__).parent
+(_VERSION,) = re.findall(
+  r'^__version__ = "(.+)"$',
+  (_FOLDER / "skd_jax" / "__init__.py").read_text("utf-8"),
+  re.MULTILINE,
+)
+
 setuptools.setup(
   name="skd_jax",
-  version="0.1.0",
+  version=_VERSION,
   description="Speculative Knowledge Distillation (arXiv 2410.11325) in JAX",
-  long_description=pathlib.Path(__file__)
-  .with_name("README.md")
-  .read_text("utf-8"),
+  long_description=(_FOLDER / "README.md").read_text("utf-8"),
   long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  keywords="jax flax knowledge-distillation speculative-decoding llm tpu",
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Intended Audience :: Developers",
+    "Operating System :: POSIX",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["skd_jax", "skd_jax.*"]),
-  package_data={"skd_jax.reporting": ["templates/*.html"]},
+  package_data={
+    "skd_jax": ["py.typed"],
+    "skd_jax.reporting": ["templates/*.html"],
+  },
   install_requires=[
     "absl-py>=2.1,<3",
     "babel>=2.14,<3",
@@ -57,6 +81,11 @@ setuptools.setup(
       "gguf>=0.10,<1",
       "torch>=2.6,<2.14",
       "trl>=1.0,<2",
+    ],
+    "docs": [
+      "myst-parser>=4,<6",
+      "sphinx>=8.2,<10",
+      "sphinx-book-theme>=1.1.4,<2",
     ],
     "test": [
       "accelerate>=1.0,<2",

@@ -37,8 +37,7 @@ def generate(
 
     model = skd_jax.load_model(folder)
     tokenizer = skd_jax.load_tokenizer(folder)
-    for answer in skd_jax.generate(["Hallo."], model, tokenizer):
-      print(answer)
+    print(*skd_jax.generate(["Hallo."], model, tokenizer))
 
   Args:
     lines: what to answer; read a batch at a time, so a stream will do.
