@@ -65,7 +65,10 @@ def agreement_sums(
     student_head, teacher_head = heads
     of_student, of_teacher, mask = rows
 
-    def one_chunk(take, valid, total):
+    chunks = chunked.Chunks(mask, chunk_size)
+
+    def add_chunk(i, total):
+      take, valid = chunks[i]
       values = compare_logits(
         teacher.head(teacher_head, take(of_teacher)),
         student.head(student_head, take(of_student)),
@@ -74,7 +77,7 @@ def agreement_sums(
       return jax.tree.map(jnp.add, total, sums)
 
     zeros = AgreementSums(*[jnp.float32(0)] * 6)
-    sums = chunked.walk_chunks(one_chunk, zeros, mask, chunk_size)
+    sums = jax.lax.fori_loop(0, chunks.number, add_chunk, zeros)
     return sharding.sum_over_groups(sums)
 
   size = batch.reference.shape[1]
