@@ -344,7 +344,8 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
   text = tables.rebuild(readme, [found])
   assert "**tiny: methods**" in text
   assert "24.50 ± 0.71" in text
-  assert f"(benchmarks/results/{path.stem}/score_over_time.png)" in text
+  image = f"benchmarks/results/{path.stem}/score_over_time.png"
+  assert f"(../../{image})" in text
   assert "old" not in text
 
 

@@ -1,0 +1,230 @@
+"""The rollouts that are timed, one jitted function for each mode.
+
+Weights, prompts, keys and thresholds are arguments, so that all replacement
+rates share one compiled function. No response ends before its T tokens.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import harness
+from benchmarks.speed import pair as pair_lib
+from benchmarks.speed import regimes as regimes_lib
+from benchmarks.speed.pair import Pair
+from benchmarks.speed.regimes import Regime
+from skd_jax import structs
+from skd_jax.decoding import rollout, sampling, stopping
+from skd_jax.models import forward
+
+# At temperature 1 the every-third-layer student of SmolLM2 draws a token beyond
+# its own top 25 every sixth time, whatever the teacher thinks; at 0.5, the
+# paper's temperature, every eightieth time.
+STUDENT_SAMPLING = sampling.Sampling(temperature=0.5)
+TEACHER_SAMPLING = sampling.Sampling(temperature=0.2)
+
+# (student params, teacher params, batch, row keys [B], threshold []) -> Rollout
+RolloutFn = Callable[..., structs.Rollout]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+  """A rollout that is timed."""
+
+  call: Callable[[], Any]
+  columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _policies(
+  pair: Pair, student_params: structs.Params, teacher_params: structs.Params
+) -> tuple[rollout.Policy, rollout.Policy]:
+  return (
+    rollout.Policy(student_params, pair.student.model, STUDENT_SAMPLING),
+    rollout.Policy(teacher_params, pair.teacher.model, TEACHER_SAMPLING),
+  )
+
+
+def _never_stop(pair: Pair) -> stopping.StopTable:
+  return stopping.make_stop_table(pair.teacher.config.vocab_size, ())
+
+
+def make_skd(
+  pair: Pair,
+  *,
+  num_draft_tokens: int,
+  max_new_tokens: int,
+  accept: str = "top_k",
+) -> RolloutFn:
+  """Returns the jitted SKD rollout with an acceptance rule."""
+
+  @jax.jit
+  def skd(student_params, teacher_params, batch, keys, threshold):
+    student, teacher = _policies(pair, student_params, teacher_params)
+    return rollout.rollout(
+      student,
+      teacher,
+      batch,
+      keys,
+      _never_stop(pair),
+      threshold,
+      rule=rollout.Rule(accept, "sample"),
+      num_draft_tokens=num_draft_tokens,
+      max_new_tokens=max_new_tokens,
+    )
+
+  return skd
+
+
+def make_alone(pair: Pair, *, max_new_tokens: int, source: int) -> RolloutFn:
+  """Returns the jitted generation of one model, the one `source` names."""
+
+  @jax.jit
+  def alone(student_params, teacher_params, batch, keys, threshold):
+    del threshold
+    return rollout.decode(
+      _policies(pair, student_params, teacher_params)[source],
+      batch,
+      keys,
+      _never_stop(pair),
+      max_new_tokens=max_new_tokens,
+      source=source,
+    )
+
+  return alone
+
+
+def make_on_policy(pair: Pair, *, max_new_tokens: int) -> RolloutFn:
+  """Returns on-policy KD: the student generates, the teacher reads it once."""
+  alone = make_alone(
+    pair, max_new_tokens=max_new_tokens, source=structs.STUDENT
+  )
+
+  @jax.jit
+  def on_policy(student_params, teacher_params, batch, keys, threshold):
+    generated = alone(student_params, teacher_params, batch, keys, threshold)
+    return with_teacher(pair, generated, teacher_params, batch)
+
+  return on_policy
+
+
+def with_teacher(
+  pair: Pair,
+  generated: structs.Rollout,
+  teacher_params: structs.Params,
+  batch: structs.Batch,
+) -> structs.Rollout:
+  """Lets the teacher read responses that it has not verified."""
+  hidden = forward.response_hidden(
+    pair.teacher.model,
+    teacher_params,
+    batch.prompt,
+    batch.prompt_length,
+    generated.tokens,
+  )
+  return dataclasses.replace(generated, teacher_hidden=hidden)
+
+
+def bind(
+  function: RolloutFn, pair: Pair, batch: structs.Batch, threshold: float = 0.0
+) -> functools.partial[structs.Rollout]:
+  """Binds all arguments; the same prompt has the same key."""
+  return functools.partial(
+    function,
+    pair.student.params,
+    pair.teacher.params,
+    batch,
+    sampling.row_keys(0, 0, batch.index),
+    jnp.float32(threshold),
+  )
+
+
+def replacement_rate(generated: structs.Rollout) -> float:
+  """Returns the share of the emitted tokens that the teacher replaced."""
+  length = np.asarray(generated.length)
+  source = np.asarray(generated.source)
+  emitted = np.arange(source.shape[1])[None] < length[:, None]
+  return float(np.mean(source[emitted] == structs.TEACHER))
+
+
+def fastest(
+  regimes: Mapping[str, Regime],
+  batch: structs.Batch,
+  *,
+  max_new_tokens: int,
+  draft_lengths: Sequence[int],
+) -> dict[str, Contestant]:
+  """Returns the rollout of each regime with its fastest draft length.
+
+  Args:
+    regimes: by name; their pairs differ in the weights of the teacher alone.
+    batch: the prompts.
+    max_new_tokens: T.
+    draft_lengths: G, to choose from.
+  """
+  # One program serves all pairs and thresholds of a rule.
+  programs: dict[tuple[str, int], RolloutFn] = {}
+
+  def compiled(regime: Regime, length: int) -> Callable[[], structs.Rollout]:
+    is_new = (regime.accept, length) not in programs
+    program = programs.setdefault(
+      (regime.accept, length),
+      make_skd(
+        regime.pair,
+        num_draft_tokens=length,
+        max_new_tokens=max_new_tokens,
+        accept=regime.accept,
+      ),
+    )
+    call = bind(program, regime.pair, batch, regime.threshold)
+    if is_new:
+      jax.block_until_ready(call())
+    return call
+
+  found = {}
+  for what, regime in regimes.items():
+    calls = {length: compiled(regime, length) for length in draft_lengths}
+    timed = {length: harness.time_once(call) for length, call in calls.items()}
+    best = min(timed, key=lambda length: timed[length][0])
+    generated = timed[best][1]
+    rounds = np.asarray(generated.num_rounds)
+    columns = {
+      "num_draft_tokens": best,
+      "replacement_rate": replacement_rate(generated),
+      "tokens_per_round": float(np.sum(generated.length) / np.sum(rounds)),
+    }
+    found[what] = Contestant(calls[best], columns)
+  return found
+
+
+def usual_regimes(
+  pair: Pair, *, num_rows: int, prompt_size: int, new_tokens: int
+) -> dict[str, Regime]:
+  """Returns the regimes: everything accepted, 2 % and 10 % replaced.
+
+  Args:
+    pair: to tune.
+    num_rows: B of the rollouts that measure the rate.
+    prompt_size: P.
+    new_tokens: T.
+  """
+  vocab_size = pair.teacher.config.vocab_size
+  batch = pair_lib.make_prompts(pair, num_rows, prompt_size)
+  function = make_skd(
+    pair, num_draft_tokens=min(5, new_tokens), max_new_tokens=new_tokens
+  )
+  call = bind(function, pair, batch, regimes_lib.TOP_K)
+
+  def measure(teacher_params):
+    student_params, _, *others = call.args
+    return replacement_rate(function(student_params, teacher_params, *others))
+
+  return {
+    "skd_all_accepted": Regime(pair, "top_k", float(vocab_size)),
+    "skd_2pct": regimes_lib.tune(pair, 0.02, measure),
+    "skd_10pct": regimes_lib.tune(pair, 0.1, measure),
+  }
