@@ -109,6 +109,7 @@ def make_gkd_step(
 
   trainer = _make_trainer(pair, new_tokens, prompts.shape[1])
   trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+  trainer.current_gradient_accumulation_steps = 1  # The loop would set it.
   model, optimizer = trainer.accelerator.prepare(
     trainer.model, trainer.optimizer
   )
@@ -136,7 +137,7 @@ def _make_trainer(pair: Pair, new_tokens: int, prompt_size: int) -> Any:
 
   on_cpu = jax.default_backend() == "cpu"
   args = gkd.GKDConfig(
-    output_dir=tempfile.mkdtemp(),
+    output_dir=tempfile.gettempdir(),  # Nothing is saved.
     max_new_tokens=new_tokens,
     lmbda=1.0,  # All data is on-policy.
     beta=0.0,  # KL(teacher || student).
