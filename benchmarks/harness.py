@@ -1,13 +1,11 @@
 """Timing, tables and JSON: what every benchmark shares."""
 
-import dataclasses
 import importlib.metadata
 import json
 import os
 import pathlib
 import re
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,23 +45,6 @@ _JSON = flags.DEFINE_string(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-  """Seconds of each repeat, in order."""
-
-  seconds: tuple[float, ...]
-
-  @property
-  def best(self) -> float:
-    """The minimum: what the machine does when nothing disturbs it."""
-    return min(self.seconds)
-
-  @property
-  def median(self) -> float:
-    """The median."""
-    return statistics.median(self.seconds)
-
-
 def command(name: str) -> str:
   """Returns the command line of this run as anybody could type it.
 
@@ -101,13 +82,17 @@ def time_once(function: Callable[[], Any]) -> tuple[float, Any]:
 
 def interleaved(
   contestants: Mapping[str, Callable[[], Any]], repeats: int
-) -> dict[str, Timing]:
+) -> dict[str, list[float]]:
   """Times functions in turns, a b c a b c, so that noise hits all alike.
 
   Args:
     contestants: what to call, by name. Each is called once before, which also
       compiles it; the JAX arrays that it returns are awaited.
     repeats: how often each is timed; at least 1.
+
+  Returns:
+    Seconds of each repeat. The minimum is what the machine does when nothing
+    disturbs it.
   """
   for function in contestants.values():
     time_once(function)
@@ -115,7 +100,7 @@ def interleaved(
   for _ in range(repeats):
     for name, function in contestants.items():
       seconds[name].append(time_once(function)[0])
-  return {name: Timing(tuple(values)) for name, values in seconds.items()}
+  return seconds
 
 
 def device_name() -> str:

@@ -37,7 +37,7 @@ _TEACHER = flags.DEFINE_string(
   "or random weights of its shape.",
 )
 _SHAPE = flags.DEFINE_string(
-  "shape", None, "Random weights of this shape: smollm2_135m, llama_1b, tiny."
+  "shape", None, "Random weights of this shape: smollm2_135m, llama_8b, tiny."
 )
 
 
@@ -55,21 +55,12 @@ def _llama(
   )
 
 
-# name -> (teacher, student); without a student, every third layer.
-SHAPES: dict[str, tuple[models.ModelConfig, models.ModelConfig | None]] = {
-  "tiny": (
-    _llama(64, 192, 3, 4, 2, 16, vocab_size=512, tie_embeddings=True),
-    None,
+SHAPES = {
+  "tiny": _llama(64, 192, 3, 4, 2, 16, vocab_size=512, tie_embeddings=True),
+  "smollm2_135m": _llama(
+    576, 1536, 30, 9, 3, 64, vocab_size=49152, tie_embeddings=True
   ),
-  "smollm2_135m": (
-    _llama(576, 1536, 30, 9, 3, 64, vocab_size=49152, tie_embeddings=True),
-    None,
-  ),
-  # Llama-3.1-8B and Llama-3.2-1B.
-  "llama_1b": (
-    _llama(4096, 14336, 32, 32, 8, 128, vocab_size=128256),
-    _llama(2048, 8192, 16, 32, 8, 64, vocab_size=128256, tie_embeddings=True),
-  ),
+  "llama_8b": _llama(4096, 14336, 32, 32, 8, 128, vocab_size=128256),
 }
 
 
@@ -80,7 +71,6 @@ class Pair:
   name: str
   student: LoadedModel
   teacher: LoadedModel
-  every_third: bool  # Whether the student is every third layer of the teacher.
   tokenizer: str | None = None  # A folder; None: prompts are random ids.
 
 
@@ -112,7 +102,6 @@ def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
     name=name or pathlib.Path(folder).name,
     student=every_third_layer(teacher, dtype),
     teacher=teacher,
-    every_third=True,
     tokenizer=str(folder) if has_tokenizer else None,
   )
 
@@ -129,22 +118,16 @@ def from_shape(shape: str, num_layers: int | None = None) -> Pair:
   """
   if shape not in SHAPES:
     raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
-  dtype = loading.compute_dtype("auto")
-  teacher_config, student_config = SHAPES[shape]
+  config = SHAPES[shape]
   if num_layers is not None:
-    teacher_config = dataclasses.replace(teacher_config, num_layers=num_layers)
-  teacher = random_model(teacher_config, dtype, seed=0)
-  if student_config is None:
-    student = every_third_layer(teacher, dtype)
-  else:
-    student = random_model(student_config, dtype, seed=1)
-  name = f"{shape}, random weights"
-  return Pair(name, student, teacher, every_third=student_config is None)
+    config = dataclasses.replace(config, num_layers=num_layers)
+  dtype = loading.compute_dtype("auto")
+  teacher = random_model(config, dtype)
+  student = every_third_layer(teacher, dtype)
+  return Pair(f"{shape}, random weights", student, teacher)
 
 
-def random_model(
-  config: models.ModelConfig, dtype: Any, seed: int
-) -> LoadedModel:
+def random_model(config: models.ModelConfig, dtype: Any) -> LoadedModel:
   """Makes a model of random weights whose distributions are peaked."""
 
   def init(key):
@@ -160,7 +143,7 @@ def random_model(
       "final_norm": {"scale": scale.astype(dtype)},
     }
 
-  params = jax.jit(init)(jax.random.key(seed))
+  params = jax.jit(init)(jax.random.key(0))
   return LoadedModel(config, models.create(config, dtype=dtype), params)
 
 

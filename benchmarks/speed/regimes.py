@@ -23,25 +23,20 @@ TOP_K = 25
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-  """A pair, and the rule that replaces at a known rate."""
+  """A pair, and the K of its acceptance rule top_k."""
 
   pair: Pair
-  accept: str
-  threshold: float
+  top_k: int
 
 
 def with_faint_layers(pair: Pair, faintness: float) -> Pair:
   """Scales the outputs of the teacher's layers that the student lacks.
 
   Raises:
-    ValueError: the student is not every third layer of its teacher, or the
-      teacher normalizes the output of a layer, which would undo the scale.
+    ValueError: the teacher normalizes these outputs, which undoes the scale.
   """
-  if not pair.every_third or pair.teacher.config.sandwich_norm:
-    raise ValueError(
-      f"pair = {pair.name!r}: must be a teacher without norms after its layers "
-      "and every third layer of it, to have faint layers"
-    )
+  if pair.teacher.config.sandwich_norm:
+    raise ValueError(f"teacher = {pair.name!r}: must not normalize its layers")
 
   def scaled(index, layer):
     if int(index) % KEEP_EVERY == 0:
@@ -74,9 +69,7 @@ def tune(
   """Finds a teacher whose K = 25 replaces a share of the student's tokens.
 
   The logarithm of the faintness is bisected until the rate is met within a
-  tenth, or the steps are over; the closest teacher is taken. A student that is
-  no part of its teacher cannot be tuned: the rule `random` replaces its tokens
-  blindly, at the cost of `top_k` without one count over the vocabulary.
+  tenth, or the steps are over; the closest teacher is taken.
 
   Args:
     pair: the models.
@@ -84,8 +77,6 @@ def tune(
     measure: teacher's weights -> rate of replaced tokens.
     steps: at most.
   """
-  if not pair.every_third:
-    return Regime(pair, "random", rate)
   low, high = 1e-3, 1.0
   best, best_rate = pair, float("inf")
   for _ in range(steps):
@@ -98,4 +89,4 @@ def tune(
       break
     low, high = (middle, high) if found < rate else (low, middle)
   print(f"Tuned a teacher to replace {rate:.0%}: it replaces {best_rate:.1%}")
-  return Regime(best, "top_k", float(TOP_K))
+  return Regime(best, TOP_K)

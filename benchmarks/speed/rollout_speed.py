@@ -21,7 +21,9 @@ of them for the untrained student.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks import harness
 from benchmarks.speed import pair as pair_lib
@@ -63,88 +65,68 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
     prompt_size=settings.prompt_size,
     new_tokens=settings.new_tokens,
   )
-  torch_models = _torch_models(pair, tuned["skd_2pct"].pair)
+  missing = peers.missing(peers.TRANSFORMERS)
+  others = {} if missing else _peers(pair, tuned["skd_2pct"].pair)
   rows: list[harness.Row] = []
   for batch_size, repeats in settings.batches:
     batch = pair_lib.make_prompts(pair, batch_size, settings.prompt_size)
-    field = ours(pair, tuned, batch, settings)
-    field |= _peers(torch_models, batch, settings.new_tokens)
+    field = _ours(pair, tuned, batch, settings)
+    for what, call in others.items():
+      if what != "hf_assisted" or batch_size == 1:
+        call = functools.partial(call, batch.prompt, settings.new_tokens)
+        field[what] = Contestant(call)
+    print(f"batch {batch_size}: {', '.join(field)}", flush=True)
     rows += race(field, pair, batch_size, settings.new_tokens, repeats)
-  return rows + _missing_peers(settings)
+    if missing:
+      absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
+      rows += [{"what": what, **absent} for what in PEERS]
+  return rows
 
 
-def ours(
+def _ours(
   pair: Pair,
   tuned: Mapping[str, Regime],
   batch: structs.Batch,
   settings: Settings,
 ) -> dict[str, Contestant]:
   """Returns the rollouts of this project."""
-  new_tokens = settings.new_tokens
-  alone = functools.partial(
-    rollouts.make_alone, pair, max_new_tokens=new_tokens
-  )
-  simple = {
-    "student": alone(source=structs.STUDENT),
-    "teacher": alone(source=structs.TEACHER),
-    "on_policy": rollouts.make_on_policy(pair, max_new_tokens=new_tokens),
-  }
-  untrained = {
-    "skd_k25": Regime(pair, "top_k", float(regimes.TOP_K)),
-    "skd_k1": Regime(pair, "top_k", 1.0),
-  }
+  new_tokens, lengths = settings.new_tokens, settings.draft_lengths
+  field = {}
+  for mode in ("student", "teacher", "on_policy"):
+    function = rollouts.make_rollout(pair, mode, max_new_tokens=new_tokens)
+    field[mode] = Contestant(rollouts.bind(function, pair, batch))
   fastest = functools.partial(
     rollouts.fastest, batch=batch, max_new_tokens=new_tokens
   )
+  untrained = {
+    "skd_k25": Regime(pair, regimes.TOP_K),
+    "skd_k1": Regime(pair, 1),
+  }
+  # Most tokens of the untrained student are replaced: short drafts are best.
   return {
-    **{
-      what: Contestant(rollouts.bind(function, pair, batch))
-      for what, function in simple.items()
-    },
-    **fastest(tuned, draft_lengths=settings.draft_lengths),
-    # Most of its tokens are replaced.
-    **fastest(untrained, draft_lengths=settings.draft_lengths[:1]),
+    **field,
+    **fastest(tuned, draft_lengths=lengths),
+    **fastest(untrained, draft_lengths=lengths[:1]),
   }
 
 
-def _torch_models(pair: Pair, agreeing: Pair) -> tuple[object, ...]:
-  """Returns student, teacher, and a teacher that agrees with the student."""
-  if peers.missing(peers.TRANSFORMERS):
-    return ()
-  loaded = (pair.student, pair.teacher, agreeing.teacher)
-  return tuple(peers.to_torch(model) for model in loaded)
+def _peers(pair: Pair, agreeing: Pair) -> dict[str, Callable[..., Any]]:
+  """Returns what transformers offers: `(prompts, T) -> tokens`.
 
-
-def _peers(
-  torch_models: tuple[object, ...], batch: structs.Batch, new_tokens: int
-) -> dict[str, Contestant]:
-  if not torch_models:
-    return {}
-  student, teacher, agreeing = torch_models
-  generate = functools.partial(
-    peers.generate, prompts=batch.prompt, max_new_tokens=new_tokens
+  Args:
+    pair: the models.
+    agreeing: the pair whose student drafts for its teacher.
+  """
+  student, teacher, agreeing_teacher = (
+    peers.to_torch(model)
+    for model in (pair.student, pair.teacher, agreeing.teacher)
   )
-  field = {
-    "hf_student": Contestant(functools.partial(generate, student)),
-    "hf_teacher": Contestant(functools.partial(generate, teacher)),
-  }
-  if batch.prompt.shape[0] == 1:
-    field["hf_assisted"] = Contestant(
-      functools.partial(generate, agreeing, assistant=student),
-      {"note": "the pair of skd_2pct"},
-    )
-  return field
-
-
-def _missing_peers(settings: Settings) -> list[harness.Row]:
-  note = peers.missing(peers.TRANSFORMERS)
-  if not note:
-    return []
-  return [
-    {"what": what, "batch": batch, "tokens_per_s": None, "note": note}
-    for what in PEERS
-    for batch, _ in settings.batches
-  ]
+  calls = (
+    functools.partial(peers.generate, student),
+    functools.partial(peers.generate, teacher),
+    functools.partial(peers.generate, agreeing_teacher, assistant=student),
+  )
+  return dict(zip(PEERS, calls, strict=True))
 
 
 def race(
@@ -155,7 +137,6 @@ def race(
   repeats: int,
 ) -> list[harness.Row]:
   """Times all contestants of one batch, in turns."""
-  print(f"batch {batch_size}: {', '.join(field)}", flush=True)
   timings = harness.interleaved(
     {what: contestant.call for what, contestant in field.items()}, repeats
   )
@@ -164,8 +145,8 @@ def race(
     {
       "what": what,
       "batch": batch_size,
-      "tokens_per_s": num_tokens / timings[what].best,
-      "tokens_per_s_median": num_tokens / timings[what].median,
+      "tokens_per_s": num_tokens / min(timings[what]),
+      "tokens_per_s_median": num_tokens / statistics.median(timings[what]),
       "pair": pair.name,
       **contestant.columns,
     }

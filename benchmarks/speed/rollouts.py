@@ -1,6 +1,6 @@
 """The rollouts that are timed, one jitted function for each mode.
 
-Weights, prompts, keys and thresholds are arguments, so that all replacement
+Weights, prompts, keys and K are arguments, so that all replacement
 rates share one compiled function. No response ends before its T tokens.
 """
 
@@ -28,7 +28,7 @@ from skd_jax.models import forward
 STUDENT_SAMPLING = sampling.Sampling(temperature=0.5)
 TEACHER_SAMPLING = sampling.Sampling(temperature=0.2)
 
-# (student params, teacher params, batch, row keys [B], threshold []) -> Rollout
+# (student params, teacher params, batch, row keys [B], K []) -> Rollout
 RolloutFn = Callable[..., structs.Rollout]
 
 
@@ -40,76 +40,57 @@ class Contestant:
   columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _policies(
-  pair: Pair, student_params: structs.Params, teacher_params: structs.Params
-) -> tuple[rollout.Policy, rollout.Policy]:
-  return (
-    rollout.Policy(student_params, pair.student.model, STUDENT_SAMPLING),
-    rollout.Policy(teacher_params, pair.teacher.model, TEACHER_SAMPLING),
-  )
-
-
-def _never_stop(pair: Pair) -> stopping.StopTable:
-  return stopping.make_stop_table(pair.teacher.config.vocab_size, ())
-
-
-def make_skd(
+def make_rollout(
   pair: Pair,
+  mode: str,
   *,
-  num_draft_tokens: int,
   max_new_tokens: int,
-  accept: str = "top_k",
+  num_draft_tokens: int = 1,
 ) -> RolloutFn:
-  """Returns the jitted SKD rollout with an acceptance rule."""
+  """Returns a jitted rollout.
+
+  Args:
+    pair: the models.
+    mode: `skd`, with the rule top_k; `student` or `teacher`, which generates
+      alone; `on_policy`, the student generates and the teacher reads it once.
+    max_new_tokens: T.
+    num_draft_tokens: G, of the mode skd.
+  """
+  stop_table = stopping.make_stop_table(pair.teacher.config.vocab_size, ())
 
   @jax.jit
-  def skd(student_params, teacher_params, batch, keys, threshold):
-    student, teacher = _policies(pair, student_params, teacher_params)
-    return rollout.rollout(
-      student,
-      teacher,
+  def generate(student_params, teacher_params, batch, keys, threshold):
+    student = rollout.Policy(
+      student_params, pair.student.model, STUDENT_SAMPLING
+    )
+    teacher = rollout.Policy(
+      teacher_params, pair.teacher.model, TEACHER_SAMPLING
+    )
+    if mode == "skd":
+      return rollout.rollout(
+        student,
+        teacher,
+        batch,
+        keys,
+        stop_table,
+        threshold,
+        rule=rollout.Rule("top_k", "sample"),
+        num_draft_tokens=num_draft_tokens,
+        max_new_tokens=max_new_tokens,
+      )
+    generated = rollout.decode(
+      teacher if mode == "teacher" else student,
       batch,
       keys,
-      _never_stop(pair),
-      threshold,
-      rule=rollout.Rule(accept, "sample"),
-      num_draft_tokens=num_draft_tokens,
+      stop_table,
       max_new_tokens=max_new_tokens,
+      source=structs.TEACHER if mode == "teacher" else structs.STUDENT,
     )
+    if mode == "on_policy":
+      return with_teacher(pair, generated, teacher_params, batch)
+    return generated
 
-  return skd
-
-
-def make_alone(pair: Pair, *, max_new_tokens: int, source: int) -> RolloutFn:
-  """Returns the jitted generation of one model, the one `source` names."""
-
-  @jax.jit
-  def alone(student_params, teacher_params, batch, keys, threshold):
-    del threshold
-    return rollout.decode(
-      _policies(pair, student_params, teacher_params)[source],
-      batch,
-      keys,
-      _never_stop(pair),
-      max_new_tokens=max_new_tokens,
-      source=source,
-    )
-
-  return alone
-
-
-def make_on_policy(pair: Pair, *, max_new_tokens: int) -> RolloutFn:
-  """Returns on-policy KD: the student generates, the teacher reads it once."""
-  alone = make_alone(
-    pair, max_new_tokens=max_new_tokens, source=structs.STUDENT
-  )
-
-  @jax.jit
-  def on_policy(student_params, teacher_params, batch, keys, threshold):
-    generated = alone(student_params, teacher_params, batch, keys, threshold)
-    return with_teacher(pair, generated, teacher_params, batch)
-
-  return on_policy
+  return generate
 
 
 def with_teacher(
@@ -130,7 +111,7 @@ def with_teacher(
 
 
 def bind(
-  function: RolloutFn, pair: Pair, batch: structs.Batch, threshold: float = 0.0
+  function: RolloutFn, pair: Pair, batch: structs.Batch, top_k: int = 0
 ) -> functools.partial[structs.Rollout]:
   """Binds all arguments; the same prompt has the same key."""
   return functools.partial(
@@ -139,7 +120,7 @@ def bind(
     pair.teacher.params,
     batch,
     sampling.row_keys(0, 0, batch.index),
-    jnp.float32(threshold),
+    jnp.float32(top_k),
   )
 
 
@@ -166,21 +147,19 @@ def fastest(
     max_new_tokens: T.
     draft_lengths: G, to choose from.
   """
-  # One program serves all pairs and thresholds of a rule.
-  programs: dict[tuple[str, int], RolloutFn] = {}
+  # One program of each length serves all pairs and thresholds.
+  programs: dict[int, RolloutFn] = {}
 
   def compiled(regime: Regime, length: int) -> Callable[[], structs.Rollout]:
-    is_new = (regime.accept, length) not in programs
-    program = programs.setdefault(
-      (regime.accept, length),
-      make_skd(
+    is_new = length not in programs
+    if is_new:
+      programs[length] = make_rollout(
         regime.pair,
+        "skd",
         num_draft_tokens=length,
         max_new_tokens=max_new_tokens,
-        accept=regime.accept,
-      ),
-    )
-    call = bind(program, regime.pair, batch, regime.threshold)
+      )
+    call = bind(programs[length], regime.pair, batch, regime.top_k)
     if is_new:
       jax.block_until_ready(call())
     return call
@@ -214,8 +193,8 @@ def usual_regimes(
   """
   vocab_size = pair.teacher.config.vocab_size
   batch = pair_lib.make_prompts(pair, num_rows, prompt_size)
-  function = make_skd(
-    pair, num_draft_tokens=min(5, new_tokens), max_new_tokens=new_tokens
+  function = make_rollout(
+    pair, "skd", num_draft_tokens=5, max_new_tokens=new_tokens
   )
   call = bind(function, pair, batch, regimes_lib.TOP_K)
 
@@ -224,7 +203,7 @@ def usual_regimes(
     return replacement_rate(function(student_params, teacher_params, *others))
 
   return {
-    "skd_all_accepted": Regime(pair, "top_k", float(vocab_size)),
+    "skd_all_accepted": Regime(pair, vocab_size),
     "skd_2pct": regimes_lib.tune(pair, 0.02, measure),
     "skd_10pct": regimes_lib.tune(pair, 0.1, measure),
   }

@@ -15,6 +15,7 @@ models, prompts, lengths and loss, KL(teacher || student).
 
 import dataclasses
 import functools
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,12 +129,12 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
   rows: list[harness.Row] = [
     {
       "what": what,
-      "seconds": timing.best,
-      "ratio_to_on_policy": timing.best / timings["on_policy"].best,
-      "seconds_median": timing.median,
+      "seconds": min(seconds),
+      "ratio_to_on_policy": min(seconds) / min(timings["on_policy"]),
+      "seconds_median": statistics.median(seconds),
       **(field[what].columns if what in field else {}),
     }
-    for what, timing in timings.items()
+    for what, seconds in timings.items()
   ]
   if missing:
     rows.append({"what": "trl_gkd", "seconds": None, "note": missing})
@@ -147,11 +148,10 @@ def make_contestants(
   settings: Settings,
 ) -> dict[str, Contestant]:
   """Returns the rollout, with teacher_hidden, of each method."""
-  on_policy = rollouts.bind(
-    rollouts.make_on_policy(pair, max_new_tokens=settings.new_tokens),
-    pair,
-    batch,
+  function = rollouts.make_rollout(
+    pair, "on_policy", max_new_tokens=settings.new_tokens
   )
+  on_policy = rollouts.bind(function, pair, batch)
   # Responses of full length take the place of references.
   responses = on_policy().tokens
   with_references = dataclasses.replace(

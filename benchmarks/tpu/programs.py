@@ -147,17 +147,13 @@ def _small(config: models.ModelConfig) -> models.ModelConfig:
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Programs:
-  """The two programs of a step."""
-
-  rollout: Compiled
-  train: Compiled
-  state: structs.TrainState  # Shapes, as the train step takes it.
-
-
-def compile_programs(plan: Plan) -> Programs:
+def compile_programs(
+  plan: Plan,
+) -> tuple[Compiled, Compiled, structs.TrainState]:
   """Compiles rollout and train step, as the run would.
+
+  Returns:
+    (rollout, train step, shapes of the state).
 
   Raises:
     DoesNotFitError: the compiler says that the memory does not suffice.
@@ -187,21 +183,18 @@ def compile_programs(plan: Plan) -> Programs:
     )
     state = jax.eval_shape(begin, plan.student.params)
     head = plan.teacher.model.head_params(plan.teacher.params)
-    return Programs(
-      rollout=_compile(generate, *arguments),
-      train=_compile(learn, state, head, batch, generated),
-      state=state,
-    )
-
-
-def _compile(function: Any, *arguments: Any) -> Compiled:
-  try:
-    return function.lower(*arguments).compile()
-  except jax.errors.JaxRuntimeError as error:
-    line = str(error).splitlines()[0]
-    if "RESOURCE_EXHAUSTED" not in line:
-      raise
-    raise DoesNotFitError(line) from None
+    try:
+      rollout = generate.lower(*arguments).compile()
+      return (
+        rollout,
+        learn.lower(state, head, batch, generated).compile(),
+        state,
+      )
+    except jax.errors.JaxRuntimeError as error:
+      line = str(error).splitlines()[0]
+      if "RESOURCE_EXHAUSTED" not in line:
+        raise
+      raise DoesNotFitError(line) from None
 
 
 def measure(plan: Plan) -> harness.Row:
@@ -211,24 +204,32 @@ def measure(plan: Plan) -> harness.Row:
     DoesNotFitError: the compiler says that the memory does not suffice.
   """
   start_time = time.perf_counter()
-  programs = compile_programs(plan)
+  rollout, train, state = compile_programs(plan)
   compile_s = time.perf_counter() - start_time
-  rollout, train = programs.rollout.as_text(), programs.train.as_text()
-  num_arrays = len(jax.tree.leaves(programs.state))
-  return memory(plan, programs) | {
-    "gathered": gathered_in_loop(plan, hlo.collectives(rollout)),
-    "donated": hlo.num_donated(train) >= num_arrays,
-    "host_calls": hlo.host_calls(rollout) + hlo.host_calls(train),
+  stats = rollout.memory_analysis(), train.memory_analysis()
+  texts = rollout.as_text(), train.as_text()
+  return memory(plan, state, *stats) | {
+    "gathered": gathered_in_loop(plan, hlo.collectives(texts[0])),
+    "donated": hlo.num_donated(texts[1]) >= len(jax.tree.leaves(state)),
+    "host_calls": [call for text in texts for call in hlo.host_calls(text)],
     "compile_s": compile_s,
   }
 
 
-def memory(plan: Plan, programs: Programs) -> harness.Row:
+def memory(
+  plan: Plan, state: structs.TrainState, rollout: Any, train: Any
+) -> harness.Row:
   """Returns what a device holds, in GiB.
 
   `peak_gib` is the larger of the two programs' needs: arguments, results and
   temporaries, as the compiler counts them, with what else stays meanwhile, and
   the code of both.
+
+  Args:
+    plan: what was compiled.
+    state: of the train step.
+    rollout: the compiler's memory analysis of the rollout.
+    train: that of the train step.
   """
 
   def held(tree: Any) -> int:
@@ -242,13 +243,11 @@ def memory(plan: Plan, programs: Programs) -> harness.Row:
     return stats.argument_size_in_bytes + results + stats.temp_size_in_bytes
 
   teacher, student = held(plan.teacher.params), held(plan.student.params)
-  optimizer = held(programs.state.opt_state)
+  optimizer = held(state.opt_state)
   head = held(plan.teacher.model.head_params(plan.teacher.params))
-  rollout, train = (
-    program.memory_analysis() for program in (programs.rollout, programs.train)
-  )
-  code = rollout.generated_code_size_in_bytes
-  code += train.generated_code_size_in_bytes
+  code = sum(stats.generated_code_size_in_bytes for stats in (rollout, train))
+  during_rollout = needs(rollout) + optimizer
+  during_training = needs(train) + teacher - head
   caches = sum(
     math.prod(shape) * plan.run.dtype.itemsize // parts
     for shape, parts in plan.caches()
@@ -256,16 +255,13 @@ def memory(plan: Plan, programs: Programs) -> harness.Row:
   found = {
     "teacher_gib": teacher,
     "student_gib": student,
-    # The student before training stays, for the next seed.
-    "start_gib": student,
     "optimizer_gib": optimizer,
     "caches_gib": caches,
     "rollout_temporaries_gib": max(rollout.temp_size_in_bytes - caches, 0),
     "train_temporaries_gib": train.temp_size_in_bytes,
     "code_gib": code,
-    "peak_gib": code
-    + student
-    + max(needs(rollout) + optimizer, needs(train) + teacher - head),
+    # The student before training stays as well, for the next seed.
+    "peak_gib": code + student + max(during_rollout, during_training),
   }
   return {name: value / chips.GIB for name, value in found.items()}
 

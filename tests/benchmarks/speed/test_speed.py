@@ -127,7 +127,7 @@ def test_tuning_finds_the_wanted_rate(tiny):
     return rates[-1]
 
   regime = regimes.tune(tiny, 0.1, measure)
-  assert (regime.accept, regime.threshold) == ("top_k", regimes.TOP_K)
+  assert regime.top_k == regimes.TOP_K
   assert rates[-1] == pytest.approx(0.1, rel=0.1)
   assert len(rates) <= 10
 
@@ -162,7 +162,7 @@ def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
 
 def test_training_step_changes_the_state_and_not_the_pair(tiny):
   batch = pair_lib.make_prompts(tiny, 2, 4)
-  on_policy = rollouts.make_on_policy(tiny, max_new_tokens=8)
+  on_policy = rollouts.make_rollout(tiny, "on_policy", max_new_tokens=8)
   trainer = step_cost.Trainer(tiny, chunk_size=4)
   before = np.array(tiny.student.params["embedding"])
   trainer.train(batch, rollouts.bind(on_policy, tiny, batch)())
