@@ -16,7 +16,6 @@ import jax
 import numpy as np
 
 from benchmarks.speed.pair import KEEP_EVERY, Pair
-from skd_jax import structs
 
 TOP_K = 25
 
@@ -63,7 +62,7 @@ def with_faint_layers(pair: Pair, faintness: float) -> Pair:
 def tune(
   pair: Pair,
   rate: float,
-  measure: Callable[[structs.Params], float],
+  measure: Callable[[Pair], float],
   steps: int = 10,
 ) -> Regime:
   """Finds a teacher whose K = 25 replaces a share of the student's tokens.
@@ -74,7 +73,7 @@ def tune(
   Args:
     pair: the models.
     rate: of replaced tokens, such as 0.02.
-    measure: teacher's weights -> rate of replaced tokens.
+    measure: returns the rate of a pair.
     steps: at most.
   """
   low, high = 1e-3, 1.0
@@ -82,7 +81,7 @@ def tune(
   for _ in range(steps):
     middle = float(np.sqrt(low * high))
     candidate = with_faint_layers(pair, middle)
-    found = measure(candidate.teacher.params)
+    found = measure(candidate)
     if abs(found - rate) < abs(best_rate - rate):
       best, best_rate = candidate, found
     if abs(found - rate) <= 0.1 * rate:

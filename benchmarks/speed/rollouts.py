@@ -112,7 +112,7 @@ def with_teacher(
 
 def bind(
   function: RolloutFn, pair: Pair, batch: structs.Batch, top_k: int = 0
-) -> functools.partial[structs.Rollout]:
+) -> Callable[[], structs.Rollout]:
   """Binds all arguments; the same prompt has the same key."""
   return functools.partial(
     function,
@@ -147,26 +147,25 @@ def fastest(
     max_new_tokens: T.
     draft_lengths: G, to choose from.
   """
-  # One program of each length serves all pairs and thresholds.
-  programs: dict[int, RolloutFn] = {}
-
-  def compiled(regime: Regime, length: int) -> Callable[[], structs.Rollout]:
-    is_new = length not in programs
-    if is_new:
-      programs[length] = make_rollout(
-        regime.pair,
-        "skd",
-        num_draft_tokens=length,
-        max_new_tokens=max_new_tokens,
-      )
-    call = bind(programs[length], regime.pair, batch, regime.top_k)
-    if is_new:
-      jax.block_until_ready(call())
-    return call
-
+  any_regime = next(iter(regimes.values()))
+  # One program of each length serves all regimes.
+  programs = {
+    length: make_rollout(
+      any_regime.pair,
+      "skd",
+      num_draft_tokens=length,
+      max_new_tokens=max_new_tokens,
+    )
+    for length in draft_lengths
+  }
+  for program in programs.values():
+    jax.block_until_ready(bind(program, any_regime.pair, batch)())  # Compiles.
   found = {}
   for what, regime in regimes.items():
-    calls = {length: compiled(regime, length) for length in draft_lengths}
+    calls = {
+      length: bind(program, regime.pair, batch, regime.top_k)
+      for length, program in programs.items()
+    }
     timed = {length: harness.time_once(call) for length, call in calls.items()}
     best = min(timed, key=lambda length: timed[length][0])
     generated = timed[best][1]
@@ -196,11 +195,9 @@ def usual_regimes(
   function = make_rollout(
     pair, "skd", num_draft_tokens=5, max_new_tokens=new_tokens
   )
-  call = bind(function, pair, batch, regimes_lib.TOP_K)
 
-  def measure(teacher_params):
-    student_params, _, *others = call.args
-    return replacement_rate(function(student_params, teacher_params, *others))
+  def measure(tuned: Pair) -> float:
+    return replacement_rate(bind(function, tuned, batch, regimes_lib.TOP_K)())
 
   return {
     "skd_all_accepted": Regime(pair, vocab_size),

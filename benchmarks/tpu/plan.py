@@ -14,8 +14,8 @@ compiles a small model for the CPU. For each:
            of the two programs, their code included; whether the chip has it
   checks   no weight and no cache is gathered inside the decode loop, the state
            is donated, nothing is asked of the host
-  seconds  the roofline if every response has max_new_tokens tokens: a bound,
-           no measurement
+  seconds  the roofline if every response has max_new_tokens tokens, of which
+           one in ten is replaced: a bound, no measurement
 
 Weights and caches are counted by their shapes; the compiler's totals, which pad
 them, must fit. The teacher's fine-tuning and evaluation are other programs.
@@ -38,16 +38,7 @@ from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, programs, roofline
 from configs import wmt
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "One config; by default all large ones."
-)
-_TOPOLOGY = flags.DEFINE_string(
-  "topology", None, "The slice: v5e:2x4, v5p:2x2x1, v4:..., v6e:..."
-)
-_SEARCH = flags.DEFINE_bool("search", False, "Look for the largest batch.")
-_REPLACEMENT_RATE = flags.DEFINE_float(
-  "replacement_rate", 0.1, "For the seconds: tokens that the teacher replaces."
-)
+_REPLACEMENT_RATE = 0.1  # Assumed for the seconds.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +67,7 @@ LARGE = (
   Large("gemma", "v5e:2x4"),
   Large("gemma", "v5p:2x2x1", tensor=4),
   Large("gemma2", "v5e:2x4"),
-  Large("qwen", "v5e:2x2"),
-  Large("qwen3", "v5e:2x2"),
-  Large("llama", "v5e:2x2"),
+  *(Large(variant, "v5e:2x2") for variant in ("qwen", "qwen3", "llama")),
 )
 
 
@@ -98,12 +87,13 @@ def make_row(
   """
   devices = chips.tpu_devices(topology) if topology else jax.devices()
   plan = programs.make_plan(config, devices, small=not topology)
+  distill = plan.run.config.distill
   row: harness.Row = {
     "config": name,
     "slice": topology or f"cpu:{len(devices)}",
     "mesh": "x".join(str(n) for n in plan.run.mesh.shape.values()),
-    "batch": config.distill.batch_size,
-    "microbatches": config.distill.num_microbatches,
+    "batch": distill.batch_size,
+    "microbatches": distill.num_microbatches,
     "teacher_params": checkpoints.num_params(plan.teacher.config),
     "student_params": checkpoints.num_params(plan.student.config),
   }
@@ -115,11 +105,11 @@ def make_row(
     return row
   available = chips.parse_topology(topology)[0].hbm_bytes / chips.GIB
   row |= {"hbm_gib": available, "fits": row["peak_gib"] <= available}
-  return row | step_seconds(config, topology, _REPLACEMENT_RATE.value)
+  return row | step_seconds(config, topology)
 
 
 def step_seconds(
-  config: ml_collections.ConfigDict, topology: str, replacement_rate: float
+  config: ml_collections.ConfigDict, topology: str
 ) -> harness.Row:
   """Returns the roofline of a step with the longest prompts and responses."""
   chip, shape = chips.parse_topology(topology)
@@ -133,7 +123,7 @@ def step_seconds(
     prompt_tokens=config.data.max_prompt_length,
     response_tokens=config.data.max_new_tokens,
     num_draft_tokens=config.rollout.num_draft_tokens,
-    replacement_rate=replacement_rate,
+    replacement_rate=_REPLACEMENT_RATE,
     num_microbatches=config.distill.num_microbatches,
     remat=config.student.remat,
   )
@@ -204,8 +194,9 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
   jax.config.update("jax_enable_compilation_cache", False)
   wanted = [(large.name, large.config(), large.topology) for large in LARGE]
-  if _CONFIG.value is not None:
-    wanted = [(_CONFIG.value.task, _CONFIG.value, _TOPOLOGY.value)]
+  given = flags.FLAGS.config
+  if given is not None:
+    wanted = [(given.task, given, flags.FLAGS.topology)]
   if quick:
     jax.config.update("jax_num_cpu_devices", 8)
     wanted = [(name, config, None) for name, config, _ in wanted[:1]]
@@ -214,24 +205,32 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   rows: list[harness.Row] = []
   for name, config, topology in wanted:
     print(f"\n{name} on {topology or 'the CPU'}", flush=True)
-    if _SEARCH.value and topology:
-      rows += search(name, config, topology)
-      print(f"\n{largest(rows)}", flush=True)
+    if flags.FLAGS.search and topology:
+      found = search(name, config, topology)
+      print(f"\n{largest(found)}", flush=True)
     else:
-      rows.append(make_row(name, config, topology))
-      print(describe(rows[-1]), flush=True)
+      found = [make_row(name, config, topology)]
+      print(describe(found[0]), flush=True)
+    rows += found
   wrong = [line for row in rows for line in failures(row)]
-  if wrong and not _SEARCH.value:
+  if wrong and not flags.FLAGS.search:
     sys.exit("\n".join(wrong))
   return rows
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file(
+    "config", None, "One config; by default all large ones."
+  )
+  flags.DEFINE_string(
+    "topology", None, "The slice: v5e:2x4, v5p:2x2x1, v4:..., v6e:..."
+  )
+  flags.DEFINE_bool("search", False, "Look for the largest batch.")
   harness.run(
     "tpu_plan",
     rows_from_flags,
     program="tpu.plan",
     result="tpu/plan.json",
     device=lambda quick: harness.device_name() if quick else "tpu-compiler",
-    is_whole=lambda: _CONFIG.value is None and not _SEARCH.value,
+    is_whole=lambda: not (flags.FLAGS.config or flags.FLAGS.search),
   )

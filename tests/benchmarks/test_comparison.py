@@ -18,10 +18,10 @@ from benchmarks import (
   comparison_runs,
   grids,
   harness,
-  method_cost,
   significance,
   tables,
 )
+from benchmarks.speed import method_cost
 from skd_jax import config as config_lib
 from skd_jax import config_checks, methods, train, writers
 from skd_jax.parallel import sharding

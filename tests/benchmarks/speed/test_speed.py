@@ -120,10 +120,12 @@ def test_faint_layers_make_the_teacher_its_student(tiny):
 def test_tuning_finds_the_wanted_rate(tiny):
   rates = []
 
-  def measure(params):
-    full = tiny.teacher.params["layers"]["1"]["mlp"]["down"]["kernel"]
-    faintness = params["layers"]["1"]["mlp"]["down"]["kernel"] / full
-    rates.append(float(jnp.mean(faintness)) ** 0.5)
+  def kernel(pair):
+    return pair.teacher.params["layers"]["1"]["mlp"]["down"]["kernel"]
+
+  def measure(pair):
+    faintness = float(jnp.mean(kernel(pair) / kernel(tiny)))
+    rates.append(faintness**0.5)
     return rates[-1]
 
   regime = regimes.tune(tiny, 0.1, measure)

@@ -180,7 +180,7 @@ def test_docstring_states_memory_and_seconds_of_the_slice(large):
   chip, _ = chips.parse_topology(large.topology)
   assert 0 < gib < chip.hbm_bytes / chips.GIB
   # The seconds are arithmetic, and need no compiler.
-  step = plan_lib.step_seconds(large.config(), large.topology, 0.1)["step_s"]
+  step = plan_lib.step_seconds(large.config(), large.topology)["step_s"]
   assert seconds == pytest.approx(step, abs=0.006)
 
 
