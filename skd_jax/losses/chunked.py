@@ -150,7 +150,9 @@ def _chunk_sums(
 ) -> tuple[jax.Array, LossSums]:
   """The loss of a chunk of C tokens, of its logits [C, V], and its sums."""
   teacher_logits = None
-  if teacher is not None and inputs.teacher_hidden is not None:
+  if teacher is not None:
+    if inputs.teacher_hidden is None:
+      raise ValueError("teacher_hidden = None: must be given with a teacher")
     teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
   metrics = token_loss(student_logits, teacher_logits, inputs)
   sums = LossSums.of_tokens(metrics, valid)

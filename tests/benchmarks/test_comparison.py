@@ -18,10 +18,10 @@ from benchmarks import (
   comparison_runs,
   grids,
   harness,
-  method_cost,
   significance,
   tables,
 )
+from benchmarks.speed import method_cost
 from skd_jax import config as config_lib
 from skd_jax import config_checks, methods, train, writers
 from skd_jax.parallel import sharding
@@ -344,7 +344,8 @@ def test_readme_shows_a_comparison_from_its_lines(tmp_path):
   text = tables.rebuild(readme, [found])
   assert "**tiny: methods**" in text
   assert "24.50 ± 0.71" in text
-  assert f"(benchmarks/results/{path.stem}/score_over_time.png)" in text
+  image = f"benchmarks/results/{path.stem}/score_over_time.png"
+  assert f"(../../{image})" in text
   assert "old" not in text
 
 

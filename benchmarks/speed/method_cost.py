@@ -1,0 +1,142 @@
+"""What a training step of each method costs, in turns.
+
+  python -m benchmarks.speed.method_cost --config=configs/wmt.py \\
+    --workdir=workdir/compare [--methods=on_policy_kd,skd]
+
+Runs that follow each other on a shared machine compare its hours as much as the
+methods. Here all methods take their steps in turns: from the same student, the
+start, at the same steps of the schedule, on the same prompts. Teacher and start
+are those of a comparison in the same workdir, and are trained if there are
+none. Every step is compiled before it is timed.
+
+  seconds                of a step, the median; `generate`, `verify` (a pass of
+                         the teacher of its own, if no rollout has it) and
+                         `train` are its parts
+  ratio_to_on_policy_kd  the median of the ratios, turn by turn
+
+The start replaces more than the student that it becomes.
+"""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+
+from benchmarks import compare_methods, comparison_runs, grids, harness
+from skd_jax import methods, train
+from skd_jax.parallel import compilation, sharding
+
+_STEPS = flags.DEFINE_integer(
+  "steps", 5, "Batches, spread over the schedule.", lower_bound=1
+)
+_BASELINE = "on_policy_kd"
+_PARTS = ("generate", "verify", "train")
+
+
+def make_step(
+  prepared: comparison_runs.Prepared, method: str, rate: float | None
+) -> Callable[[int], dict[str, float]]:
+  """Returns `step -> seconds and tokens` of a method, always from the start.
+
+  Args:
+    prepared: teacher and start.
+    method: of skd_jax/methods.py.
+    rate: of replacement, for a control.
+  """
+  config = methods.apply(prepared.run.config, method, rate)
+  run = dataclasses.replace(prepared.run, config=config)
+  shared = train.prepare_distillation(run, prepared.start, prepared.teacher)
+  step_fn = train.make_step_fn(run, shared, seed=0)
+  stream = run.train_batches(config.distill, 0)
+  batch_of = functools.cache(lambda step: next(stream))
+
+  def step_once(step: int) -> dict[str, float]:
+    state = jax.block_until_ready(shared.begin(prepared.start.params))
+    _, _, counts = step_fn(state, batch_of(step), step)
+    parts = {part: counts.get(f"seconds_{part}", 0.0) for part in _PARTS}
+    judged = counts if counts["rounds"] else {}
+    return parts | {
+      "seconds": sum(parts.values()),
+      "emitted": judged.get("emitted", 0),
+      "replaced": judged.get("replaced", 0),
+    }
+
+  return step_once
+
+
+def make_rows(
+  prepared: comparison_runs.Prepared, names: Sequence[str], num_steps: int
+) -> list[harness.Row]:
+  """Times the methods in turns.
+
+  Args:
+    prepared: teacher and start.
+    names: of methods, with `on_policy_kd` and the method of each control.
+    num_steps: turns.
+  """
+  last = prepared.run.config.distill.num_steps - 1
+  steps = [round(i * last / max(num_steps - 1, 1)) for i in range(num_steps)]
+  contestants: dict[str, Callable[[int], dict[str, float]]] = {}
+  rates: dict[str, float] = {}
+  for name in sorted(names, key=lambda name: name in methods.CONTROLS):
+    rate = rates[methods.CONTROLS[name]] if name in methods.CONTROLS else None
+    contestants[name] = make_step(prepared, name, rate)
+    first = [contestants[name](step) for step in steps]
+    emitted = sum(turn["emitted"] for turn in first)
+    rates[name] = sum(turn["replaced"] for turn in first) / max(emitted, 1)
+    print(f"{name}: compiled", flush=True)
+  turns = [
+    {name: once(step) for name, once in contestants.items()} for step in steps
+  ]
+
+  def row(name: str) -> harness.Row:
+    def median(part):
+      return statistics.median(turn[name][part] for turn in turns)
+
+    ratios = [t[name]["seconds"] / t[_BASELINE]["seconds"] for t in turns]
+    return {
+      "what": name,
+      "seconds": median("seconds"),
+      "ratio_to_on_policy_kd": statistics.median(ratios),
+      **{part: median(part) for part in _PARTS},
+      "replacement_rate": rates[name] or None,
+    }
+
+  return [row(name) for name in names]
+
+
+def rows_from_flags(quick: bool) -> list[harness.Row]:
+  """Runs what the command line asks for.
+
+  Raises:
+    ValueError: bad settings, or on-policy KD is not among the methods.
+  """
+  compilation.keep_compiled()
+  named = flags.FLAGS.methods
+  asked = compare_methods.comparison_from_flags()
+  names = [variant.name for variant in asked.variants]
+  if _BASELINE not in names or flags.FLAGS.grid:
+    raise ValueError(
+      f"--methods={','.join(named)}: must be methods, with {_BASELINE!r}"
+    )
+  del quick  # comparison_from_flags reads the flag.
+  # The lines of the comparison itself stay as they are.
+  asked = dataclasses.replace(asked, path=asked.workdir / "method_cost.jsonl")
+  config = comparison_runs.fair(asked.config)
+  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
+    prepared = comparison_runs.prepare(asked, config, grids.Start())
+    return make_rows(prepared, names, _STEPS.value)
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  flags.FLAGS.set_default("methods", list(methods.METHODS))
+  harness.run(
+    "method_cost",
+    rows_from_flags,
+    program="speed.method_cost",
+    result="speed/{device}/method_cost.json",
+  )
