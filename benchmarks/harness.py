@@ -1,7 +1,6 @@
 """Timing, tables and JSON: what every benchmark shares."""
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
@@ -15,8 +14,7 @@ import jax
 import tabulate
 from absl import app, flags, logging
 
-from skd_jax import results
-from skd_jax.reporting import metric_log
+from skd_jax.reporting import files, provenance
 
 Row = dict[str, Any]
 
@@ -103,19 +101,6 @@ def interleaved(
   return seconds
 
 
-def device_name() -> str:
-  """Names this machine as the folders of results do: cpu-2, nvidia-h200.
-
-  The number is that of the cores of a CPU, or of the devices of another kind
-  if there are several.
-  """
-  devices = jax.devices()
-  kind = re.sub(r"[^a-z0-9]+", "-", devices[0].device_kind.lower()).strip("-")
-  if devices[0].platform == "cpu":
-    return f"cpu-{len(os.sched_getaffinity(0))}"
-  return kind if len(devices) == 1 else f"{kind}-{len(devices)}"
-
-
 def available_bytes() -> int:
   """Returns the free memory of the device; of a Linux host on a CPU."""
   stats = jax.devices()[0].memory_stats()
@@ -149,9 +134,9 @@ def result_object(
   return {
     "benchmark": name,
     "command": command(program or name),
-    "versions": results.versions() | peers,
+    "versions": provenance.versions() | peers,
     "device": device,
-    "git": results.git_revision(),
+    "git": provenance.git_revision(),
     "rows": list(rows),
   }
 
@@ -202,7 +187,7 @@ def benchmark_table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Writes the JSON object of a benchmark."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  metric_log.write_atomically(path, json.dumps(result, indent=1) + "\n")
+  files.write_json(path, result)
 
 
 def run(
@@ -211,7 +196,7 @@ def run(
   *,
   program: str,
   result: str,
-  device: Callable[[bool], str] = lambda quick: device_name(),
+  device: Callable[[bool], str] = lambda quick: provenance.device_name(),
   is_whole: Callable[[], bool] = lambda: True,
 ) -> None:
   """Runs a benchmark as a program: flags, table, JSON.

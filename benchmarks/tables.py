@@ -19,7 +19,10 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import comparison, comparison_plots, harness
+from benchmarks import harness
+from benchmarks.quality import plots
+from benchmarks.quality import table as table_lib
+from skd_jax import records as records_lib
 
 _CHECK = flags.DEFINE_bool(
   "check", False, "Write nothing; exit with 1 if a page differs."
@@ -58,7 +61,7 @@ def rebuild(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     found = [result for result in results if result["benchmark"] == name]
     text = "\n".join(section(result) for result in found)
     if found and name == COMPARISON:
-      text = f"{comparison.LEGEND}\n{text}"
+      text = f"{table_lib.LEGEND}\n{text}"
     return f"{match[1]}\n{text or 'Not measured yet.'}\n{match[3]}"
 
   return _PLACE.sub(replace, page)
@@ -82,10 +85,9 @@ def section(result: Mapping[str, Any]) -> str:
   """Returns the tables of one result, and how it was measured."""
   if result["benchmark"] == COMPARISON:
     title = f"**{result['task']}: {result['grid']}**"
-    text = comparison.section(result["rows"], result["tested"])
-    folder = "../../benchmarks/results"
+    text = table_lib.section(result["rows"], result["tested"])
     images = "".join(
-      f"\n![{path.stem}]({folder}/{path.parent.name}/{path.name})\n"
+      f"\n![{path.stem}](../../{path.relative_to(ROOT)})\n"
       for path in result["plots"]
     )
     return f"{title}\n\n{text}{images}"
@@ -121,7 +123,7 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob(files))
   ]
   found += [
-    _comparison(path) for path in sorted(folder.glob(f"{COMPARISON}.*.jsonl"))
+    _comparison(path) for path in sorted(folder.glob("quality/*/*/runs.jsonl"))
   ]
   # The comparison of all methods comes before the other comparisons.
   return sorted(
@@ -135,23 +137,22 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _comparison(path: pathlib.Path) -> dict[str, Any]:
   """Presents the lines of a comparison as the result of a benchmark."""
-  records = comparison.read(path)
+  records = records_lib.read(path)
   return {
     "benchmark": COMPARISON,
     "device": records[-1]["device"],
     "task": records[-1]["task"],
-    "grid": path.stem.split(".")[-1],
+    "grid": path.parent.name,
     "rows": records,
-    "tested": comparison.read_tests(path),
-    "plots": sorted(path.with_suffix("").glob("*.png")),
+    "tested": table_lib.read_tests(path),
+    "plots": sorted(path.parent.glob("*.png")),
   }
 
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the plots of each comparison of all methods, beside its lines."""
-  for path in folder.glob(f"{COMPARISON}.*.{_DRAWN}.jsonl"):
-    path.with_suffix("").mkdir(exist_ok=True)
-    comparison_plots.draw_all(comparison.read(path), path.with_suffix(""))
+  for path in folder.glob(f"quality/*/{_DRAWN}/runs.jsonl"):
+    plots.draw_all(records_lib.read(path), path.parent)
 
 
 def main(argv: Sequence[str]) -> None:

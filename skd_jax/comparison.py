@@ -87,24 +87,21 @@ def compare(
     ValueError: bad settings, or the lines are of other settings.
     loop.Interrupted: the run was asked to stop, and has saved.
   """
-  workdir = config_checks.check_workdir(workdir)
-  variants = grids.choose(grid, methods)
-  default = workdir / (grid or "methods") / "runs.jsonl"
-  config = _with_curves(config)
-  asked = Comparison(
-    config=config,
-    variants=variants,
-    seeds=range(seeds),
-    workdir=workdir,
-    path=pathlib.Path(path) if path else default,
+  asked = open_comparison(
+    config,
+    workdir,
+    methods=methods,
+    grid=grid,
+    seeds=seeds,
+    path=path,
     command=command,
   )
-  _check(asked)
-  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
+  variants = asked.variants
+  with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
     prepared: dict[str, Prepared] = {}
     for variant in variants:
       if variant.start.name not in prepared:
-        prepared[variant.start.name] = _prepare(asked, variant.start)
+        prepared[variant.start.name] = prepare(asked, variant.start)
     (task,) = prepared[variants[0].start.name].experiment.tasks.tasks
     files.write_json(
       workdir / records.REFERENCES, [e["target"] for e in task.test.examples]
@@ -135,6 +132,31 @@ def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       "distill.evaluate_every_steps": 4,
     },
   )
+
+
+def open_comparison(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  methods: Sequence[str] = (),
+  grid: str | None = None,
+  seeds: int = 3,
+  path: str | pathlib.Path | None = None,
+  command: str = "",
+) -> Comparison:
+  """Checks what is asked for; arguments and errors as of `compare`."""
+  workdir = config_checks.check_workdir(workdir)
+  default = workdir / (grid or "methods") / "runs.jsonl"
+  asked = Comparison(
+    config=_with_curves(config),
+    variants=grids.choose(grid, methods),
+    seeds=range(seeds),
+    workdir=workdir,
+    path=pathlib.Path(path) if path else default,
+    command=command,
+  )
+  _check(asked)
+  return asked
 
 
 def _with_curves(
@@ -177,7 +199,7 @@ def _check(asked: Comparison) -> None:
     config_checks.check_config(methods_lib.change(of_variant, changes))
 
 
-def _prepare(asked: Comparison, start: grids.Start) -> Prepared:
+def prepare(asked: Comparison, start: grids.Start) -> Prepared:
   """Reads or trains the teacher and a start, and scores both."""
   config = asked.config
   shared = experiment.open_experiment(config, asked.workdir / "shared")

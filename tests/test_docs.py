@@ -47,7 +47,10 @@ def _commands():
       if language == "sh"
       for line in block.replace("\\\n", " ").splitlines()
     ]
-    lines += re.findall(r"`([^`\n]*-m (?:skd_jax|benchmarks)[^`\n]*)`", text)
+    # What was measured at a commit has the command of that commit.
+    lines += re.findall(
+      r"`([^`\n]*-m (?:skd_jax|benchmarks)[^`\n]*)`(?! at\s+commit|\nat)", text
+    )
     found += [(page, line) for line in lines if _MODULE.search(line)]
   return found
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from benchmarks import harness
 from skd_jax import models, structs
-from skd_jax.losses import chunked, divergence
+from skd_jax.losses import chunked, divergence, token_losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def make_problem(
   hidden, teacher_hidden = (
     jax.random.normal(key, (length, width)) for key in keys[2:]
   )
-  inputs = chunked.TokenInputs(
+  inputs = token_losses.TokenInputs(
     tokens=jnp.zeros(length, jnp.int32),
     source=jnp.zeros(length, jnp.int8),
     teacher_hidden=teacher_hidden,
@@ -112,7 +112,9 @@ def make_losses(
   model: structs.LanguageModel, chunk_size: int
 ) -> dict[str, Callable[..., jax.Array]]:
   """Returns both losses by name."""
-  token_loss = chunked.distillation_token_loss(divergence.forward_kl, "uniform")
+  token_loss = token_losses.distillation_token_loss(
+    divergence.forward_kl, "uniform"
+  )
 
   def plain_loss(head, hidden, teacher_head, inputs, mask):
     student = model.head(head, hidden)

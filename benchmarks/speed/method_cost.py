@@ -19,25 +19,34 @@ The start replaces more than the student that it becomes.
 
 import dataclasses
 import functools
+import pathlib
 import statistics
+import time
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import flags
 
-from benchmarks import compare_methods, comparison_runs, grids, harness
-from skd_jax import methods, train
+from benchmarks import harness
+from skd_jax import comparison, grids, methods, train
+from skd_jax import main as main_lib
+from skd_jax.decoding import sampling
 from skd_jax.parallel import compilation, sharding
+from skd_jax.training import generation
+from skd_jax.training.rollout_stats import trim_and_count
 
 _STEPS = flags.DEFINE_integer(
   "steps", 5, "Batches, spread over the schedule.", lower_bound=1
+)
+_METHODS = flags.DEFINE_list(
+  "methods", list(methods.METHODS), "Names of skd_jax/methods.py."
 )
 _BASELINE = "on_policy_kd"
 _PARTS = ("generate", "verify", "train")
 
 
 def make_step(
-  prepared: comparison_runs.Prepared, method: str, rate: float | None
+  prepared: comparison.Prepared, method: str, rate: float | None
 ) -> Callable[[int], dict[str, float]]:
   """Returns `step -> seconds and tokens` of a method, always from the start.
 
@@ -46,29 +55,46 @@ def make_step(
     method: of skd_jax/methods.py.
     rate: of replacement, for a control.
   """
-  config = methods.apply(prepared.run.config, method, rate)
-  run = dataclasses.replace(prepared.run, config=config)
-  shared = train.prepare_distillation(run, prepared.start, prepared.teacher)
-  step_fn = train.make_step_fn(run, shared, seed=0)
-  stream = run.train_batches(config.distill, 0)
+  config = methods.apply_method(prepared.experiment.config, method, rate)
+  opened = dataclasses.replace(prepared.experiment, config=config)
+  teacher = prepared.teacher
+  made = train.prepare_distillation(opened, prepared.start, teacher)
+  head = teacher.model.head_params(teacher.params)
+  stream = opened.train_batches(config.distill, 0)
   batch_of = functools.cache(lambda step: next(stream))
 
   def step_once(step: int) -> dict[str, float]:
-    state = jax.block_until_ready(shared.begin(prepared.start.params))
-    _, _, counts = step_fn(state, batch_of(step), step)
-    parts = {part: counts.get(f"seconds_{part}", 0.0) for part in _PARTS}
-    judged = counts if counts["rounds"] else {}
-    return parts | {
+    batch = batch_of(step)
+    state = jax.block_until_ready(made.train.init(prepared.start.params))
+    rollout, parts = generation.generate_responses(
+      made.spec,
+      made.rollout_fn,
+      teacher.model,
+      state.params,
+      teacher.params,
+      batch,
+      sampling.row_keys(0, step, batch.index),
+      step,
+    )
+    rollout, stats = trim_and_count(rollout, config.data.length_multiple)
+    start_time = time.perf_counter()
+    jax.block_until_ready(
+      made.train.step(
+        state, head if made.spec.uses_teacher else None, batch, rollout
+      )
+    )
+    parts["train"] = time.perf_counter() - start_time
+    return {part: parts.get(part, 0.0) for part in _PARTS} | {
       "seconds": sum(parts.values()),
-      "emitted": judged.get("emitted", 0),
-      "replaced": judged.get("replaced", 0),
+      "emitted": stats.emitted if stats.rounds else 0,
+      "replaced": stats.replaced if stats.rounds else 0,
     }
 
   return step_once
 
 
 def make_rows(
-  prepared: comparison_runs.Prepared, names: Sequence[str], num_steps: int
+  prepared: comparison.Prepared, names: Sequence[str], num_steps: int
 ) -> list[harness.Row]:
   """Times the methods in turns.
 
@@ -77,7 +103,7 @@ def make_rows(
     names: of methods, with `on_policy_kd` and the method of each control.
     num_steps: turns.
   """
-  last = prepared.run.config.distill.num_steps - 1
+  last = prepared.experiment.config.distill.num_steps - 1
   steps = [round(i * last / max(num_steps - 1, 1)) for i in range(num_steps)]
   contestants: dict[str, Callable[[int], dict[str, float]]] = {}
   rates: dict[str, float] = {}
@@ -115,25 +141,26 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
     ValueError: bad settings, or on-policy KD is not among the methods.
   """
   compilation.keep_compiled()
-  named = flags.FLAGS.methods
-  asked = compare_methods.comparison_from_flags()
-  names = [variant.name for variant in asked.variants]
-  if _BASELINE not in names or flags.FLAGS.grid:
+  config, names = flags.FLAGS.config, _METHODS.value
+  if _BASELINE not in names:
     raise ValueError(
-      f"--methods={','.join(named)}: must be methods, with {_BASELINE!r}"
+      f"--methods={','.join(names)}: must be methods, with {_BASELINE!r}"
     )
-  del quick  # comparison_from_flags reads the flag.
-  # The lines of the comparison itself stay as they are.
-  asked = dataclasses.replace(asked, path=asked.workdir / "method_cost.jsonl")
-  config = comparison_runs.fair(asked.config)
-  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
-    prepared = comparison_runs.prepare(asked, config, grids.Start())
+  asked = comparison.open_comparison(
+    comparison.quick(config) if quick else config,
+    flags.FLAGS.workdir,
+    methods=names,
+    # The lines of a comparison itself stay as they are.
+    path=pathlib.Path(flags.FLAGS.workdir) / "method_cost.jsonl",
+    command=main_lib.command_line("benchmarks.speed.method_cost"),
+  )
+  with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
+    prepared = comparison.prepare(asked, grids.Start())
     return make_rows(prepared, names, _STEPS.value)
 
 
 if __name__ == "__main__":
   flags.mark_flag_as_required("config")
-  flags.FLAGS.set_default("methods", list(methods.METHODS))
   harness.run(
     "method_cost",
     rows_from_flags,

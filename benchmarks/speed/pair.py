@@ -95,8 +95,7 @@ def from_flags(quick: bool) -> Pair:
 def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
   """Loads a Hugging Face folder as the teacher."""
   dtype = loading.compute_dtype("auto")
-  vocab_size = models.load_config(folder).vocab_size
-  teacher = loading.load(folder, vocab_size, dtype=dtype, param_dtype=dtype)
+  teacher = loading.load_model(folder, dtype=dtype)
   has_tokenizer = (pathlib.Path(folder) / "tokenizer.json").exists()
   return Pair(
     name=name or pathlib.Path(folder).name,
@@ -174,7 +173,7 @@ def make_prompts(pair: Pair, num_rows: int, prompt_size: int) -> structs.Batch:
     # A sentence has more than four tokens.
     pairs = corpus.sentence_pairs(num_pairs=count // 4 + 1)
     text = " ".join(sentences["target"] for sentences in pairs)
-    ids = tokenizer_lib.load(pair.tokenizer).encode(text)[:count]
+    ids = tokenizer_lib.load_tokenizer(pair.tokenizer).encode(text)[:count]
   else:
     rng = np.random.default_rng(0)
     ids = rng.integers(pair.teacher.config.vocab_size, size=count)

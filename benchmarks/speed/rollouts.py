@@ -19,7 +19,8 @@ from benchmarks.speed import regimes as regimes_lib
 from benchmarks.speed.pair import Pair
 from benchmarks.speed.regimes import Regime
 from skd_jax import structs
-from skd_jax.decoding import rollout, sampling, stopping
+from skd_jax.decoding import acceptance, rollout, sampling, stopping
+from skd_jax.decoding.policy import Policy
 from skd_jax.models import forward
 
 # At temperature 1 the every-third-layer student of SmolLM2 draws a token beyond
@@ -60,12 +61,8 @@ def make_rollout(
 
   @jax.jit
   def generate(student_params, teacher_params, batch, keys, threshold):
-    student = rollout.Policy(
-      student_params, pair.student.model, STUDENT_SAMPLING
-    )
-    teacher = rollout.Policy(
-      teacher_params, pair.teacher.model, TEACHER_SAMPLING
-    )
+    student = Policy(student_params, pair.student.model, STUDENT_SAMPLING)
+    teacher = Policy(teacher_params, pair.teacher.model, TEACHER_SAMPLING)
     if mode == "skd":
       return rollout.rollout(
         student,
@@ -74,7 +71,7 @@ def make_rollout(
         keys,
         stop_table,
         threshold,
-        rule=rollout.Rule("top_k", "sample"),
+        rule=acceptance.Rule("top_k", "sample"),
         num_draft_tokens=num_draft_tokens,
         max_new_tokens=max_new_tokens,
       )

@@ -29,7 +29,8 @@ from benchmarks.speed.pair import Pair
 from benchmarks.speed.regimes import Regime
 from benchmarks.speed.rollouts import Contestant
 from skd_jax import structs
-from skd_jax.losses import chunked, divergence
+from skd_jax.losses import divergence, token_losses
+from skd_jax.training import generation
 from skd_jax.training import train_step as train_step_lib
 
 
@@ -70,7 +71,7 @@ class Trainer:
       train_step_lib.rollout_loss,
       student=pair.student.model,
       teacher=pair.teacher.model,
-      token_loss=chunked.distillation_token_loss(
+      token_loss=token_losses.distillation_token_loss(
         divergence.forward_kl, "uniform"
       ),
       chunk_size=chunk_size,
@@ -162,7 +163,7 @@ def make_contestants(
 
   @jax.jit
   def read(teacher_params: Any) -> structs.Rollout:
-    references = train_step_lib.reference_rollout(with_references)
+    references = generation.reference_rollout(with_references)
     return rollouts.with_teacher(pair, references, teacher_params, batch)
 
   return {

@@ -87,11 +87,11 @@ def make_row(
   """
   devices = chips.tpu_devices(topology) if topology else jax.devices()
   plan = programs.make_plan(config, devices, small=not topology)
-  distill = plan.run.config.distill
+  distill = plan.config.distill
   row: harness.Row = {
     "config": name,
     "slice": topology or f"cpu:{len(devices)}",
-    "mesh": "x".join(str(n) for n in plan.run.mesh.shape.values()),
+    "mesh": "x".join(str(n) for n in plan.mesh.shape.values()),
     "batch": distill.batch_size,
     "microbatches": distill.num_microbatches,
     "teacher_params": checkpoints.num_params(plan.teacher.config),

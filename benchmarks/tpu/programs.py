@@ -6,11 +6,9 @@ step are those of the run that the config describes.
 
 import dataclasses
 import math
-import pathlib
 import time
-import types
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +16,11 @@ import ml_collections
 
 from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, hlo
-from skd_jax import config as config_lib
-from skd_jax import config_checks, learner, models, policies, structs
-from skd_jax.data import tasks as tasks_lib
+from skd_jax import builders, config_checks, models, structs
 from skd_jax.decoding import stopping
-from skd_jax.experiment import Run
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
+from skd_jax.training import generation
 
 Compiled = jax.stages.Compiled
 
@@ -37,33 +33,35 @@ class DoesNotFitError(Exception):
 class Plan:
   """A run without data, whose models are placed shapes."""
 
-  run: Run
+  config: ml_collections.ConfigDict
+  mesh: jax.sharding.Mesh
+  dtype: Any
   student: loading.LoadedModel
   teacher: loading.LoadedModel
 
   def rows(self, *shape: int, dtype: Any = jnp.int32) -> Any:
     """Returns the shape of an array [B, ...] of a batch."""
-    num_rows = self.run.config.distill.batch_size
+    num_rows = self.config.distill.batch_size
     return jax.ShapeDtypeStruct(
-      (num_rows, *shape), dtype, sharding=sharding.rows(self.run.mesh)
+      (num_rows, *shape), dtype, sharding=sharding.rows(self.mesh)
     )
 
   def batch(self) -> structs.Batch:
     """Returns the shapes of the widest batch."""
-    data = self.run.config.data
+    data = self.config.data
     return structs.Batch(
       prompt=self.rows(data.max_prompt_length),
       prompt_length=self.rows(),
       reference=self.rows(data.max_new_tokens),
       reference_length=self.rows(),
       index=self.rows(),
-      task=self.rows(),
+      task_id=self.rows(),
       max_new_tokens=self.rows(),
     )
 
   def caches(self) -> list[tuple[tuple[int, ...], int]]:
     """Returns (shape, parts along `tensor`) of each cache array of a group."""
-    config, mesh = self.run.config, self.run.mesh
+    config, mesh = self.config, self.mesh
     rows = config.rollout.batch_size or config.distill.batch_size
     slots = config.data.max_prompt_length + config.data.max_new_tokens
     slots += config.rollout.num_draft_tokens
@@ -105,16 +103,12 @@ def make_plan(
     config.data.update(max_prompt_length=16, max_new_tokens=16)
     config.distill.update(batch_size=16, num_microbatches=2)
     teacher, student = _small(teacher), _small(student)
-  config_checks.validate_rows(config, sharding.num_row_shards(mesh))
+  config_checks.check_rows(config, sharding.num_row_shards(mesh))
   if config.rollout.num_draft_tokens < 1:
     raise ValueError(
       "rollout.num_draft_tokens = 0: must be 1 or above, as nothing is measured"
     )
   dtype = jnp.dtype("float32" if config.dtype == "float32" else "bfloat16")
-  task = types.SimpleNamespace(
-    max_new_tokens=config.data.max_new_tokens,
-    stop_table=stopping.make_stop_table(student.vocab_size, (0,)),
-  )
 
   def model(shape, rules, param_dtype, remat):
     params = jax.tree.map(
@@ -128,7 +122,9 @@ def make_plan(
     return loading.LoadedModel(shape, created, params)
 
   return Plan(
-    run=Run(config, pathlib.Path(), cast(tasks_lib.Task, task), dtype, mesh),
+    config=config,
+    mesh=mesh,
+    dtype=dtype,
     student=model(student, sharding.TRAINED, jnp.float32, config.student.remat),
     teacher=model(teacher, sharding.FROZEN, dtype, remat=False),
   )
@@ -158,14 +154,24 @@ def compile_programs(
   Raises:
     DoesNotFitError: the compiler says that the memory does not suffice.
   """
-  run = plan.run
+  config, mesh = plan.config, plan.mesh
+  vocab_size = plan.student.config.vocab_size
   # The mesh of the context is abstract, because its devices cannot compute.
-  with jax.sharding.use_abstract_mesh(run.mesh.abstract_mesh):
-    generate = policies.make_policy_fn(
-      run, plan.student, plan.teacher, run.config.rollout.num_draft_tokens
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    generate: Any = generation.make_rollout_fn(
+      builders.generation_spec(
+        config,
+        max_new_tokens=config.data.max_new_tokens,
+        num_draft_tokens=config.rollout.num_draft_tokens,
+      ),
+      plan.student,
+      plan.teacher,
+      stopping.make_stop_table(vocab_size, (0,)),
+      mesh=mesh,
+      dtype=plan.dtype,
     )
     threshold = jax.ShapeDtypeStruct(
-      (), jnp.float32, sharding=sharding.replicated(run.mesh)
+      (), jnp.float32, sharding=sharding.replicated(mesh)
     )
     keys = plan.rows(dtype=jax.random.key(0).dtype)
     batch = plan.batch()
@@ -174,20 +180,21 @@ def compile_programs(
       lambda x: plan.rows(*x.shape[1:], dtype=x.dtype),
       jax.eval_shape(generate, *arguments),
     )
-    begin, learn = learner.make_learner(
-      run,
-      run.config.distill,
+    train: Any = builders.train_fns(
+      config,
+      "distill",
       plan.student,
       plan.teacher,
-      config_lib.token_loss(run.config, plan.student.config.vocab_size),
+      builders.token_loss(config, vocab_size),
+      mesh,
     )
-    state = jax.eval_shape(begin, plan.student.params)
+    state = jax.eval_shape(train.init, plan.student.params)
     head = plan.teacher.model.head_params(plan.teacher.params)
     try:
       rollout = generate.lower(*arguments).compile()
       return (
         rollout,
-        learn.lower(state, head, batch, generated).compile(),
+        train.step.lower(state, head, batch, generated).compile(),
         state,
       )
     except jax.errors.JaxRuntimeError as error:
@@ -249,7 +256,7 @@ def memory(
   during_rollout = needs(rollout) + optimizer
   during_training = needs(train) + teacher - head
   caches = sum(
-    math.prod(shape) * plan.run.dtype.itemsize // parts
+    math.prod(shape) * plan.dtype.itemsize // parts
     for shape, parts in plan.caches()
   )
   found = {
@@ -279,7 +286,7 @@ def gathered_in_loop(
     plan: what was compiled.
     collectives: of its rollout.
   """
-  tensor = plan.run.mesh.shape["tensor"]
+  tensor = plan.mesh.shape["tensor"]
   large = {math.prod(shape): "a cache" for shape, _ in plan.caches()}
   for x in jax.tree.leaves((plan.student.params, plan.teacher.params)):
     if x.ndim > 1:
