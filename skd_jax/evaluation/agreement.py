@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.scipy.stats import rankdata
 
 from skd_jax import structs
 from skd_jax.decoding import acceptance
@@ -127,15 +128,8 @@ def compare_logits(
 
 def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
   """Spearman's rank correlation: [N, k], [N, k] -> [N], ties averaged."""
-
-  def centred_ranks(x):
-    # Twice the rank, from 0: a larger value counts 2, an equal one 1.
-    above = x[:, None, :] > x[:, :, None]
-    equal = (x[:, None, :] == x[:, :, None]).astype(jnp.float32)
-    ranks = jnp.sum(above.astype(jnp.float32) * 2 + equal, axis=-1)
-    return ranks - jnp.mean(ranks, axis=-1, keepdims=True)
-
-  x, y = centred_ranks(a), centred_ranks(b)
+  mean_rank = (a.shape[-1] + 1) / 2
+  x, y = (rankdata(v, axis=-1) - mean_rank for v in (a, b))
   scale = jnp.sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
   return jnp.sum(x * y, axis=-1) / jnp.maximum(scale, 1e-6)
 
