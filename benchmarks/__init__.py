@@ -1,1 +1,6 @@
-"""One question a file: `python -m benchmarks.NAME --help`."""
+"""Measurements: quality of the methods, speed, and large configs on TPUs.
+
+python -m benchmarks.speed.NAME --help
+python -m benchmarks.tpu.plan --help
+python -m benchmarks.tables
+"""

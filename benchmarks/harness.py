@@ -1,62 +1,56 @@
 """Timing, tables and JSON: what every benchmark shares."""
 
-import dataclasses
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import tabulate
 from absl import app, flags, logging
 
-from benchmarks import targets
-from skd_jax import results
-from skd_jax.reporting import metric_log
+from skd_jax.reporting import files, provenance
 
 Row = dict[str, Any]
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PEERS = ("torch", "transformers", "trl")
 NOT_INSTALLED = "not installed"
+_QUICK_RESULTS = pathlib.Path("workdir/benchmarks")
+
+# The columns of the tables; the other ones are in the JSON.
+COLUMNS: dict[str, str] = {
+  "step_cost": "what seconds ratio_to_on_policy replacement_rate "
+  "num_draft_tokens",
+  "method_cost": "what seconds ratio_to_on_policy_kd generate verify train "
+  "replacement_rate",
+  "loss_memory": "vocab length memory_ratio time_ratio plain_gib chunked_gib",
+  "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
+  "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
+}
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small sizes, about a minute.")
 _JSON = flags.DEFINE_string(
   "json",
   None,
-  "Where to write the result. By default benchmarks/results/NAME.DEVICE.json, "
-  "and with --quick workdir/benchmarks/NAME.DEVICE.json.",
+  "Where to write the result. The default is a file in benchmarks/results, or "
+  "in workdir/benchmarks with --quick.",
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Timing:
-  """Seconds of each repeat, in the order of the repeats."""
-
-  seconds: tuple[float, ...]
-
-  @property
-  def best(self) -> float:
-    """The least: what the machine can do when nothing disturbs it."""
-    return min(self.seconds)
-
-  @property
-  def median(self) -> float:
-    """The middle one."""
-    return statistics.median(self.seconds)
-
-
 def command(name: str) -> str:
-  """Returns the command line that runs, as a stranger would type it.
+  """Returns the command line of this run as anybody could type it.
 
-  Of an absolute path only the last part stays: where the folders of this
-  machine lie is nobody's business, and no one else's are there.
+  Absolute paths keep only their last part, because the folders of this machine
+  exist nowhere else.
+
+  Args:
+    name: of the program, such as `speed.step_cost`.
   """
 
   def without_folder(argument: str) -> str:
@@ -77,64 +71,44 @@ def time_once(function: Callable[[], Any]) -> tuple[float, Any]:
   """Calls a function and waits for its arrays.
 
   Returns:
-    (seconds, what it returned).
+    (seconds, what the function returned).
   """
-  begun = time.perf_counter()
+  start_time = time.perf_counter()
   result = jax.block_until_ready(function())
-  return time.perf_counter() - begun, result
+  return time.perf_counter() - start_time, result
 
 
 def interleaved(
-  contestants: Mapping[str, Callable[[], Any]],
-  repeats: int,
-  warm_up: bool = True,
-) -> dict[str, Timing]:
-  """Times functions in turns: a b c a b c, so that noise hits all alike.
+  contestants: Mapping[str, Callable[[], Any]], repeats: int
+) -> dict[str, list[float]]:
+  """Times functions in turns, a b c a b c, so that noise hits all alike.
 
   Args:
-    contestants: what to call, by name; JAX arrays that it returns are awaited.
+    contestants: what to call, by name. Each is called once before, which also
+      compiles it; the JAX arrays that it returns are awaited.
     repeats: how often each is timed; at least 1.
-    warm_up: call each once before, which also compiles.
 
   Returns:
-    The timing of each.
+    Seconds of each repeat. The minimum is what the machine does when nothing
+    disturbs it.
   """
-  if warm_up:
-    for function in contestants.values():
-      time_once(function)
+  for function in contestants.values():
+    time_once(function)
   seconds: dict[str, list[float]] = {name: [] for name in contestants}
   for _ in range(repeats):
     for name, function in contestants.items():
       seconds[name].append(time_once(function)[0])
-  return {name: Timing(tuple(values)) for name, values in seconds.items()}
-
-
-def device_name() -> str:
-  """Names the machine as in the files of results: cpu-2, nvidia-h200.
-
-  A CPU has its number of cores, other kinds the number of devices if there are
-  several.
-  """
-  devices = jax.devices()
-  kind = re.sub(r"[^a-z0-9]+", "-", devices[0].device_kind.lower()).strip("-")
-  if devices[0].platform == "cpu":
-    return f"cpu-{len(os.sched_getaffinity(0))}"
-  return kind if len(devices) == 1 else f"{kind}-{len(devices)}"
+  return seconds
 
 
 def available_bytes() -> int:
-  """Returns the memory that a program could still take: of the device, or of
-  the host where the device is a CPU.
-  """
+  """Returns the free memory of the device; of a Linux host on a CPU."""
   stats = jax.devices()[0].memory_stats()
   if stats and "bytes_limit" in stats:
     return stats["bytes_limit"] - stats["bytes_in_use"]
-  meminfo = pathlib.Path("/proc/meminfo")
-  if meminfo.exists():
-    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text("utf-8"))
-    if found:
-      return int(found[1]) * 1024
-  return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  meminfo = pathlib.Path("/proc/meminfo").read_text("utf-8")
+  (kilobytes,) = re.findall(r"MemAvailable:\s+(\d+) kB", meminfo)
+  return int(kilobytes) * 1024
 
 
 def installed(package: str) -> str | None:
@@ -146,16 +120,23 @@ def installed(package: str) -> str | None:
 
 
 def result_object(
-  name: str, rows: Sequence[Row], device: str
+  name: str, rows: Sequence[Row], device: str, *, program: str = ""
 ) -> dict[str, Any]:
-  """Returns the JSON object of a benchmark that was measured on a device."""
+  """Returns the JSON object of a benchmark.
+
+  Args:
+    name: of the benchmark and of its table.
+    rows: the measurements.
+    device: what they were measured on.
+    program: as in `command`; by default the name.
+  """
   peers = {peer: installed(peer) or NOT_INSTALLED for peer in PEERS}
   return {
     "benchmark": name,
-    "command": command(name),
-    "versions": results.versions() | peers,
+    "command": command(program or name),
+    "versions": provenance.versions() | peers,
     "device": device,
-    "git": results.git_revision(),
+    "git": provenance.git_revision(),
     "rows": list(rows),
   }
 
@@ -168,68 +149,66 @@ def format_value(value: Any) -> str:
     return str(value)
   if value == 0 or abs(value) >= 100:
     return f"{value:.0f}"
-  if abs(value) < 0.001:
-    return f"{value:.1e}"
-  return f"{value:.3g}"
+  return f"{value:.1e}" if abs(value) < 0.001 else f"{value:.3g}"
 
 
 def format_table(
   rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
 ) -> str:
-  """Returns a Markdown table, aligned so that it can be read as it is.
+  """Returns a Markdown table; columns with numbers are aligned to the right.
 
   Args:
-    rows: one mapping a row; a missing column is a dash.
-    columns: which, and in what order. By default all, as they appear.
+    rows: one mapping per row; a missing column is a dash.
+    columns: which ones, in which order; by default all, as they appear.
   """
   columns = list(columns or dict.fromkeys(c for row in rows for c in row))
-  cells = [[format_value(row.get(c)) for c in columns] for row in rows]
-  widths = [
-    max(len(c), 3, *(len(line[i]) for line in cells)) if cells else len(c)
-    for i, c in enumerate(columns)
-  ]
-  numeric = [
-    any(isinstance(row.get(c), int | float) for row in rows) for c in columns
-  ]
+  return tabulate.tabulate(
+    [[format_value(row.get(c)) for c in columns] for row in rows],
+    columns,
+    "pipe",
+    disable_numparse=True,
+    colalign=[
+      "right"
+      if any(isinstance(row.get(c), int | float) for row in rows)
+      else "left"
+      for c in columns
+    ],
+  )
 
-  def line(values: Sequence[str]) -> str:
-    padded = [
-      v.rjust(w) if n else v.ljust(w)
-      for v, w, n in zip(values, widths, numeric, strict=True)
-    ]
-    return "| " + " | ".join(padded) + " |"
 
-  rule = [
-    "-" * (w - 1) + (":" if n else "-")
-    for w, n in zip(widths, numeric, strict=True)
-  ]
-  return "\n".join([line(columns), line(rule), *map(line, cells)])
+def benchmark_table(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the table of a benchmark; its notes only if there are some."""
+  columns = COLUMNS.get(name, "").split()
+  if columns and any(row.get("note") for row in rows):
+    columns.append("note")
+  return format_table(rows, columns)
 
 
 def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
   """Writes the JSON object of a benchmark."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  metric_log.write_atomically(path, json.dumps(result, indent=1) + "\n")
+  files.write_json(path, result)
 
 
 def run(
   name: str,
   make_rows: Callable[[bool], Sequence[Row]],
   *,
-  device: Callable[[bool], str] | None = None,
+  program: str,
+  result: str,
+  device: Callable[[bool], str] = lambda quick: provenance.device_name(),
   is_whole: Callable[[], bool] = lambda: True,
-  columns: Sequence[str] | None = None,
 ) -> None:
   """Runs a benchmark as a program: flags, table, JSON.
 
   Args:
-    name: of the benchmark, as in `python -m benchmarks.NAME`.
+    name: of the benchmark and of its table.
     make_rows: `quick -> rows`.
-    device: `quick -> name`, of what the result depends on; default: of this
-      machine.
-    is_whole: whether all was asked for. A part does not take the place of the
-      whole in benchmarks/results.
-    columns: of the table that is printed; default: all.
+    program: what `python -m benchmarks.PROGRAM` runs.
+    result: file of the result in benchmarks/results; `{device}` is replaced.
+    device: `quick -> name` of what the result depends on.
+    is_whole: whether everything was asked for. A part does not replace the
+      kept result.
   """
 
   def main(argv: Sequence[str]) -> None:
@@ -238,25 +217,20 @@ def run(
       sys.exit(f"Error: unknown arguments: {' '.join(argv[1:])}")
     # Torch and JAX share a GPU: neither may take all of its memory at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Idle threads of torch sleep instead of spinning, which takes the cores of
-    # whoever is timed next, and on a busy machine those of torch itself.
+    # Idle threads of torch must not spin: they would slow whoever comes next.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    quick = _QUICK.value
     try:
-      rows = make_rows(_QUICK.value)
-      named = device(_QUICK.value) if device else device_name()
-      result = result_object(name, rows, named)
+      rows = make_rows(quick)
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
-    print(f"\n{name} on {result['device']}\n")
-    print(format_table(result["rows"], columns))
-    aims = targets.table(name, result["rows"])
-    if aims and result["device"].startswith("cpu") and not _QUICK.value:
-      print("\n" + format_table(aims))
-    is_kept = is_whole() and not _QUICK.value
-    folder = RESULTS if is_kept else pathlib.Path("workdir/benchmarks")
-    file_name = f"{name}.{result['device']}.json"
-    path = pathlib.Path(_JSON.value) if _JSON.value else folder / file_name
-    write_json(path, result)
+    found = result_object(name, rows, device(quick), program=program)
+    print(f"\n{name} on {found['device']}\n")
+    print(benchmark_table(name, rows))
+    folder = RESULTS if is_whole() and not quick else _QUICK_RESULTS
+    kept = folder / result.format(device=found["device"])
+    path = pathlib.Path(_JSON.value) if _JSON.value else kept
+    write_json(path, found)
     print(f"\nWritten to {path}")
 
   app.run(main)

@@ -1,4 +1,4 @@
-"""Rebuilds the tables of the README from benchmarks/results/.
+"""Rebuilds the tables of docs/results/ from benchmarks/results/.
 
   python -m benchmarks.tables [--check]
 
@@ -19,126 +19,113 @@ from typing import Any
 
 from absl import app, flags
 
-from benchmarks import (
-  columns,
-  comparison,
-  comparison_plots,
-  harness,
-  targets,
-)
+from benchmarks import harness
+from benchmarks.quality import plots
+from benchmarks.quality import table as table_lib
+from skd_jax import records as records_lib
 
 _CHECK = flags.DEFINE_bool(
-  "check", False, "Write nothing; exit with 1 where the README differs."
+  "check", False, "Write nothing; exit with 1 if a page differs."
+)
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = tuple(
+  ROOT / "docs" / "results" / f"{name}.md"
+  for name in ("quality", "speed", "tpu")
 )
 COMPARISON = "compare_methods"
-_DRAWN = "methods"  # The grid whose plots the README shows.
-NAMES = (*targets.TARGETS, COMPARISON)  # In the README, a table each.
-README = pathlib.Path(__file__).parent.parent / "README.md"
+_DRAWN = "methods"  # The grid whose plots are shown.
+
+# The kept results of each table, in benchmarks/results.
+_FILES = {
+  "rollout_speed": "speed/*/rollout.json",
+  "step_cost": "speed/*/step_cost.json",
+  "method_cost": "speed/*/method_cost.json",
+  "loss_memory": "speed/*/loss_memory.json",
+  "tpu_plan": "tpu/plan.json",
+}
+NAMES = (*_FILES, COMPARISON)  # Each on one of the pages.
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def rebuild(readme: str, results: Sequence[Mapping[str, Any]]) -> str:
-  """Returns the text of the README with the tables of some results.
+def rebuild(page: str, results: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the text of a page with the tables of some results.
 
   Args:
-    readme: the text.
-    results: JSON objects of benchmarks; several of one benchmark, from several
+    page: the text.
+    results: JSON objects of benchmarks; those of one benchmark, from several
       devices, stand below each other.
-
-  Raises:
-    ValueError: the README has no place for the table of a benchmark.
   """
-  for name in NAMES:
-    place = re.compile(
-      rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", flags=re.DOTALL
-    )
-    if not place.search(readme):
-      raise ValueError(
-        f"README.md: needs the lines '<!-- table: {name} -->' and "
-        "'<!-- end -->' around the table"
-      )
+
+  def replace(match: re.Match[str]) -> str:
+    name = match[2]
     found = [result for result in results if result["benchmark"] == name]
     text = "\n".join(section(result) for result in found)
     if found and name == COMPARISON:
-      text = f"{comparison.LEGEND}\n{text}"
-    text = text or "Not measured yet.\n"
-    readme = place.sub(
-      lambda m, text=text: m[1] + "\n" + text + "\n" + m[2], readme
+      text = f"{table_lib.LEGEND}\n{text}"
+    return f"{match[1]}\n{text or 'Not measured yet.'}\n{match[3]}"
+
+  return _PLACE.sub(replace, page)
+
+
+def check_names(pages: Sequence[str]) -> None:
+  """Checks that each table has its place on one page.
+
+  Raises:
+    ValueError: a table has no place, two, or is unknown.
+  """
+  found = sorted(match[2] for page in pages for match in _PLACE.finditer(page))
+  if found != sorted(NAMES):
+    raise ValueError(
+      f"docs/results: has the tables {found}, must have {sorted(NAMES)}; each "
+      "needs the lines '<!-- table: NAME -->' and '<!-- end -->'"
     )
-  return readme
 
 
 def section(result: Mapping[str, Any]) -> str:
-  """Returns the tables of one result, and what it was measured with."""
+  """Returns the tables of one result, and how it was measured."""
   if result["benchmark"] == COMPARISON:
     title = f"**{result['task']}: {result['grid']}**"
-    text = comparison.section(result["rows"], result["tested"])
+    text = table_lib.section(result["rows"], result["tested"])
     images = "".join(
-      f"\n![{path.stem}](benchmarks/results/{path.parent.name}/{path.name})\n"
+      f"\n![{path.stem}](../../{path.relative_to(ROOT)})\n"
       for path in result["plots"]
     )
     return f"{title}\n\n{text}{images}"
   name, rows = result["benchmark"], result["rows"]
-  used = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
-  parts = [f"`{result['command']}` on {result['device']} ({used}):"]
+  table = harness.benchmark_table(name, rows)
   if name == "rollout_speed":
-    parts += _speed_tables(rows)
-  else:
-    parts.append(_table(rows, columns.COLUMNS[name]))
-  if result["device"].startswith("cpu") and targets.TARGETS[name]:
-    parts.append(harness.format_table(targets.table(name, rows)))
-  return "\n\n".join(parts) + "\n"
+    table = f"Tokens per second, by batch:\n\n{pivot(rows)}"
+  used = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
+  return (
+    f"`{result['command']}` at commit {result['git']} on {result['device']} "
+    f"({used}):\n\n{table}\n"
+  )
 
 
-def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-  noted = any(row.get("note") for row in rows)
-  return harness.format_table(rows, [*columns, "note"] if noted else columns)
-
-
-def _speed_tables(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Tokens per second and fractions of the limit, one column a batch."""
-  queue = [row for row in rows if row["what"].startswith("queue")]
-  others = [row for row in rows if row not in queue]
-  return [
-    "Tokens per second, by batch:",
-    pivot(others, "tokens_per_s"),
-    "Fraction of the limit that memory bandwidth and matmul rate set:",
-    pivot(
-      [row for row in others if row.get("fraction_of_limit") is not None],
-      "fraction_of_limit",
-    ),
-    "Refill queue:",
-    _table(
-      queue,
-      ("what", "batch", "tokens_per_s", "shortest", "mean_length", "longest"),
-    ),
-  ]
-
-
-def pivot(rows: Sequence[Mapping[str, Any]], column: str) -> str:
-  """Returns a table of one row a `what` and one column a batch."""
-  lines: list[dict[str, Any]] = []
+def pivot(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns a table of one row per `what` and one column per batch."""
+  lines: dict[str, dict[str, Any]] = {}
+  for row in rows:
+    line = lines.setdefault(row["what"], {"what": row["what"]})
+    speed = row["tokens_per_s"]
+    line[str(row["batch"])] = row.get("note") if speed is None else speed
   batches = sorted({row["batch"] for row in rows})
-  for what in targets.whats(rows):
-    line: dict[str, Any] = {"what": what}
-    for row in rows:
-      if row["what"] == what:
-        value = row.get(column)
-        line[str(row["batch"])] = row.get("note") if value is None else value
-    lines.append(line)
-  return harness.format_table(lines, ["what", *map(str, batches)])
+  return harness.format_table(
+    list(lines.values()), ["what", *map(str, batches)]
+  )
 
 
 def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the kept results of the benchmarks that have a table, CPUs first."""
+  """Reads the kept results that have a table, CPUs first."""
   found = [
     json.loads(path.read_text("utf-8"))
-    for name in targets.TARGETS
-    for path in sorted(folder.glob(f"{name}.*.json"))
+    for files in _FILES.values()
+    for path in sorted(folder.glob(files))
   ]
   found += [
-    _comparison(path) for path in sorted(folder.glob(f"{COMPARISON}.*.jsonl"))
+    _comparison(path) for path in sorted(folder.glob("quality/*/*/runs.jsonl"))
   ]
-  # Of the comparisons, that of all methods first.
+  # The comparison of all methods comes before the other comparisons.
   return sorted(
     found,
     key=lambda result: (
@@ -150,47 +137,44 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 def _comparison(path: pathlib.Path) -> dict[str, Any]:
   """Presents the lines of a comparison as the result of a benchmark."""
-  records = comparison.read(path)
+  records = records_lib.read(path)
   return {
     "benchmark": COMPARISON,
     "device": records[-1]["device"],
     "task": records[-1]["task"],
-    "grid": path.stem.split(".")[-1],
+    "grid": path.parent.name,
     "rows": records,
-    "tested": comparison.read_tests(path),
-    "plots": sorted(_plots_of(path).glob("*.png")),
+    "tested": table_lib.read_tests(path),
+    "plots": sorted(path.parent.glob("*.png")),
   }
-
-
-def _plots_of(path: pathlib.Path) -> pathlib.Path:
-  return path.with_suffix("")
 
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the plots of each comparison of all methods, beside its lines."""
-  for path in folder.glob(f"{COMPARISON}.*.{_DRAWN}.jsonl"):
-    _plots_of(path).mkdir(exist_ok=True)
-    comparison_plots.draw_all(comparison.read(path), _plots_of(path))
+  for path in folder.glob(f"quality/*/{_DRAWN}/runs.jsonl"):
+    plots.draw_all(records_lib.read(path), path.parent)
 
 
 def main(argv: Sequence[str]) -> None:
-  """Rewrites the README, or checks it."""
+  """Rewrites the pages, or checks them."""
   if len(argv) > 1:
     sys.exit(f"Error: unknown arguments: {' '.join(argv[1:])}")
-  before = README.read_text("utf-8")
+  try:
+    before = {path: path.read_text("utf-8") for path in PAGES}
+    check_names(list(before.values()))
+  except (ValueError, FileNotFoundError) as error:
+    sys.exit(f"Error: {error}")
   if not _CHECK.value:
     draw(harness.RESULTS)
-  try:
-    after = rebuild(before, read_results(harness.RESULTS))
-  except ValueError as error:
-    sys.exit(f"Error: {error}")
-  if before == after:
-    print("README.md is up to date")
-  elif _CHECK.value:
-    sys.exit("README.md differs; run `python -m benchmarks.tables`")
-  else:
-    README.write_text(after, encoding="utf-8")
-    print("README.md is rewritten")
+  results = read_results(harness.RESULTS)
+  after = {path: rebuild(text, results) for path, text in before.items()}
+  changed = [path for path in PAGES if before[path] != after[path]]
+  names = ", ".join(path.name for path in changed)
+  if changed and _CHECK.value:
+    sys.exit(f"{names}: differs; run `python -m benchmarks.tables`")
+  for path in changed:
+    path.write_text(after[path], encoding="utf-8")
+  print(f"Rewritten: {names}" if changed else "All pages are up to date")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def demo() -> ml_collections.ConfigDict:
     warmup_steps=100,
     decay="cosine",
   )
-  # The nucleus is the dearest part of drawing a token on a CPU, and at this
+  # The nucleus is the most expensive part of a draw on a CPU, and at this
   # temperature it changes little.
   config.rollout.student_top_p = 1.0
   config.loss.chunk_size = 128
@@ -97,7 +97,7 @@ def embedded_compare() -> ml_collections.ConfigDict:
 
   2 CPU cores, shared with other work: 4 minutes for teacher and start, then 30
   to 120 seconds a run with scores and compilation. The grid threshold_k, 500
-  sentences, greedy, 3 seeds; all grids are in the README:
+  sentences, greedy, 3 seeds; all grids are in docs/results/quality.md:
 
                          bleu   chrf
     teacher             51.58  64.27
@@ -189,7 +189,7 @@ def multi30k_compare() -> ml_collections.ConfigDict:
   2 CPU cores, shared with other work: a run takes 2 to 5 minutes with scores
   and compilation, the 19 methods with 3 seeds each about 2 hours and a half.
   The student's start is trained once, for 4 minutes. test_2016_flickr, greedy,
-  sacrebleu 2.6.0, 3 seeds; more in the README:
+  sacrebleu 2.6.0, 3 seeds; more in docs/results/quality.md:
 
                          bleu   chrf
     teacher             33.44  53.44
@@ -258,7 +258,7 @@ def gemma() -> ml_collections.ConfigDict:
 
   Memory as the TPU compiler has it for rollout and training, the teacher ready;
   seconds are a bound by roofline, if every response has 256 tokens, of which
-  one in ten is replaced (benchmarks/tpu_plan.py). So for the configs below.
+  one in ten is replaced (benchmarks/tpu/plan.py). So for the configs below.
   """
   return _paper(
     "Gemma 7B-it to 2B-it", "google/gemma-7b-it", "google/gemma-2b-it", tensor=8

@@ -2,7 +2,7 @@
 # Sets the environment up and runs check.sh with the slow tests as well.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
-"$here/setup.sh" test
+"$here/setup.sh" test,docs
 # Real weights for a parity test, as package data. What the package itself would
 # need is not needed to read them.
 cd "$here/.."

@@ -4,9 +4,11 @@
 
   types      Batch, Rollout, LanguageModel, Policy, Rule, Sampling, TrainState,
              TokenInputs
+  data       prompt_batch
   decoding   rollout, decode, speculative_decode, make_stop_table, row_keys
   losses     forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
-             top_k_forward_kl, distillation_token_loss, chunked_loss
+             top_k_forward_kl, distillation_token_loss, chunked_loss,
+             rollout_loss
   models     load_model, save_model, load_tokenizer
   text       generate
   training   default_config, apply_method, train_and_evaluate, compare
@@ -43,8 +45,9 @@ if TYPE_CHECKING:
   from skd_jax.methods import apply_method
   from skd_jax.models.loading import load_model, save_model
   from skd_jax.structs import Batch, LanguageModel, Rollout, TrainState
-  from skd_jax.text import generate
+  from skd_jax.text import generate, prompt_batch
   from skd_jax.train import train_and_evaluate
+  from skd_jax.training.train_step import rollout_loss
 
 # Where each public name is, by module.
 _MODULES = {
@@ -68,7 +71,8 @@ _MODULES = {
   "losses.chunked": ("chunked_loss",),
   "models.loading": ("load_model", "save_model"),
   "data.tokenizer": ("load_tokenizer",),
-  "text": ("generate",),
+  "text": ("generate", "prompt_batch"),
+  "training.train_step": ("rollout_loss",),
   "config": ("default_config",),
   "methods": ("apply_method",),
   "train": ("train_and_evaluate",),
@@ -97,8 +101,10 @@ __all__ = [
   "load_model",
   "load_tokenizer",
   "make_stop_table",
+  "prompt_batch",
   "reverse_kl",
   "rollout",
+  "rollout_loss",
   "row_keys",
   "save_model",
   "skew_forward_kl",

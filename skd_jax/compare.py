@@ -9,12 +9,8 @@ The same command again continues. The command line alone; the function
 `skd_jax.compare` is in comparison.py.
 """
 
-import pathlib
-import shlex
-import sys
 from collections.abc import Sequence
 
-import ml_collections
 from absl import app, flags
 
 from skd_jax import grids
@@ -35,50 +31,6 @@ _JSON = flags.DEFINE_string(
 )
 
 
-def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Returns the config at sizes that take about a minute in all."""
-  from skd_jax import methods
-
-  fit = {"num_steps": 20, "batch_size": 8, "num_microbatches": 1}
-  return methods.change(
-    config,
-    {
-      "data.max_train_examples": 500,
-      "data.max_validation_examples": 8,
-      "data.max_test_examples": 16,
-      # One width each of prompts and responses: little to compile.
-      "data.length_multiple": config.data.max_prompt_length,
-      "rollout.batch_size": 0,
-      **{f"teacher.fit.{name}": value for name, value in fit.items()},
-      **{f"student.fit.{name}": value for name, value in fit.items()},
-      **{f"distill.{name}": value for name, value in fit.items()},
-      "distill.num_steps": 8,
-      "distill.evaluate_every_steps": 4,
-    },
-  )
-
-
-def command() -> str:
-  """Returns the command line that runs, as a stranger would type it.
-
-  Of an absolute path only the last part stays: folders of this machine mean
-  nothing elsewhere.
-  """
-
-  def without_folder(argument: str) -> str:
-    flag, equals, value = argument.rpartition("=")
-    if value.startswith("/"):
-      value = pathlib.PurePath(value).name
-    return flag + equals + value
-
-  arguments = [
-    without_folder(argument)
-    for argument in sys.argv[1:]
-    if not argument.startswith("--json")
-  ]
-  return shlex.join(["python", "-m", "skd_jax.compare", *arguments])
-
-
 def main(argv: Sequence[str]) -> None:
   """Hands the parsed flags over to comparison.compare."""
   del argv
@@ -97,13 +49,13 @@ def main(argv: Sequence[str]) -> None:
         "what is compared"
       )
     found = comparison.compare(
-      quick(config) if _QUICK.value else config,
+      comparison.quick(config) if _QUICK.value else config,
       flags.FLAGS.workdir,
       methods=_METHODS.value,
       grid=_GRID.value,
       seeds=_SEEDS.value,
       path=_JSON.value,
-      command=command(),
+      command=main_lib.command_line("skd_jax.compare"),
     )
     print(f"\n{records.summary(found)}")
 

@@ -31,7 +31,7 @@ from skd_jax import (
 from skd_jax import methods as methods_lib
 from skd_jax.models import LoadedModel
 from skd_jax.parallel import sharding
-from skd_jax.reporting import metric_log, provenance
+from skd_jax.reporting import files, metric_log, provenance
 from skd_jax.training.loop import Totals
 
 
@@ -87,29 +87,76 @@ def compare(
     ValueError: bad settings, or the lines are of other settings.
     loop.Interrupted: the run was asked to stop, and has saved.
   """
+  asked = open_comparison(
+    config,
+    workdir,
+    methods=methods,
+    grid=grid,
+    seeds=seeds,
+    path=path,
+    command=command,
+  )
+  variants = asked.variants
+  with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
+    prepared: dict[str, Prepared] = {}
+    for variant in variants:
+      if variant.start.name not in prepared:
+        prepared[variant.start.name] = prepare(asked, variant.start)
+    (task,) = prepared[variants[0].start.name].experiment.tasks.tasks
+    files.write_json(
+      workdir / records.REFERENCES, [e["target"] for e in task.test.examples]
+    )
+    # Seed by seed, so that a comparison that is cut short has all methods.
+    for seed in asked.seeds:
+      for variant in variants:
+        _run_one(asked, prepared[variant.start.name], variant, seed)
+  return records.read(asked.path)
+
+
+def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config at sizes that take about a minute in all."""
+  fit = {"num_steps": 20, "batch_size": 8, "num_microbatches": 1}
+  return methods_lib.change(
+    config,
+    {
+      "data.max_train_examples": 500,
+      "data.max_validation_examples": 8,
+      "data.max_test_examples": 16,
+      # One width each of prompts and responses: little to compile.
+      "data.length_multiple": config.data.max_prompt_length,
+      "rollout.batch_size": 0,
+      **{f"teacher.fit.{name}": value for name, value in fit.items()},
+      **{f"student.fit.{name}": value for name, value in fit.items()},
+      **{f"distill.{name}": value for name, value in fit.items()},
+      "distill.num_steps": 8,
+      "distill.evaluate_every_steps": 4,
+    },
+  )
+
+
+def open_comparison(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  methods: Sequence[str] = (),
+  grid: str | None = None,
+  seeds: int = 3,
+  path: str | pathlib.Path | None = None,
+  command: str = "",
+) -> Comparison:
+  """Checks what is asked for; arguments and errors as of `compare`."""
   workdir = config_checks.check_workdir(workdir)
-  variants = grids.choose(grid, methods)
   default = workdir / (grid or "methods") / "runs.jsonl"
-  config = _with_curves(config)
   asked = Comparison(
-    config=config,
-    variants=variants,
+    config=_with_curves(config),
+    variants=grids.choose(grid, methods),
     seeds=range(seeds),
     workdir=workdir,
     path=pathlib.Path(path) if path else default,
     command=command,
   )
   _check(asked)
-  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
-    prepared: dict[str, Prepared] = {}
-    for variant in variants:
-      if variant.start.name not in prepared:
-        prepared[variant.start.name] = _prepare(asked, variant.start)
-    # Seed by seed, so that a comparison that is cut short has all methods.
-    for seed in asked.seeds:
-      for variant in variants:
-        _run_one(asked, prepared[variant.start.name], variant, seed)
-  return records.read(asked.path)
+  return asked
 
 
 def _with_curves(
@@ -152,7 +199,7 @@ def _check(asked: Comparison) -> None:
     config_checks.check_config(methods_lib.change(of_variant, changes))
 
 
-def _prepare(asked: Comparison, start: grids.Start) -> Prepared:
+def prepare(asked: Comparison, start: grids.Start) -> Prepared:
   """Reads or trains the teacher and a start, and scores both."""
   config = asked.config
   shared = experiment.open_experiment(config, asked.workdir / "shared")

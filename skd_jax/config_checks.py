@@ -204,7 +204,7 @@ def _check_threshold(
 
 
 def _check_combination(config: ml_collections.ConfigDict) -> None:
-  """Checks that the loss can learn from what is written."""
+  """Checks that the loss can learn from what is generated."""
   for found, message in (*_about_generation(config), *_about_weights(config)):
     if found:
       raise ValueError(message)

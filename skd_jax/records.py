@@ -18,6 +18,8 @@ from skd_jax.reporting import files
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
+REFERENCES = "references.json"  # In WORKDIR: the test split's, in order.
+
 # A step that takes so many medians has compiled, or something else has run.
 _OUTLIER = 3.0
 

@@ -37,8 +37,7 @@ def generate(
 
     model = skd_jax.load_model(folder)
     tokenizer = skd_jax.load_tokenizer(folder)
-    for answer in skd_jax.generate(["Hallo."], model, tokenizer):
-      print(answer)
+    print(*skd_jax.generate(["Hallo."], model, tokenizer))
 
   Args:
     lines: what to answer; read a batch at a time, so a stream will do.
@@ -236,6 +235,27 @@ def _seconds(decode: DecodeFn, batch: structs.Batch) -> float:
   start_time = time.perf_counter()
   jax.block_until_ready(decode(batch))
   return time.perf_counter() - start_time
+
+
+def prompt_batch(
+  prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> structs.Batch:
+  """Returns a Batch [B, P] of prompts as token ids, without references.
+
+  Args:
+    prompts: of any lengths, at least one token each; row b has index b.
+    max_new_tokens: the most tokens of a response.
+
+  Raises:
+    ValueError: there is no prompt, or one has no tokens.
+  """
+  if not prompts or not all(len(ids) for ids in prompts):
+    raise ValueError(
+      "prompts: must be at least one, each of at least one token"
+    )
+  arrays = {row: np.asarray(ids, np.int32) for row, ids in enumerate(prompts)}
+  longest = max(len(ids) for ids in prompts)
+  return make_prompt_batch(arrays, len(prompts), longest, max_new_tokens)
 
 
 def make_prompt_batch(

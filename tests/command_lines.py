@@ -7,19 +7,31 @@ import subprocess
 import sys
 import types
 
+from absl import flags
+
 import skd_jax
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
 
-def load(name: str) -> types.ModuleType:
-  """Returns the module of `python -m skd_jax.NAME`.
+def load(name: str, *, keep_flags: bool = True) -> types.ModuleType:
+  """Imports a module that is a command line.
 
   `skd_jax.generate` and `skd_jax.compare` are functions, unless the modules of
   these names are imported: then they are those. Here the functions stay.
+
+  Args:
+    name: of the module.
+    keep_flags: False, where another command line has flags of the same name:
+      the functions of the module work without its flags.
   """
-  module = importlib.import_module(f"skd_jax.{name}")
-  vars(skd_jax).pop(name, None)
+  module = importlib.import_module(name)
+  package, _, attribute = name.rpartition(".")
+  if package == "skd_jax":
+    vars(skd_jax).pop(attribute, None)
+  if not keep_flags:
+    for flag in flags.FLAGS.flags_by_module_dict().get(name, []):
+      delattr(flags.FLAGS, flag.name)
   return module
 
 

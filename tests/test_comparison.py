@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 import skd_jax
-from skd_jax import config_checks, methods, records, train
+from skd_jax import comparison, config_checks, methods, records, train
 from tests import command_lines, tiny_run
-
-compare_main = command_lines.load("compare")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def test_comparison_is_a_function_that_continues(
     finished, **{"distill.num_steps": 2, "distill.evaluate_every_steps": 2}
   )
   how = {"methods": ["on_policy_kd"], "seeds": 1, "command": "the command"}
-  lines = skd_jax.compare(config, tmp_path, **how)
+  lines = skd_jax.compare(config, str(tmp_path), **how)
   assert [(line["method"], line["seed"]) for line in lines] == [
     ("teacher", None),
     ("student_init", None),
@@ -46,6 +44,11 @@ def test_comparison_is_a_function_that_continues(
   assert lines[-1]["command"] == "the command"
   assert [step for _, step, _ in lines[-1]["curve"]] == [2]
   assert records.read(tmp_path / "methods" / "runs.jsonl") == lines
+  # With the references, the answers can be scored again.
+  references = json.loads((tmp_path / records.REFERENCES).read_text())
+  assert references == (finished.parent / "data" / "test.en").read_text(
+    "utf-8"
+  ).splitlines()
   monkeypatch.setattr(train, "distill", refuse)
   again = skd_jax.compare(config, tmp_path, **how)
   assert again[-1] == lines[-1]
@@ -249,23 +252,8 @@ def test_quick_config_is_valid():
   from configs import wmt
 
   for variant in ("demo", "multi30k_compare"):
-    config = compare_main.quick(wmt.get_config(variant))
+    config = comparison.quick(wmt.get_config(variant))
     config_checks.check_config(config)
-
-
-def test_command_names_no_folder_of_this_machine(monkeypatch):
-  arguments = [
-    "--config=configs/wmt.py:demo",
-    "--workdir=/home/me/compare",
-    "--json=/tmp/x.jsonl",
-    "--methods=on_policy_kd,skd",
-    "--config.data.prompt=a b",
-  ]
-  monkeypatch.setattr("sys.argv", ["/home/me/skd_jax/compare.py", *arguments])
-  assert compare_main.command() == (
-    "python -m skd_jax.compare --config=configs/wmt.py:demo --workdir=compare "
-    "--methods=on_policy_kd,skd '--config.data.prompt=a b'"
-  )
 
 
 def _main(*arguments, **options):

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from tests import command_lines, tiny_run
 
-generate = command_lines.load("generate")
+generate = command_lines.load("skd_jax.generate")
 
 
 @pytest.fixture(scope="module")

@@ -382,6 +382,21 @@ def test_bad_setting_is_all_that_is_shown(tmp_path):
   assert not (tmp_path / "w").exists()
 
 
+def test_command_names_no_folder_of_this_machine(monkeypatch):
+  arguments = [
+    "--config=configs/wmt.py:demo",
+    "--workdir=/home/me/compare",
+    "--json=/tmp/x.jsonl",
+    "--methods=on_policy_kd,skd",
+    "--config.data.prompt=a b",
+  ]
+  monkeypatch.setattr("sys.argv", ["/home/me/skd_jax/compare.py", *arguments])
+  assert main.command_line("skd_jax.compare") == (
+    "python -m skd_jax.compare --config=configs/wmt.py:demo --workdir=compare "
+    "--methods=on_policy_kd,skd '--config.data.prompt=a b'"
+  )
+
+
 def _with_method(*arguments):
   """Returns the rollout and loss of a command line with the demo config."""
   done = command_lines.run(

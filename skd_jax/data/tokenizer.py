@@ -153,7 +153,7 @@ def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 def _prompt_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
   ids = _tokenize(tokenizer, texts)
   if tokenizer.chat_template is None:
-    # Nobody has written BOS yet. Some tokenizers would add EOS as well, after
+    # There is no BOS yet. Some tokenizers would add EOS as well, after
     # which there is nothing to continue: only what stands before is taken.
     probe = tokenizer("a")["input_ids"]
     body = _tokenize(tokenizer, ["a"])[0]
@@ -246,7 +246,7 @@ def _template_responses(
         f"continue the generation prompt, which ends in {start[-40:]!r}"
       )
   responses = []
-  again = []  # Rows where a token lies across the end of the prompt.
+  again = []  # Rows where a token spans the end of the prompt.
   for row, ids in enumerate(_tokenize(tokenizer, texts)):
     size = len(prompt_ids[row])
     if ids[:size] != prompt_ids[row]:

@@ -38,9 +38,9 @@ def rollout(
   stop_table: stopping.StopTable,
   threshold: jax.Array,
   *,
-  rule: acceptance.Rule,
-  num_draft_tokens: int,
   max_new_tokens: int,
+  rule: acceptance.Rule = acceptance.Rule(),
+  num_draft_tokens: int = 5,
   batch_size: int | None = None,
 ) -> structs.Rollout:
   """Generates one interleaved response per prompt; pure, to be jitted.
@@ -56,10 +56,10 @@ def rollout(
     row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
     threshold: float32 [], the parameter of the acceptance rule.
-    rule: the acceptance rule and the replacement.
-    num_draft_tokens: G, tokens drafted before one teacher pass.
     max_new_tokens: T, the length of the response buffer. A row whose own limit
       in the batch is smaller ends there.
+    rule: the acceptance rule and the replacement.
+    num_draft_tokens: G, tokens drafted before one teacher pass.
     batch_size: B, rows that are decoded at once; the others wait for a free
       slot. None: all of them, B = Q.
 

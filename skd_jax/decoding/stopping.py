@@ -11,7 +11,7 @@ every state, once, on the host; a decode step then looks up one number per row:
     0  (no match)      1    0    1    DONE
     1  (seen "a")      1   DONE  1    DONE
 
-Only the response is searched: every row starts anew after its prompt. Tasks
+Only the response is searched: every row starts again after its prompt. Tasks
 with different stop strings share one table; each has states of its own, one
 below the other, and a row starts in the first of its task:
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.scipy.stats import rankdata
 
 from skd_jax import structs
 from skd_jax.decoding import acceptance
@@ -65,7 +66,10 @@ def agreement_sums(
     student_head, teacher_head = heads
     of_student, of_teacher, mask = rows
 
-    def one_chunk(take, valid, total):
+    chunks = chunked.Chunks(mask, chunk_size)
+
+    def add_chunk(i, total):
+      take, valid = chunks[i]
       values = compare_logits(
         teacher.head(teacher_head, take(of_teacher)),
         student.head(student_head, take(of_student)),
@@ -74,7 +78,7 @@ def agreement_sums(
       return jax.tree.map(jnp.add, total, sums)
 
     zeros = AgreementSums(*[jnp.float32(0)] * 6)
-    sums = chunked.walk_chunks(one_chunk, zeros, mask, chunk_size)
+    sums = jax.lax.fori_loop(0, chunks.number, add_chunk, zeros)
     return sharding.sum_over_groups(sums)
 
   size = batch.reference.shape[1]
@@ -124,15 +128,8 @@ def compare_logits(
 
 def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
   """Spearman's rank correlation: [N, k], [N, k] -> [N], ties averaged."""
-
-  def centred_ranks(x):
-    # Twice the rank, from 0: a larger value counts 2, an equal one 1.
-    above = x[:, None, :] > x[:, :, None]
-    equal = (x[:, None, :] == x[:, :, None]).astype(jnp.float32)
-    ranks = jnp.sum(above.astype(jnp.float32) * 2 + equal, axis=-1)
-    return ranks - jnp.mean(ranks, axis=-1, keepdims=True)
-
-  x, y = centred_ranks(a), centred_ranks(b)
+  mean_rank = (a.shape[-1] + 1) / 2
+  x, y = (rankdata(v, axis=-1) - mean_rank for v in (a, b))
   scale = jnp.sqrt(jnp.sum(x * x, axis=-1) * jnp.sum(y * y, axis=-1))
   return jnp.sum(x * y, axis=-1) / jnp.maximum(scale, 1e-6)
 

@@ -12,7 +12,6 @@ float32. A chunk leaves behind `[chunk, D]` and the gradient of the head.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +83,7 @@ class LossSums:
     }
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 @jax.named_scope("loss")
 def chunked_loss(
   token_loss: token_losses.TokenLoss,
@@ -96,7 +96,7 @@ def chunked_loss(
   inputs: token_losses.TokenInputs,
   mask: jax.Array,
 ) -> tuple[jax.Array, LossSums]:
-  """LossSums a token loss over the valid tokens, chunk by chunk.
+  """Sums a token loss over the valid tokens, chunk by chunk.
 
   Differentiable once, in `student_head` and `hidden`.
 
@@ -117,93 +117,110 @@ def chunked_loss(
     (float32 [] sum of the loss, LossSums over the valid tokens).
   """
 
-  def sums_fn(logits, inputs, teacher_head, valid):
-    teacher_logits = None
-    if teacher is not None:
-      teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
-    metrics = token_loss(logits, teacher_logits, inputs)
-    sums = LossSums.of_tokens(metrics, valid)
-    return sums.loss, sums
-
-  return _chunked(
-    student.head,
-    sums_fn,
-    chunk_size,
-    student_head,
-    hidden,
-    inputs,
-    teacher_head,
-    mask,
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _chunked(
-  head, sums_fn, chunk_size, weights, hidden, inputs, constants, mask
-):
-  """Walks over the chunks without gradients; see chunked_loss."""
-
-  def walk(shared, rows):
-    weights, constants = shared
+  def walk(heads, rows):
+    student_head, teacher_head = heads
     hidden, inputs, mask = rows
+    chunks = Chunks(mask, chunk_size)
 
-    def one_chunk(take, valid, carry):
-      logits = head(weights, take(hidden))
-      _, sums = sums_fn(logits, jax.tree.map(take, inputs), constants, valid)
-      return carry + sums
+    def add_chunk(i, total):
+      take, valid = chunks[i]
+      logits = student.head(student_head, take(hidden))
+      inputs_of_chunk = jax.tree.map(take, inputs)
+      _, sums = _chunk_sums(
+        logits, inputs_of_chunk, teacher_head, valid, token_loss, teacher
+      )
+      return total + sums
 
-    return walk_chunks(
-      one_chunk, LossSums.zero(), mask, chunk_size
-    ).over_groups()
+    zero = LossSums.zero()
+    return jax.lax.fori_loop(0, chunks.number, add_chunk, zero).over_groups()
 
   sums = sharding.by_rows(walk, out=sharding.OF_ALL)(
-    (weights, constants), (hidden, inputs, mask)
+    (student_head, teacher_head), (hidden, inputs, mask)
   )
   return sums.loss, sums
 
 
-def _chunked_forward(
-  head, sums_fn, chunk_size, weights, hidden, inputs, constants, mask
+def _chunk_sums(
+  student_logits: jax.Array,
+  inputs: token_losses.TokenInputs,
+  teacher_head: structs.Params,
+  valid: jax.Array,
+  token_loss: token_losses.TokenLoss,
+  teacher: structs.LanguageModel | None,
+) -> tuple[jax.Array, LossSums]:
+  """The loss of a chunk of C tokens, of its logits [C, V], and its sums."""
+  teacher_logits = None
+  if teacher is not None:
+    if inputs.teacher_hidden is None:
+      raise ValueError("teacher_hidden = None: must be given with a teacher")
+    teacher_logits = teacher.head(teacher_head, inputs.teacher_hidden)
+  metrics = token_loss(student_logits, teacher_logits, inputs)
+  sums = LossSums.of_tokens(metrics, valid)
+  return sums.loss, sums
+
+
+@jax.named_scope("loss")
+def _forward(
+  token_loss,
+  student,
+  teacher,
+  chunk_size,
+  student_head,
+  hidden,
+  teacher_head,
+  inputs,
+  mask,
 ):
-  """Walks over the chunks and takes the gradients on the way."""
+  """chunked_loss, with the gradients taken on the way."""
 
-  def walk(shared, rows):
-    weights, constants = shared
+  def walk(heads, rows):
+    student_head, teacher_head = heads
     hidden, inputs, mask = rows
+    chunks = Chunks(mask, chunk_size)
 
-    def one_chunk(take, valid, carry):
-      sums, weights_grad, hidden_grad = carry
+    def add_chunk(i, carry):
+      sums, head_grad, hidden_grad = carry
+      take, valid = chunks[i]
       states = take(hidden)
-      logits, to_states = jax.vjp(functools.partial(head, weights), states)
-      (_, more), logits_grad = jax.value_and_grad(sums_fn, has_aux=True)(
-        logits, jax.tree.map(take, inputs), constants, valid
+      logits, to_states = jax.vjp(
+        functools.partial(student.head, student_head), states
       )
-      weights_grad = _add_head_gradient(
-        weights_grad, head, weights, states, logits_grad
+      (_, more), logits_grad = jax.value_and_grad(_chunk_sums, has_aux=True)(
+        logits,
+        jax.tree.map(take, inputs),
+        teacher_head,
+        valid,
+        token_loss,
+        teacher,
+      )
+      head_grad = _add_head_gradient(
+        head_grad, student.head, student_head, states, logits_grad
       )
       (states_grad,) = to_states(logits_grad)
-      return sums + more, weights_grad, take.put(hidden_grad, states_grad)
+      return sums + more, head_grad, take.put(hidden_grad, states_grad)
 
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), weights)
-    sums, weights_grad, hidden_grad = walk_chunks(
-      one_chunk,
+    zeros = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, jnp.float32), student_head
+    )
+    sums, head_grad, hidden_grad = jax.lax.fori_loop(
+      0,
+      chunks.number,
+      add_chunk,
       (LossSums.zero(), zeros, jnp.zeros_like(hidden)),
-      mask,
-      chunk_size,
     )
     return (
       sums.over_groups(),
-      sharding.sum_over_groups(weights_grad),
+      sharding.sum_over_groups(head_grad),
       hidden_grad,
     )
 
-  sums, weights_grad, hidden_grad = sharding.by_rows(
+  sums, head_grad, hidden_grad = sharding.by_rows(
     walk, out=(sharding.OF_ALL, sharding.OF_ALL, sharding.OF_ROWS)
-  )((weights, constants), (hidden, inputs, mask))
-  weights_grad = jax.tree.map(
-    lambda grad, x: grad.astype(x.dtype), weights_grad, weights
+  )((student_head, teacher_head), (hidden, inputs, mask))
+  head_grad = jax.tree.map(
+    lambda grad, x: grad.astype(x.dtype), head_grad, student_head
   )
-  return (sums.loss, sums), (weights_grad, hidden_grad)
+  return (sums.loss, sums), (head_grad, hidden_grad)
 
 
 def _add_head_gradient(
@@ -217,8 +234,8 @@ def _add_head_gradient(
 
   At once, the gradient of a chunk would be a second array of the size of the
   head. Row v of the head alone decides logit v, so a block of rows can be
-  treated as a head of its own. A head that is cut along `tensor` is in blocks
-  already. V = 10, blocks of 4:
+  treated as a head of its own. A head that is sharded over `tensor` is
+  in blocks already. V = 10, blocks of 4:
 
     rows   0 1 2 3 | 4 5 6 7 | 6 7 8 9     the last block starts early, to fit;
     new    y y y y | y y y y | n n y y     what it repeats is not added twice
@@ -251,16 +268,43 @@ def _add_head_gradient(
   return jax.lax.fori_loop(0, -(-vocab_size // size), add_block, total)
 
 
-def _chunked_backward(head, sums_fn, chunk_size, gradients, cotangents):
-  del head, sums_fn, chunk_size
+def _backward(token_loss, student, teacher, chunk_size, gradients, cotangents):
+  del token_loss, student, teacher, chunk_size
   scale, _ = cotangents  # Only the loss is differentiated, not the metrics.
-  weights_grad, hidden_grad = jax.tree.map(
+  head_grad, hidden_grad = jax.tree.map(
     lambda x: x * scale.astype(x.dtype), gradients
   )
-  return weights_grad, hidden_grad, None, None, None
+  return head_grad, hidden_grad, None, None, None
 
 
-_chunked.defvjp(_chunked_forward, _chunked_backward)
+chunked_loss.defvjp(_forward, _backward)
+
+
+class Chunks:
+  """The valid tokens of a mask, C at a time; the number is known in the loop.
+
+    take, valid = chunks[i]
+
+  `take` gathers the rows of chunk i of an array [N, ...], and `take.put` puts
+  rows back; valid, bool [C], is False where the last chunk has no more tokens.
+  """
+
+  def __init__(self, mask: jax.Array, chunk_size: int):
+    """Orders the tokens of `mask`, bool [N], into chunks of `chunk_size`."""
+    self._num_tokens = mask.shape[0]
+    self._size = min(chunk_size, self._num_tokens)
+    num_slots = -(-self._num_tokens // self._size) * self._size
+    # Valid tokens first; what is left points past the end and is dropped.
+    self._order = jnp.nonzero(
+      mask, size=num_slots, fill_value=self._num_tokens
+    )[0]
+    num_valid = jnp.sum(mask, dtype=jnp.int32)
+    self.number = (num_valid + self._size - 1) // self._size
+
+  def __getitem__(self, i: jax.Array) -> "tuple[_Take, jax.Array]":
+    start = i * self._size
+    index = jax.lax.dynamic_slice(self._order, (start,), (self._size,))
+    return _Take(index), index < self._num_tokens
 
 
 class _Take:
@@ -274,37 +318,3 @@ class _Take:
 
   def put(self, x: jax.Array, rows: jax.Array) -> jax.Array:
     return x.at[self._index].set(rows, mode="drop")
-
-
-def walk_chunks(
-  one_chunk: Callable[[Any, jax.Array, Any], Any],
-  carry: Any,
-  mask: jax.Array,
-  chunk_size: int,
-) -> Any:
-  """Calls `one_chunk(take, valid, carry) -> carry` for chunks of valid tokens.
-
-  Args:
-    one_chunk: `take` gathers the chunk's rows of an array [N, ...]; valid, bool
-      [C], is False where the last chunk has no more tokens.
-    carry: the first carry.
-    mask: bool [N], the valid tokens.
-    chunk_size: C.
-
-  Returns:
-    The last carry.
-  """
-  num_tokens = mask.shape[0]
-  chunk_size = min(chunk_size, num_tokens)
-  num_slots = -(-num_tokens // chunk_size) * chunk_size
-  # Valid tokens first; what is left points past the end and is dropped.
-  order = jnp.nonzero(mask, size=num_slots, fill_value=num_tokens)[0]
-  num_valid = jnp.sum(mask, dtype=jnp.int32)
-
-  def body(i, carry):
-    start = i * chunk_size
-    index = jax.lax.dynamic_slice(order, (start,), (chunk_size,))
-    return one_chunk(_Take(index), index < num_tokens, carry)
-
-  num_chunks = (num_valid + chunk_size - 1) // chunk_size
-  return jax.lax.fori_loop(0, num_chunks, body, carry)

@@ -69,7 +69,7 @@ class Decoder(nnx.Module):
       rope: layers.rope_tables(rope, config.head_dim, positions)
       for rope in set(ropes)
     }
-    written = []
+    caches = []
     for i, block in enumerate(self.layers):
       one_layer = functools.partial(
         block,
@@ -79,8 +79,8 @@ class Decoder(nnx.Module):
       )
       x, layer_cache = (jax.checkpoint(one_layer) if remat else one_layer)(x)
       x = sharding.constrain_rows(x)
-      written.append(layer_cache)
-    return self.final_norm(x), None if cache is None else written
+      caches.append(layer_cache)
+    return self.final_norm(x), None if cache is None else caches
 
 
 def init_params(
@@ -149,7 +149,7 @@ def create(
 
   def head(head_params, hidden):
     # W [V, D] times hidden^T [D, M], then the small result is transposed: both
-    # operands are read as they lie. Written as hidden @ W^T, XLA on CPU may
+    # operands are read in the layout they have. As hidden @ W^T, XLA on CPU may
     # copy W^T first when M is small.
     flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
     logits = jax.lax.dot_general(

@@ -1,8 +1,8 @@
-"""The hidden states that predict a response that is already written.
+"""The hidden states that predict a response that is there already.
 
 One forward pass over prompt and response: of the student, to train it; of the
-teacher, for responses that it has not verified (references, on-policy and
-teacher-written data).
+teacher, for responses that it has not verified (references, and what the
+student or the teacher generated alone).
 """
 
 import jax

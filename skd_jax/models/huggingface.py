@@ -45,7 +45,7 @@ _VISION_PREFIXES = (
 
 
 class _Source(NamedTuple):
-  """Where a tensor lies: the open file, its name there, its shape."""
+  """Where a tensor is: the open file, its name there, its shape."""
 
   file: Any
   name: str
@@ -246,7 +246,7 @@ def save(
   writes them.
 
   Args:
-    folder: made anew; an earlier export there is replaced as a whole.
+    folder: an earlier export there is replaced as a whole.
     config: the shape of the model.
     params: weights as `create` takes them.
     dtype: of the file, "float32" or "bfloat16".

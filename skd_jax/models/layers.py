@@ -134,7 +134,7 @@ def write_slots(
 
 
 def place_cache(x: jax.Array) -> jax.Array:
-  """Fixes how keys or values [B, N, S, H] lie on the mesh; inside jit.
+  """Fixes how keys or values [B, N, S, H] are placed on the mesh; inside jit.
 
   Where the heads do not divide, each device has all of them for its rows.
   """
@@ -255,7 +255,7 @@ class Attention(nnx.Module):
     batch, n, num_heads, size = query.shape
     groups = self.config.num_kv_heads
     # [B, N, R*n, H]: only the small queries and results are moved, the cache is
-    # read as it lies.
+    # read in the layout that it has.
     query = query.reshape(batch, n, groups, -1, size)
     query = query.transpose(0, 2, 3, 1, 4).reshape(batch, groups, -1, size)
     scores = jax.lax.dot_general(

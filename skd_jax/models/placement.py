@@ -1,4 +1,4 @@
-"""How the weights of a decoder lie on the mesh; see parallel/sharding.py."""
+"""Where the weights of a decoder are placed; see parallel/sharding.py."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ import jax
 def keep_compiled() -> None:
   """Turns JAX's persistent compilation cache on, unless it is set already.
 
-  It lies in skd_jax under the user's cache folder; JAX_COMPILATION_CACHE_DIR
+  It is in skd_jax under the user's cache folder; JAX_COMPILATION_CACHE_DIR
   moves it, and JAX_ENABLE_COMPILATION_CACHE=0 turns it off. Programs that
   compile within a second are not kept.
   """

@@ -235,7 +235,7 @@ def any_process(flag: bool) -> bool:
 def to_host(tree: Any) -> Any:
   """Returns the tree with numpy arrays, each the whole value, in every process.
 
-  What lies on the devices of several processes is brought together array by
+  What is on the devices of several processes is brought together array by
   array, so all of them must call this alike. Arrays of this process alone are
   taken as they are: each process must hold the same.
   """

@@ -54,7 +54,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
       student: {name: value}}, where several tasks have {"mean": value, TASK:
       {name: value}}, `rollout` {replacement_rate, accepted_per_round,
       tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
-      `signature` (a string, or one per metric), `per_seed` (a list of {seed,
+      `signature` {metric: string}, `per_seed` (a list of {seed,
       metrics}, metrics as above), `warnings` (strings), `command` (a string)
       and `versions` {name: version}. A model that was not measured is absent or
       empty.
@@ -248,10 +248,7 @@ def _origin_section(report: Report) -> str:
   if report.get("versions"):
     versions = report["versions"].items()
     lines.append(", ".join(f"{name} {version}" for name, version in versions))
-  signature = report.get("signature")
-  if isinstance(signature, str) and signature:
-    signature = {"signature": signature}
-  for name, value in (signature or {}).items():
+  for name, value in (report.get("signature") or {}).items():
     lines.append(f"{name}: `{value}`")
   return "## How it was made\n\n" + "\n\n".join(lines)
 
@@ -284,7 +281,7 @@ def _quantity(name: str, value: Any) -> str:
     return "n/a" if value is None else str(value)
   if not math.isfinite(value):
     return "n/a"
-  if name.endswith("_rate") or name.endswith("_share"):
+  if name.endswith("_rate"):
     return f"{100 * value:.3g} %"
   return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 

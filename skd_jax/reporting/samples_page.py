@@ -1,9 +1,9 @@
-"""samples.html: rollouts to read, every token coloured by who wrote it.
+"""samples.html: rollouts to read, every token coloured by its source.
 
   TokenView, SampleView -> write_samples -> one file, no network
 
 The page is text first: without scripts it still shows every rollout with its
-colours. What both models thought of a token lies in the token's `data-token`
+colours. What both models thought of a token is in its `data-token`
 attribute, as JSON, and is shown on hover, keyboard focus and click.
 """
 
@@ -25,7 +25,7 @@ _BLANKS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 class TokenView:
   """One response token, and what both models thought at its position.
 
-  text: the token as written.
+  text: the token as emitted.
   source: "student" (accepted proposal) or "teacher" (replacement).
   student_token: what the student proposed here.
   teacher_token: the teacher's own first choice here.
@@ -58,7 +58,7 @@ class SampleView:
   """One rollout as text.
 
   truncated: the response ended at the length limit, not at EOS.
-  step: the training step whose student wrote it.
+  step: the training step whose student proposed it.
   """
 
   prompt: str
@@ -121,7 +121,7 @@ def read_samples(folder: pathlib.Path) -> list[SampleView]:
 
 
 def replacement_rate(samples: Iterable[SampleView]) -> float:
-  """Returns the share of tokens, 0 to 1, that the teacher wrote.
+  """Returns the share of tokens, 0 to 1, that are the teacher's.
 
   Every token of every sample counts the same. NaN where there are no tokens.
   """

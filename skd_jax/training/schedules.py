@@ -44,7 +44,7 @@ class Schedule:
 
   @property
   def extremes(self) -> tuple[float, ...]:
-    """The values between which all others lie."""
+    """The values between which all others are."""
     if self.shape == "constant":
       return (self.start,)
     return (self.start, self.end)

@@ -87,7 +87,7 @@ def rollout_loss(
   student: structs.LanguageModel,
   teacher: structs.LanguageModel | None,
   token_loss: token_losses.TokenLoss,
-  chunk_size: int,
+  chunk_size: int = 256,
 ) -> tuple[jax.Array, chunked.LossSums]:
   """Sums the token loss over every emitted token, from the first to EOS.
 
@@ -148,7 +148,7 @@ def train_step(
 
   Args:
     state: before the step.
-    teacher_head: see rollout_loss.
+    teacher_head: see rollout_loss; None without a teacher.
     batch: [B, ...], B a multiple of num_microbatches.
     rollout: [B, ...].
     loss_fn: `rollout_loss` with its keyword arguments bound.
@@ -189,6 +189,10 @@ def train_step(
     step=state.step + 1, params=params, opt_state=opt_state
   )
   metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
+  if (
+    teacher_head is None
+  ):  # There is no teacher that it is the divergence from.
+    del metrics["kl"]
   return state, metrics
 
 
@@ -229,25 +233,18 @@ def make_train_fns(
     num_microbatches: see train_step.
     mesh: rows are sharded over it.
   """
-  loss_fn = functools.partial(
-    rollout_loss,
-    student=student.model,
-    teacher=None if teacher is None else teacher.model,
-    token_loss=token_loss,
-    chunk_size=chunk_size,
+  step = functools.partial(
+    train_step,
+    loss_fn=functools.partial(
+      rollout_loss,
+      student=student.model,
+      teacher=None if teacher is None else teacher.model,
+      token_loss=token_loss,
+      chunk_size=chunk_size,
+    ),
+    optimizer=optimizer,
+    num_microbatches=num_microbatches,
   )
-
-  def step(*arguments):
-    state, metrics = train_step(
-      *arguments,
-      loss_fn=loss_fn,
-      optimizer=optimizer,
-      num_microbatches=num_microbatches,
-    )
-    if teacher is None:
-      metrics.pop("kl")  # There is no teacher that it is the divergence from.
-    return state, metrics
-
   init = functools.partial(init_train_state, optimizer=optimizer)
   of_params = jax.tree.map(lambda x: x.sharding, student.params)
   of_head: Any = teacher and jax.tree.map(

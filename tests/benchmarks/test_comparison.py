@@ -1,5 +1,6 @@
-"""Comparisons of methods: their numbers, and that they continue."""
+"""Comparisons of methods: their tests, tables and plots."""
 
+import json
 import math
 import random
 
@@ -9,19 +10,19 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from benchmarks import (
-  comparison,
-  comparison_plots,
-  comparison_runs,
-  grids,
-  harness,
-  method_cost,
-  significance,
-  tables,
-)
-from skd_jax import methods, train
+from benchmarks import harness, tables
+from benchmarks.quality import plots, significance, table
+from skd_jax import comparison, grids, methods
+from skd_jax import records as records_lib
 from skd_jax.parallel import sharding
-from tests import tiny_run
+from tests import command_lines, tiny_run
+
+compare_methods = command_lines.load(
+  "benchmarks.compare_methods", keep_flags=False
+)
+method_cost = command_lines.load(
+  "benchmarks.speed.method_cost", keep_flags=False
+)
 
 WORDS = ("the", "a", "dog", "cat", "man", "sees", "tree", "ball", "red", "blue")
 
@@ -147,14 +148,14 @@ def test_only_common_seeds_are_compared(references):
 
 def test_mean_curve_is_over_the_steps_of_all_seeds():
   curves = [[(3.0, 2, 20.0), (6.0, 4, 30.0)], [(5.0, 2, 22.0)]]
-  assert comparison.mean_curve(curves) == [(4.0, 21.0)]
-  assert comparison.mean_curve([]) == []
+  assert table.mean_curve(curves) == [(4.0, 21.0)]
+  assert table.mean_curve([]) == []
 
 
 def test_time_to_a_score_is_that_of_the_first_validation_that_has_it():
   curve = [(3.0, 20.0), (6.0, 30.0), (9.0, 29.0)]
-  assert comparison.seconds_to_reach(curve, 25.0) == 6.0
-  assert comparison.seconds_to_reach(curve, 31.0) is None
+  assert table.seconds_to_reach(curve, 25.0) == 6.0
+  assert table.seconds_to_reach(curve, 31.0) is None
 
 
 def record(method, seed, bleu, seconds=10.0, rate=0.1):
@@ -203,7 +204,7 @@ TESTS = {
 
 
 def test_table_has_mean_deviation_test_cost_and_rate():
-  rows = comparison.rows(RECORDS, TESTS)
+  rows = table.rows(RECORDS, TESTS)
   teacher, baseline, skd = rows
   assert (teacher["method"], teacher["bleu"]) == ("teacher", 50.0)
   assert "seeds" not in teacher
@@ -223,20 +224,20 @@ def test_table_has_mean_deviation_test_cost_and_rate():
 
 
 def test_table_reads_well():
-  text = comparison.section(RECORDS, TESTS)
+  text = table.section(RECORDS, TESTS)
   assert "24.50 ± 0.71" in text
   assert "| +3.50 [-0.50, +7.50], p = 0.004 |" in text
   assert "p < 0.001" in text
   assert "| 15.00 % " in text
   assert "| bleu over on_policy_kd" in text
   # Without tests yet, as while a comparison runs.
-  assert "over" not in comparison.section(RECORDS, {})
+  assert "over" not in table.section(RECORDS, {})
 
 
 def test_changed_tokens_are_shown_where_they_are_fewer_than_replaced():
   same = RECORDS[-1] | {"changed_rate": 0.2}
   fewer = RECORDS[-1] | {"method": "random", "changed_rate": 0.125}
-  text = comparison.section([same, fewer], {})
+  text = table.section([same, fewer], {})
   assert "| 20.00 % " in text
   assert "| 20.00 %, 12.50 % changed |" in text
 
@@ -255,48 +256,49 @@ def test_means_over_sentences_are_tested_too():
 
 def test_stale_test_is_not_shown_beside_newer_means():
   newer = [*RECORDS, record("skd", 2, 30.0)]
-  *_, skd = comparison.rows(newer, TESTS)
+  *_, skd = table.rows(newer, TESTS)
   assert skd["seeds"] == 3
   assert "bleu over on_policy_kd" not in skd
 
 
 def test_all_commands_of_the_lines_are_named():
   other = RECORDS[-1] | {"seed": 2, "command": "python -m elsewhere"}
-  text = comparison.section([*RECORDS, other], TESTS)
+  text = table.section([*RECORDS, other], TESTS)
   assert "`python -m benchmarks.compare_methods`\n`python -m elsewhere`" in text
 
 
 def test_plots_are_drawn_of_what_was_measured(tmp_path):
-  drawn = comparison_plots.draw_all(RECORDS, tmp_path)
+  drawn = plots.draw_all(RECORDS, tmp_path)
   assert [path.name for path in drawn] == [
     "score_over_time.png",
     "replacement_over_steps.png",
     "replacement_by_position.png",
   ]
   assert all(path.stat().st_size > 0 for path in drawn)
-  figure = comparison_plots.draw_score_over_time(RECORDS)
+  figure = plots.draw_score_over_time(RECORDS)
   (axes,) = figure.axes
   lines = {line.get_label(): line for line in axes.lines}
   np.testing.assert_allclose(lines["skd"].get_xdata(), [4.5, 9.0])
   np.testing.assert_allclose(lines["skd"].get_ydata(), [23.5, 24.5])
-  replaced = comparison_plots.draw_replacement_over_steps(RECORDS)
+  replaced = plots.draw_replacement_over_steps(RECORDS)
   assert [line.get_label() for line in replaced.axes[0].lines] == ["skd"]
-  assert comparison_plots.draw_replacement_by_position(RECORDS[:3]) is None
+  assert plots.draw_replacement_by_position(RECORDS[:3]) is None
 
 
-def test_readme_shows_a_comparison_from_its_lines(tmp_path):
-  path = tmp_path / "compare_methods.cpu-2.tiny.methods.jsonl"
-  comparison.write(path, RECORDS)
-  harness.write_json(comparison.tests_path(path), TESTS)
+def test_page_shows_a_comparison_from_its_lines(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "ROOT", tmp_path)
+  path = tmp_path / "quality" / "tiny" / "methods" / "runs.jsonl"
+  records_lib.write(path, RECORDS)
+  harness.write_json(table.tests_path(path), TESTS)
   tables.draw(tmp_path)
   (found,) = tables.read_results(tmp_path)
-  readme = "".join(
+  page = "".join(
     f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in tables.NAMES
   )
-  text = tables.rebuild(readme, [found])
+  text = tables.rebuild(page, [found])
   assert "**tiny: methods**" in text
   assert "24.50 ± 0.71" in text
-  assert f"(benchmarks/results/{path.stem}/score_over_time.png)" in text
+  assert "(../../quality/tiny/methods/score_over_time.png)" in text
   assert "old" not in text
 
 
@@ -307,8 +309,20 @@ def test_each_group_is_timed_to_its_own_baseline():
     record("b, on_policy_kd", 0, 40.0),
     record("b, skd", 0, 39.0),
   ]
-  found = comparison.rows(records, {"on_policy_kd": {}})
+  found = table.rows(records, {"on_policy_kd": {}})
   assert [row["to_baseline"] for row in found] == [10.0, 5.0, 10.0, None]
+
+
+def test_usual_baselines_are_those_that_are_compared():
+  def chosen(asked, *names, grid=None):
+    return compare_methods.choose_baselines(asked, grids.choose(grid, names))
+
+  assert chosen([], "skd", "on_policy_kd") == ["on_policy_kd"]
+  assert chosen([], "skd", "sft") == ["skd"]
+  assert chosen(["sft"], "skd", "sft", "on_policy_kd") == ["sft"]
+  assert chosen([], grid="data_size") == list(grids.BASELINES)
+  with pytest.raises(ValueError, match="--baselines=gkd: must be of skd, sft"):
+    chosen(["gkd"], "skd", "sft")
 
 
 @pytest.fixture(scope="module")
@@ -318,45 +332,29 @@ def finished(tmp_path_factory):
     yield tiny_run.finish(tmp_path_factory)
 
 
-def asked(finished, workdir, names, seeds=2, grid=None, **changes):
+def config_of(finished, **changes):
   config = tiny_run.config(finished.parent / "data")
   config.teacher.path = str(finished / "teacher")
   config.student.path = str(finished / "student_init")
-  variants = grids.choose(grid, names)
-  return comparison_runs.Comparison(
-    config=methods.change(config, changes),
-    variants=variants,
-    seeds=range(seeds),
-    workdir=workdir,
-    path=workdir / "compare_methods.cpu-2.tiny.methods.jsonl",
-    name=grid or "methods",
-    baselines=[grids.in_group(variant.name) for variant in variants[:2]],
-    command="python -m benchmarks.compare_methods",
-  )
-
-
-METHODS = ["on_policy_kd", "skd", "random"]
+  return methods.change(config, changes)
 
 
 def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
   names = ["on_policy_kd", "skd", "skd_k1", "random"]
-  what = asked(finished, tmp_path, names)
-  config = comparison_runs.fair(what.config)
+  asked = comparison.open_comparison(
+    config_of(finished), tmp_path, methods=names
+  )
   turns = []
-  make_step_fn = train.make_step_fn
+  generate_responses = method_cost.generation.generate_responses
 
-  def watched(run, shared, seed):
-    step_fn = make_step_fn(run, shared, seed)
+  def watched(spec, *arguments):
+    *_, step = arguments
+    turns.append((spec.mode, spec.rule.accept, step))
+    return generate_responses(spec, *arguments)
 
-    def step(state, batch, step):
-      turns.append((run.config.rollout.accept, run.config.rollout.policy, step))
-      return step_fn(state, batch, step)
-
-    return step
-
-  monkeypatch.setattr(train, "make_step_fn", watched)
-  with jax.set_mesh(sharding.make_mesh(**config.mesh)):
-    prepared = comparison_runs.prepare(what, config, grids.Start())
+  monkeypatch.setattr(method_cost.generation, "generate_responses", watched)
+  with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
+    prepared = comparison.prepare(asked, grids.Start())
     rows = method_cost.make_rows(prepared, names, 2)
   on_policy, skd, first_only, control = rows
   assert on_policy["ratio_to_on_policy_kd"] == 1
@@ -364,9 +362,32 @@ def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
   # The rollout of SKD has verified what the others have to show the teacher.
   assert on_policy["verify"] > 0
   assert skd["verify"] == 0
-  # The best 25 of this teacher are nearly all that its student proposes.
+  # The top 25 of this teacher are nearly all that its student proposes.
   assert (skd["replacement_rate"] or 0) < first_only["replacement_rate"]
   assert (control["replacement_rate"] or 0) < 0.1
   # Compiled one by one, then in turns, at the first and the last step.
   assert [step for *_, step in turns] == [0, 5] * 4 + [0] * 4 + [5] * 4
   assert turns[8:12] == turns[0:8:2]
+
+
+@pytest.mark.slow
+def test_table_plots_and_tests_are_written(finished, tmp_path):
+  names = ["on_policy_kd", "skd", "random"]
+  changes = {"distill.num_steps": 2, "distill.evaluate_every_steps": 1}
+  comparison.compare(
+    config_of(finished, **changes), tmp_path, methods=names, seeds=2
+  )
+  folder = tmp_path / "methods"
+  text = compare_methods.analyze(
+    folder / "runs.jsonl", tmp_path, ["on_policy_kd", "skd"]
+  )
+  page = (folder / "comparison.md").read_text("utf-8")
+  assert text in page
+  for name in names:
+    assert f"| {name} " in page
+  assert "![score_over_time](score_over_time.png)" in page
+  assert (folder / "replacement_by_position.png").stat().st_size > 0
+  tested = json.loads((folder / "tests.json").read_text("utf-8"))
+  assert list(tested) == ["on_policy_kd", "skd"]
+  assert set(tested["on_policy_kd"]) == {"skd", "random"}
+  assert 0 < tested["on_policy_kd"]["skd"]["bleu"]["p_value"] <= 1

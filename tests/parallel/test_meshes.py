@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import hlo
+from benchmarks.tpu import hlo
 from skd_jax import config as config_lib
 from skd_jax import methods, models, structs, train
 from skd_jax.decoding import sampling, stopping

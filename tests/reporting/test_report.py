@@ -42,7 +42,7 @@ def report_of(*scores: tuple[float, float], name: str = "bleu") -> dict:
       "tokens_per_s": 3124.3,
     },
     "seconds": {"generate": 812.2, "train": 55.12, "total": 4030.0},
-    "signature": "nrefs:1|tok:13a",
+    "signature": {"bleu": "nrefs:1|tok:13a"},
   }
 
 

@@ -1,0 +1,72 @@
+"""Timing, tables and JSON of the benchmarks."""
+
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import harness
+
+
+def test_timing_takes_turns_after_a_warm_up():
+  calls = []
+  timings = harness.interleaved(
+    {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2
+  )
+  assert calls == ["a", "b", "a", "b", "a", "b"]
+  assert len(timings["a"]) == 2
+
+
+def test_timing_waits_for_the_result():
+  def slow(x):
+    time.sleep(0.05)
+    return x
+
+  call = jax.jit(
+    lambda x: jax.pure_callback(slow, jax.ShapeDtypeStruct((), jnp.float32), x)
+  )
+  seconds, _ = harness.time_once(lambda: call(jnp.float32(1)))
+  assert seconds >= 0.05
+
+
+def test_json_has_the_keys_of_every_benchmark(tmp_path):
+  path = tmp_path / "new" / "result.json"
+  harness.write_json(
+    path, harness.result_object("step_cost", [{"what": "x"}], "cpu-2")
+  )
+  found = json.loads(path.read_text())
+  assert list(found) == [
+    "benchmark",
+    "command",
+    "versions",
+    "device",
+    "git",
+    "rows",
+  ]
+  assert found["rows"] == [{"what": "x"}]
+  assert found["device"] == harness.device_name()
+  assert set(harness.PEERS) <= found["versions"].keys()
+
+
+def test_table_states_what_is_missing():
+  table = harness.format_table([{"a": 1, "b": 0.12345}, {"a": 20}])
+  assert table.splitlines() == [
+    "|   a |     b |",
+    "|----:|------:|",
+    "|   1 | 0.123 |",
+    "|  20 |     - |",
+  ]
+
+
+def test_command_does_not_say_where_the_folders_lie(monkeypatch):
+  arguments = ["x", "--quick", "--json=/a/b", "--teacher=/home/my own/gemma/"]
+  monkeypatch.setattr(sys, "argv", [*arguments, "--workdir", "/tmp/run"])
+  command = harness.command("speed.step_cost")
+  assert command == (
+    "python -m benchmarks.speed.step_cost --quick --teacher=gemma --workdir run"
+  )
+  # What holds a space can be typed again.
+  monkeypatch.setattr(sys, "argv", ["x", "--baselines=1, skd"])
+  assert harness.command("x").endswith(" '--baselines=1, skd'")

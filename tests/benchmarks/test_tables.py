@@ -1,0 +1,94 @@
+"""The tables of the result pages."""
+
+import pytest
+
+from benchmarks import harness, tables
+
+NAMES = {
+  "quality": ("compare_methods",),
+  "speed": ("rollout_speed", "step_cost", "method_cost", "loss_memory"),
+  "tpu": ("tpu_plan",),
+}
+
+
+def page(*names):
+  return "".join(
+    f"a\n<!-- table: {name} -->\nold\n<!-- end -->\nb\n" for name in names
+  )
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+  """Pages in place of those of the project, without results."""
+  paths = [tmp_path / f"{name}.md" for name in NAMES]
+  for path in paths:
+    path.write_text(page(*NAMES[path.stem]))
+  monkeypatch.setattr(tables, "PAGES", paths)
+  monkeypatch.setattr(harness, "RESULTS", tmp_path)
+  return paths
+
+
+class Flag:
+  def __init__(self, value):
+    self.value = value
+
+
+def test_tables_replace_what_stands_between_the_comments():
+  rows = [{"vocab": 8, "length": 2, "memory_ratio": 0.5, "time_ratio": 1.0}]
+  before = page(*tables.NAMES)
+  text = tables.rebuild(
+    before,
+    [
+      harness.result_object("loss_memory", rows, device)
+      for device in ("cpu-2", "nvidia-h200")
+    ],
+  )
+  assert "old" not in text
+  assert text.count("|       8 |") == 2
+  assert "nvidia-h200" in text
+  assert text.count("Not measured yet.") == len(tables.NAMES) - 1
+  assert tables.rebuild(text, []) == tables.rebuild(before, [])
+
+
+def test_speed_has_a_column_for_each_batch():
+  rows = [
+    {"what": "student", "batch": 16, "tokens_per_s": 20.0},
+    {"what": "student", "batch": 4, "tokens_per_s": 10.0},
+    {"what": "peer", "batch": 4, "tokens_per_s": None, "note": "absent"},
+  ]
+  lines = tables.pivot(rows).splitlines()
+  cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+  assert cells[0] == ["what", "4", "16"]
+  assert cells[2:] == [["student", "10", "20"], ["peer", "absent", "-"]]
+
+
+def test_page_without_a_table_is_an_error(pages):
+  pages[1].write_text(page("rollout_speed", "other"))
+  with pytest.raises(SystemExit, match=r"must have .*step_cost"):
+    tables.main(["tables"])
+
+
+def test_check_fails_where_a_page_differs(pages, monkeypatch):
+  before = [path.read_text() for path in pages]
+  monkeypatch.setattr(tables, "_CHECK", Flag(True))
+  with pytest.raises(SystemExit, match=r"tpu\.md: differs"):
+    tables.main(["tables"])
+  assert [path.read_text() for path in pages] == before
+  monkeypatch.setattr(tables, "_CHECK", Flag(False))
+  tables.main(["tables"])
+  monkeypatch.setattr(tables, "_CHECK", Flag(True))
+  tables.main(["tables"])
+
+
+def test_pages_show_the_kept_results():
+  if not tables.PAGES[0].exists():
+    pytest.skip("docs/results is not there")
+  results = tables.read_results(harness.RESULTS)
+  texts = [path.read_text("utf-8") for path in tables.PAGES]
+  tables.check_names(texts)
+  assert [tables.rebuild(text, results) for text in texts] == texts
+
+
+def test_kept_results_are_of_known_tables():
+  results = tables.read_results(harness.RESULTS)
+  assert {result["benchmark"] for result in results} == set(tables.NAMES)

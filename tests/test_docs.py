@@ -1,0 +1,146 @@
+"""README and docs: every snippet runs, every command and link is real."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PAGES = [
+  *(_ROOT / name for name in ("README.md", "CONTRIBUTING.md", "llms.txt")),
+  *sorted((_ROOT / "docs").rglob("*.md")),
+]
+_BLOCK = re.compile(
+  r"^(?:<!-- needs: (\w+) -->\n)?```(sh|python)\n(.*?)^```$", re.M | re.S
+)
+_MODULE = re.compile(
+  r"(?:-m |run\.sh |-- |slurm\.sh )((?:skd_jax|benchmarks)[\w.]*)"
+)
+
+
+def _name(path):
+  return str(path.relative_to(_ROOT))
+
+
+def _blocks(language):
+  """(page, what it needs, text) of each block of a language."""
+  return [
+    (page, needs, text)
+    for page in _PAGES
+    for needs, found, text in _BLOCK.findall(page.read_text("utf-8"))
+    if found == language
+  ]
+
+
+def _commands():
+  """(page, command line) in blocks of sh and in `code` that runs a module."""
+  found = []
+  for page in _PAGES:
+    text = page.read_text("utf-8")
+    lines = [
+      line
+      for _, language, block in _BLOCK.findall(text)
+      if language == "sh"
+      for line in block.replace("\\\n", " ").splitlines()
+    ]
+    # What was measured at a commit has the command of that commit.
+    lines += re.findall(
+      r"`([^`\n]*-m (?:skd_jax|benchmarks)[^`\n]*)`(?! at\s+commit|\nat)", text
+    )
+    found += [(page, line) for line in lines if _MODULE.search(line)]
+  return found
+
+
+def test_readme_is_one_page():
+  text = (_ROOT / "README.md").read_text("utf-8")
+  assert text.count("\n") <= 150
+  assert len(text) <= 12_000
+
+
+@pytest.mark.parametrize(
+  "page", sorted({page for page, _, _ in _blocks("python")}), ids=_name
+)
+def test_python_of_a_page_runs(page, monkeypatch):
+  monkeypatch.chdir(_ROOT)
+  namespace = {}
+  for found, needs, text in _blocks("python"):
+    if found == page and not needs:
+      exec(compile(text, _name(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize(
+  ("page", "text"),
+  [(page, text) for page, needs, text in _blocks("sh") if not needs],
+  ids=lambda value: _name(value) if isinstance(value, pathlib.Path) else "",
+)
+def test_shell_of_a_page_runs(page, text):
+  folder = pathlib.Path(sys.executable).parent
+  environment = {
+    **os.environ,
+    "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+    "VENV": str(folder.parent),
+  }
+  subprocess.run(
+    ["bash", "-euo", "pipefail", "-c", text],
+    cwd=_ROOT,
+    env=environment,
+    check=True,
+    timeout=300,
+  )
+
+
+@pytest.mark.parametrize(
+  "module", sorted({_MODULE.search(line)[1] for _, line in _commands()})
+)
+def test_documented_flags_of_a_module_exist(module):
+  if module.startswith("benchmarks.tpu"):
+    pytest.importorskip("libtpu", reason="needs the extra `tpu-plan`")
+  assert importlib.util.find_spec(module)
+  help_text = subprocess.run(
+    [sys.executable, "-m", module, "--helpfull"],
+    cwd=_ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  ).stdout
+  for page, line in _commands():
+    if _MODULE.search(line)[1] != module:
+      continue
+    arguments = line[_MODULE.search(line).end() :]
+    for flag in re.findall(r"--(?:no)?([a-z_]+)(?=[= ]|$)", arguments):
+      assert re.search(rf"--(\[no\])?{flag}\b", help_text), (_name(page), line)
+
+
+def test_documented_settings_exist():
+  from skd_jax.config import default_config, get
+
+  config = default_config()
+  for page in _PAGES:
+    for field in re.findall(r"--config\.([\w.]+)=", page.read_text("utf-8")):
+      get(config, field)
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=_name)
+def test_links_of_a_page_lead_to_files(page):
+  text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S)
+  for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+    assert (page.parent / target).exists(), target
+
+
+@pytest.mark.slow
+def test_docs_build_without_a_warning(tmp_path):
+  pytest.importorskip("sphinx", reason="needs the extra `docs`")
+  result = subprocess.run(
+    [sys.executable, "-m", "sphinx", "-q", "-W", "docs", str(tmp_path)],
+    cwd=_ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
