@@ -104,7 +104,8 @@ def compare(
         prepared[variant.start.name] = prepare(asked, variant.start)
     (task,) = prepared[variants[0].start.name].experiment.tasks.tasks
     files.write_json(
-      workdir / records.REFERENCES, [e["target"] for e in task.test.examples]
+      asked.workdir / records.REFERENCES,
+      [e["target"] for e in task.test.examples],
     )
     # Seed by seed, so that a comparison that is cut short has all methods.
     for seed in asked.seeds:

@@ -46,9 +46,10 @@ def test_comparison_is_a_function_that_continues(
   assert records.read(tmp_path / "methods" / "runs.jsonl") == lines
   # With the references, the answers can be scored again.
   references = json.loads((tmp_path / records.REFERENCES).read_text())
-  assert references == (finished.parent / "data" / "test.en").read_text(
-    "utf-8"
-  ).splitlines()
+  assert (
+    references
+    == (finished.parent / "data" / "test.en").read_text("utf-8").splitlines()
+  )
   monkeypatch.setattr(train, "distill", refuse)
   again = skd_jax.compare(config, tmp_path, **how)
   assert again[-1] == lines[-1]
