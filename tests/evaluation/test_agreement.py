@@ -19,7 +19,7 @@ EOS = 6
 
 @pytest.fixture(scope="module")
 def model():
-  return conftest.trigram_model(V)
+  return conftest.trigram_model()
 
 
 def _sums_fn(model, student, teacher):

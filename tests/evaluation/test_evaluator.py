@@ -15,7 +15,7 @@ from tests import conftest
 
 V = 7
 EOS = 6
-MODEL = conftest.trigram_model(V)
+MODEL = conftest.trigram_model()
 PROMPTS = [[2, 3], [4], [5, 2, 1], [3, 3], [1, 5], [0]]
 ORDER = [4, 0, 2, 1, 3]  # The example of each row; the last row only pads.
 

@@ -22,7 +22,7 @@ def _quick_compilation(tmp_path_factory):
 
 
 V, T, EOS, ROWS = 7, 8, 0, 40
-MODEL = trigram_model(V)
+MODEL = trigram_model()
 PROMPTS = [[3], [1, 2, 5], [4, 4], [5, 1]] * (ROWS // 4)
 REFERENCES = [[2, 4, EOS], [3, EOS], [5, 1, 1, 1, EOS], [EOS]] * (ROWS // 4)
 BATCH = make_batch(PROMPTS, references=REFERENCES)
