@@ -100,7 +100,9 @@ def test_comparison_looks_at_the_teachers_top_tokens():
 def test_comparison_does_not_sort_the_vocabulary():
   logits = jnp.zeros((4, 1000))
   compiled = jax.jit(agreement.compare_logits).lower(logits, logits).compile()
-  assert " sort(" not in compiled.as_text()
+  # The ranks of the top 25 are sorted, a row of all logits is not.
+  sorts = [x for x in compiled.as_text().splitlines() if " sort(" in x]
+  assert not [x for x in sorts if "1000]" in x]
 
 
 def test_no_batch_is_no_agreement(model):
