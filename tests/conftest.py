@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from skd_jax import structs
+from skd_jax.decoding import stopping
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def strict():
     yield
 
 
-def trigram_model(vocab_size: int) -> structs.LanguageModel:
+def trigram_model() -> structs.LanguageModel:
   """A language model that is a table: logits = table[before, last].
 
   The cache holds the tokens by slot, so a stale slot that is read shows.
@@ -40,8 +41,6 @@ def trigram_model(vocab_size: int) -> structs.LanguageModel:
     head=lambda head_params, hidden: hidden @ head_params.T,
     head_params=lambda params: params["head"],
     init_cache=lambda rows, slots: jnp.full((rows, slots), -1, jnp.int32),
-    vocab_size=vocab_size,
-    hidden_size=vocab_size,
   )
 
 
@@ -67,11 +66,12 @@ def trigram_logits(params):
 
 
 def make_batch(
-  prompts, prompt_size=None, references=None, task=None, max_new_tokens=None
+  prompts, prompt_size=None, references=None, task_id=None, max_new_tokens=None
 ) -> structs.Batch:
   """Right-pads lists of ids to a Batch; the padding is poisoned with 1.
 
-  One task and no limits of the rows, unless `task` and `max_new_tokens` say so.
+  One task and no limits of the rows, unless `task_id` and `max_new_tokens`
+  say so.
   """
   references = references or [[1]] * len(prompts)
   prompt_size = prompt_size or max(map(len, prompts))
@@ -88,8 +88,18 @@ def make_batch(
     reference=pad(references, new_size),
     reference_length=jnp.asarray([len(r) for r in references], jnp.int32),
     index=jnp.arange(len(prompts), dtype=jnp.int32),
-    task=jnp.asarray(task or [0] * len(prompts), jnp.int32),
+    task_id=jnp.asarray(task_id or [0] * len(prompts), jnp.int32),
     max_new_tokens=jnp.asarray(
       max_new_tokens or [1_000_000] * len(prompts), jnp.int32
     ),
   )
+
+
+def tokens_until_done(stop_table: stopping.StopTable, tokens) -> int | None:
+  """How many tokens a row of one task has when it ends; None: it does not."""
+  state = stop_table.start[:1]
+  for count, token in enumerate(tokens, 1):
+    state = stopping.advance(stop_table, state, jnp.array([token]))
+    if int(state[0]) == stopping.DONE:
+      return count
+  return None
