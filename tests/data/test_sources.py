@@ -56,7 +56,7 @@ def test_jsonl_fields_are_named(tmp_path, name):
 
 def test_missing_folder_and_file_say_what_was_looked_for(tmp_path):
   with pytest.raises(
-    FileNotFoundError, match="^dir = '.*nowhere': no such folder"
+    FileNotFoundError, match=r"^dir = '.*nowhere': no such folder"
   ):
     parallel(tmp_path / "nowhere")
   with pytest.raises(
