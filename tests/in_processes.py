@@ -16,13 +16,11 @@ import ml_dtypes
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from skd_jax import config as config_lib
 from skd_jax import models, stages, structs
 from skd_jax.parallel import processes, sharding
-from skd_jax.reporting import metric_log
 from skd_jax.training import checkpoint, loop
-from tests import test_fit
-from tests.models.test_decoder import LLAMA, noisy_params
+from tests.toy_models import LLAMA, noisy_params
+from tests.training.test_loop import Numbers
 
 PARTS = {}
 
@@ -125,12 +123,16 @@ def deal(folder):
 @part
 def write(folder):
   """What is written once for all processes."""
-  begun = stages.begin(folder, "teacher", {"seed": 0})
-  result = stages.finish(
-    folder, "teacher", {"seed": 0}, {"process": jax.process_index()}
-  )
-  with metric_log.open_metrics(folder, stage="teacher", seed=0) as log:
-    log(1, {"loss": 2.0})
+  calls = []
+
+  def finish(seed):
+    def run():
+      calls.append(seed)
+      return {"process": jax.process_index()}
+
+    return stages.cached(folder, "teacher", {"seed": seed}, run)
+
+  finished, again = finish(0), finish(0)
   params = jax.tree.map(
     # What does not divide among the devices is not split.
     lambda x: spread(x, *["x"][: x.shape[0] % jax.device_count() == 0]),
@@ -140,10 +142,10 @@ def write(folder):
   (folder / "other").mkdir(exist_ok=True)
   (folder / "other" / "notes.txt").touch()
   return {
-    "begun": begun,
-    "finished": result,
-    "again": stages.begin(folder, "teacher", {"seed": 0}),
-    "stale": message_of(stages.begin, folder, "teacher", {"seed": 1}),
+    "finished": finished,
+    "again": again,
+    "stale": message_of(finish, 1),
+    "calls": calls,
     "refused": message_of(models.save, folder / "other", LLAMA, params),
   }
 
@@ -183,25 +185,24 @@ def train(folder):
     )
   )
 
-  def step_fn(old, batch, step):
-    time.sleep(0.02)
-    measured = {"loss": 1.0, "grad_norm": 1.0, "least_token_loss": 0.0}
-    return update(old), measured, {"trained_tokens": batch, "seconds_train": 1}
-
-  config = config_lib.fit_config(
-    num_steps=100_000, log_every_steps=1, checkpoint_every_steps=0
-  )
   try:
-    loop.fit(
-      step_fn,
+    with loop.open_loop(
       state(0, 1.0),
-      test_fit.Numbers(),
-      config,
+      Numbers(),
       workdir=folder,
+      name="teacher",
       stage="teacher",
       seed=0,
-      visits={},
-    )
+      num_steps=100_000,
+      log_every_steps=1,
+      checkpoint_every_steps=0,
+    ) as training:
+      for _, batch in training:
+        time.sleep(0.02)
+        metrics = {"loss": 1.0, "grad_norm": 1.0, "min_token_loss": 0.0}
+        training.record(
+          update(training.state), metrics | {"tokens": batch}, {"train": 1.0}
+        )
   except loop.Interrupted as stop:
     return {"stopped": str(stop)}
   return {}

@@ -26,8 +26,8 @@ def nucleus(probs, top_p):
   return keep | (probs >= probs[keep].min())
 
 
-def sampling_law(logits, how):
-  """The distribution that tokens are drawn from: temperature, then top-p."""
+def sampling_distribution(logits, how):
+  """What tokens are drawn from: temperature, then top-p."""
   if how.temperature == 0:
     return np.eye(len(logits))[np.argmax(logits)]
   probs = softmax(np.asarray(logits, np.float64) / how.temperature)
@@ -47,7 +47,7 @@ def uniform(row_key, role, position):
 
 
 def accepts(rule, token, teacher_logits, p, q, u, threshold, second=None):
-  """One acceptance decision; p and q are the two sampling laws.
+  """One acceptance decision; p and q are the two sampling distributions.
 
   `second` is another draw from p, which released_top_k checks instead.
   """
@@ -68,7 +68,7 @@ def accepts(rule, token, teacher_logits, p, q, u, threshold, second=None):
   return {"always": True, "never": False, "random": u >= threshold}[rule]
 
 
-def replacement_law(replace, teacher_logits, p, q):
+def replacement_distribution(replace, teacher_logits, p, q):
   if replace == "sample":
     return q
   if replace == "argmax":
@@ -77,72 +77,152 @@ def replacement_law(replace, teacher_logits, p, q):
   return residual / residual.sum() if residual.sum() > 0 else q
 
 
-def skd(
+def next_token(
   student_logits,
   teacher_logits,
-  prompt,
   row_key,
+  position,
   *,
   accept,
   replace,
   threshold,
   student_sampling=sampling.Sampling(),
   teacher_sampling=sampling.Sampling(),
+):
+  """One token of a response: proposed, judged, perhaps replaced.
+
+  Args:
+    student_logits: [V].
+    teacher_logits: [V].
+    row_key: of the row.
+    position: of the token in the response.
+
+  Returns:
+    (token, source, draft); source 0 is the student, 1 the teacher.
+  """
+  p = sampling_distribution(student_logits, student_sampling)
+  q = sampling_distribution(teacher_logits, teacher_sampling)
+  draft = draw(p, uniform(row_key, sampling.STUDENT_DRAW, position))
+  u = uniform(row_key, sampling.ACCEPT_DRAW, position)
+  second = draw(p, uniform(row_key, sampling.SECOND_DRAW, position))
+  if accepts(accept, draft, teacher_logits, p, q, u, threshold, second):
+    return draft, 0, draft
+  instead = replacement_distribution(replace, teacher_logits, p, q)
+  token = draw(instead, uniform(row_key, sampling.TEACHER_DRAW, position))
+  return token, 1, draft
+
+
+def skd(
+  student_logits,
+  teacher_logits,
+  prompt,
+  row_key,
+  *,
   eos_id,
   max_new_tokens,
+  **how,
 ):
-  """The law of the sampler, token by token (design of the method).
+  """A response, token by token (the definition of the method).
 
   Args:
     student_logits: sequence -> logits [V] of the next token.
     teacher_logits: likewise.
     prompt: list of token ids.
+    row_key: of the row.
+    eos_id: ends the response.
+    max_new_tokens: the most tokens.
+    **how: of next_token.
 
   Returns:
     (tokens, sources, drafts): lists; source 0 is the student, 1 the teacher.
   """
-  tokens, sources, drafts = [], [], []
-  for i in range(max_new_tokens):
-    sequence = list(prompt) + tokens
-    student, teacher = student_logits(sequence), teacher_logits(sequence)
-    p = sampling_law(student, student_sampling)
-    q = sampling_law(teacher, teacher_sampling)
-    y = draft = draw(p, uniform(row_key, sampling.STUDENT_DRAW, i))
-    source = 0
-    u = uniform(row_key, sampling.ACCEPT_DRAW, i)
-    second = draw(p, uniform(row_key, sampling.SECOND_DRAW, i))
-    if not accepts(accept, y, teacher, p, q, u, threshold, second):
-      law = replacement_law(replace, teacher, p, q)
-      y = draw(law, uniform(row_key, sampling.TEACHER_DRAW, i))
-      source = 1
-    tokens.append(y)
-    sources.append(source)
-    drafts.append(draft)
-    if y == eos_id:
+  emitted = []
+  sequence = list(prompt)
+  for position in range(max_new_tokens):
+    emitted.append(
+      next_token(
+        student_logits(sequence),
+        teacher_logits(sequence),
+        row_key,
+        position,
+        **how,
+      )
+    )
+    sequence.append(emitted[-1][0])
+    if sequence[-1] == eos_id:
       break
-  return tokens, sources, drafts
+  return tuple(map(list, zip(*emitted, strict=True)))
 
 
-def skd_law(student_logits, teacher_logits, prompt, *, next_law, num_tokens):
-  """The exact law of responses of num_tokens tokens, by enumeration.
+def judge(student_logits, teacher_logits, row_key, length, **how):
+  """What a round emits: the accepted draft, and a token of the teacher's.
 
   Args:
-    next_law: (student logits, teacher logits) -> probabilities [V] of the
-      token that is emitted.
+    student_logits: [G, V], what each token was drafted from.
+    teacher_logits: [n, V]; with n = G + 1 the last is of the token that follows
+      a draft that is accepted as a whole.
+    row_key: of the row.
+    length: response tokens before the draft.
+    **how: of next_token.
+
+  Returns:
+    As skd.
+  """
+  emitted = []
+  for g, of_teacher in enumerate(teacher_logits):
+    position = length + g
+    if g < len(student_logits):
+      of_student = student_logits[g]
+      emitted.append(
+        next_token(of_student, of_teacher, row_key, position, **how)
+      )
+      if emitted[-1][1]:
+        break
+    else:  # Nothing was proposed: the student's probabilities are all zero.
+      q = sampling_distribution(of_teacher, how["teacher_sampling"])
+      instead = replacement_distribution(how["replace"], of_teacher, 0 * q, q)
+      token = draw(instead, uniform(row_key, sampling.TEACHER_DRAW, position))
+      emitted.append((token, 1, token))
+  return tuple(map(list, zip(*emitted, strict=True)))
+
+
+def response_distribution(
+  student_logits, teacher_logits, prompt, *, next_distribution, num_tokens
+):
+  """The exact distribution of responses of num_tokens tokens, by enumeration.
+
+  Args:
+    next_distribution: (student logits, teacher logits) -> probabilities [V] of
+      the token that is emitted.
 
   Returns:
     dict from response tuple to probability.
   """
-  law = {(): 1.0}
+  found = {(): 1.0}
   for _ in range(num_tokens):
     longer = {}
-    for response, mass in law.items():
+    for response, mass in found.items():
       sequence = list(prompt) + list(response)
-      probs = next_law(student_logits(sequence), teacher_logits(sequence))
+      probs = next_distribution(
+        student_logits(sequence), teacher_logits(sequence)
+      )
       for token, prob in enumerate(probs):
         longer[(*response, token)] = mass * prob
-    law = longer
-  return law
+    found = longer
+  return found
+
+
+def tokens_until_stop(token_bytes, tokens, eos_ids, stop_strings):
+  """How many tokens a response has when it ends; None: it does not.
+
+  Looks at the whole text after every token.
+  """
+  text = b""
+  for count, token in enumerate(tokens, 1):
+    text += token_bytes[token]
+    if token in eos_ids or any(stop in text for stop in stop_strings):
+      return count
+  return None
 
 
 def divergence(name, teacher_logits, student_logits, beta=0.5, alpha=0.1, k=2):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from skd_jax.data import dataset, input_pipeline
-from skd_jax.data import tokenizer as tokenizer_lib
 
 SAME = np.testing.assert_array_equal
 
@@ -23,7 +22,7 @@ def make_set(num_examples=40, seed=0, longest=30, limit=32):
     responses=[
       np.full(n, 1000 + i, np.int32) for i, (_, n) in enumerate(sizes)
     ],
-    task=np.zeros(num_examples, np.int32),
+    task_id=np.zeros(num_examples, np.int32),
     max_new_tokens=np.full(num_examples, limit, np.int32),
     max_prompt_length=limit,
     num_too_long=0,
@@ -65,10 +64,7 @@ def test_rows_hold_the_example_that_index_names():
 
 def test_every_epoch_reads_all_full_batches_in_a_new_order():
   data = make_set(42)
-  batches = list(
-    input_pipeline.train_batches(data, batch_size=8, seed=0, num_epochs=3)
-  )
-  assert len(batches) == 15
+  batches = take(input_pipeline.train_batches(data, batch_size=8, seed=0), 15)
   epochs = [
     np.concatenate([batch.index for batch in batches[start : start + 5]])
     for start in (0, 5, 10)
@@ -186,7 +182,6 @@ def test_evaluation_sees_every_example_once_and_marks_padding(batch_size):
     ({"batch_size": 0}, "batch_size=0"),
     ({"prompt_multiple": 0}, "prompt_multiple=0"),
     ({"seed": -1}, "seed=-1"),
-    ({"num_epochs": 0}, "num_epochs=0"),
     ({"process_count": 3}, "batch_size=8: must be a multiple of the 3"),
     ({"process_index": 1}, "process_index=1"),
   ],
@@ -196,57 +191,3 @@ def test_bad_arguments_are_named(arguments, message):
     input_pipeline.train_batches(
       make_set(), **{"batch_size": 8, "seed": 0, **arguments}
     )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("tokenizer")
-  return tokenizer_lib.train_bpe(["a b c d"], 260, folder)
-
-
-def tokenize(tokenizer, sizes, **kwargs):
-  """One example per (prompt, response) size, in tokens."""
-  # The template adds <s> and <sep>, or </s>; each word is a space and "a".
-  examples = [
-    {"source": " a" * ((p - 2) // 2), "target": " a" * ((r - 1) // 2)}
-    for p, r in sizes
-  ]
-  return dataset.tokenize_examples(
-    tokenizer,
-    examples,
-    prompt="{source}",
-    max_prompt_length=10,
-    max_new_tokens=11,
-    **kwargs,
-  )
-
-
-def test_long_examples_are_left_out_of_training_and_counted(tokenizer):
-  data = tokenize(tokenizer, [(12, 5), (10, 11), (4, 13), (6, 3), (14, 15)])
-  assert [len(ids) for ids in data.prompts] == [10, 6]
-  assert [len(ids) for ids in data.responses] == [11, 3]
-  assert data.indices.tolist() == [1, 3]
-  assert (len(data), data.num_too_long) == (2, 3)
-  (batch,) = input_pipeline.eval_batches(data, 2)
-  assert data.examples[batch.index[0]]["source"] == " a" * 4
-
-
-def test_evaluation_keeps_examples_with_long_references(tokenizer):
-  data = tokenize(tokenizer, [(6, 5), (4, 21)], keep_long_references=True)
-  assert [len(ids) for ids in data.responses] == [5, 11]
-  assert data.responses[0][-1] == tokenizer.eos_token_id
-  assert data.responses[1][-1] != tokenizer.eos_token_id
-  assert data.examples[1]["target"] == " a" * 10
-  assert data.num_too_long == 1
-
-
-def test_long_prompt_in_evaluation_is_an_error(tokenizer):
-  with pytest.raises(
-    ValueError, match=r"example 1: .* 12 tokens.*max_prompt_length=10"
-  ):
-    tokenize(tokenizer, [(6, 5), (12, 5)], keep_long_references=True)
-
-
-def test_nothing_that_fits_is_an_error(tokenizer):
-  with pytest.raises(ValueError, match="none of 2 examples fits"):
-    tokenize(tokenizer, [(12, 5), (6, 15)])

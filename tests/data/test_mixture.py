@@ -37,12 +37,13 @@ def test_share_out_of_range_is_named(arguments, message):
     mixture.shares(*arguments)
 
 
-def counts(task, shares, num_epochs, seed=0):
+def counts(task_id, shares, num_epochs, seed=0):
   """int [epochs, examples]: how often each epoch reads each example."""
   return np.stack(
     [
       np.bincount(
-        mixture.epoch_examples(task, shares, epoch, seed), minlength=len(task)
+        mixture.epoch_examples(task_id, shares, epoch, seed),
+        minlength=len(task_id),
       )
       for epoch in range(num_epochs)
     ]
@@ -53,34 +54,39 @@ def counts(task, shares, num_epochs, seed=0):
   "shares", [(0.5, 0.3, 0.2), (0.9, 0.06, 0.04), (0.333, 0.333, 0.334)]
 )
 def test_tasks_have_their_shares_to_the_example(shares):
-  task = np.repeat([0, 1, 2], [20, 30, 7])
-  read = counts(task, shares, 40)
+  task_id = np.repeat([0, 1, 2], [20, 30, 7])
+  read = counts(task_id, shares, 40)
   assert (read.sum(axis=1) == 57).all()
-  by_task = np.stack([read[:, task == t].sum(axis=1) for t in range(3)], axis=1)
+  by_task = np.stack(
+    [read[:, task_id == t].sum(axis=1) for t in range(3)], axis=1
+  )
   ideal = np.outer(np.arange(1, 41) * 57, shares)
   assert np.abs(by_task.cumsum(axis=0) - ideal).max() <= 1 + 1e-9
 
 
 def test_no_example_of_a_task_is_read_again_before_all_others():
-  task = np.repeat([0, 1], [12, 5])
+  task_id = np.repeat([0, 1], [12, 5])
   total = np.zeros(17, int)
-  for read in counts(task, (0.4, 0.6), 30):
+  for read in counts(task_id, (0.4, 0.6), 30):
     total += read
     for t in (0, 1):
-      assert np.ptp(total[task == t]) <= 1
+      assert np.ptp(total[task_id == t]) <= 1
 
 
 def test_small_task_may_miss_an_epoch():
-  task = np.repeat([0, 1], [9, 1])
-  read = counts(task, (0.97, 0.03), 10)
+  task_id = np.repeat([0, 1], [9, 1])
+  read = counts(task_id, (0.97, 0.03), 10)
   assert (read[:, 9] == 0).any()
   assert read[:, 9].sum() in (2, 3, 4)
 
 
 def test_epochs_and_seeds_choose_differently_and_repeatably():
-  task = np.repeat([0, 1], [40, 40])
-  one, other = counts(task, (0.7, 0.3), 4, 1), counts(task, (0.7, 0.3), 4, 2)
-  SAME(one, counts(task, (0.7, 0.3), 4, 1))
+  task_id = np.repeat([0, 1], [40, 40])
+  one, other = (
+    counts(task_id, (0.7, 0.3), 4, 1),
+    counts(task_id, (0.7, 0.3), 4, 2),
+  )
+  SAME(one, counts(task_id, (0.7, 0.3), 4, 1))
   assert (one != other).any(axis=1).all()
   assert (one[0] != one[1]).any()
 
@@ -103,7 +109,7 @@ def make_set(sizes, limits=(8, 20)):
         for i, n in enumerate(rng.integers(1, 9, size))
       ],
       responses=[np.full(n, 7, np.int32) for n in rng.integers(1, 9, size)],
-      task=np.full(size, t, np.int32),
+      task_id=np.full(size, t, np.int32),
       max_new_tokens=np.full(size, limits[t], np.int32),
       max_prompt_length=10 + t,
       num_too_long=t,
@@ -125,19 +131,19 @@ def test_rows_carry_task_limit_and_example():
   mixed = 0
   for _ in range(12):
     batch = next(iterator)
-    mixed += len(set(batch.task.tolist())) == 2
-    for row, task in enumerate(batch.task):
-      assert batch.max_new_tokens[row] == (8, 20)[task]
+    mixed += len(set(batch.task_id.tolist())) == 2
+    for row, task_id in enumerate(batch.task_id):
+      assert batch.max_new_tokens[row] == (8, 20)[task_id]
       token = batch.prompt[row, 0]
-      assert token // 100 == task
+      assert token // 100 == task_id
       source = data.examples[batch.index[row]]["source"]
-      assert source == f"{task}.{token % 100 + 1}"
+      assert source == f"{task_id}.{token % 100 + 1}"
   assert mixed > 6
 
 
 def test_batches_hold_the_mixture():
   iterator = batches_of(make_set((60, 20)), shares=(0.2, 0.8))
-  rows = np.concatenate([next(iterator).task for _ in range(100)])
+  rows = np.concatenate([next(iterator).task_id for _ in range(100)])
   assert rows.mean() == pytest.approx(0.8, abs=0.02)
 
 
@@ -152,7 +158,7 @@ def test_stopped_mixture_continues_with_the_same_batches():
   again.set_state(json.loads(state))
   for batch in rest:
     other = next(again)
-    for name in ("index", "task", "prompt", "reference", "max_new_tokens"):
+    for name in ("index", "task_id", "prompt", "reference", "max_new_tokens"):
       SAME(getattr(batch, name), getattr(other, name))
 
 
@@ -166,11 +172,3 @@ def test_one_task_is_read_in_the_plain_order_of_its_epochs():
     seed = int(np.random.SeedSequence([1, epoch]).generate_state(1)[0])
     for chosen in input_pipeline.epoch_order(lengths, 8, seed):
       SAME(next(iterator).index, data.indices[chosen])
-
-
-def test_first_examples_are_taken_of_each_task():
-  first = dataset.first_examples(make_set((6, 3)), 4)
-  assert first.task.tolist() == [0] * 4 + [1] * 3
-  assert first.indices.tolist() == [1, 2, 3, 4, 8, 9, 10]
-  assert first.max_new_tokens.tolist() == [8] * 4 + [20] * 3
-  assert len(first) == 7

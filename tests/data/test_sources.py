@@ -22,7 +22,7 @@ def parallel(folder, **kwargs):
   return sources.load_examples(
     "parallel",
     "train",
-    folder=str(folder),
+    dir=str(folder),
     source_language="de",
     target_language="en",
     **kwargs,
@@ -33,7 +33,7 @@ def jsonl(folder, **kwargs):
   return sources.load_examples(
     "jsonl",
     "dev",
-    folder=str(folder),
+    dir=str(folder),
     source_field="q",
     target_field="a",
     **kwargs,
@@ -55,7 +55,9 @@ def test_jsonl_fields_are_named(tmp_path, name):
 
 
 def test_missing_folder_and_file_say_what_was_looked_for(tmp_path):
-  with pytest.raises(FileNotFoundError, match="nowhere': no such folder"):
+  with pytest.raises(
+    FileNotFoundError, match=r"^dir = '.*nowhere': no such folder"
+  ):
     parallel(tmp_path / "nowhere")
   with pytest.raises(
     FileNotFoundError, match=r"neither train\.de nor train\.de\.gz"
@@ -117,7 +119,7 @@ def test_broken_json_lines_are_named(tmp_path, line, message):
 def test_unknown_kind_lists_the_kinds():
   with pytest.raises(
     ValueError,
-    match=r"kind='csv': .*arithmetic, embedded, jsonl, parallel, tfds",
+    match=r"kind = 'csv': .*arithmetic, embedded, jsonl, parallel, tfds",
   ):
     sources.load_examples("csv", "train")
 
@@ -125,11 +127,11 @@ def test_unknown_kind_lists_the_kinds():
 @pytest.mark.parametrize(
   ("kind", "given", "message"),
   [
-    ("parallel", {}, "folder=None"),
-    ("parallel", {"folder": "x", "source_language": "de"}, "target_language"),
-    ("jsonl", {"folder": "x", "target_field": "a"}, "source_field=None"),
-    ("tfds", {"source_field": "de", "target_field": "en"}, "name=None"),
-    ("embedded", {"max_examples": 0}, "max_examples=0"),
+    ("parallel", {}, "dir = None: must be given for kind = 'parallel'"),
+    ("parallel", {"dir": "x", "source_language": "de"}, "target_language"),
+    ("jsonl", {"dir": "x", "target_field": "a"}, "source_field = None"),
+    ("tfds", {"source_field": "de", "target_field": "en"}, "name = None"),
+    ("embedded", {"max_examples": 0}, "max_examples = 0"),
   ],
 )
 def test_missing_arguments_are_named(kind, given, message):
@@ -163,7 +165,7 @@ class TinyPairs(tfds.core.GeneratorBasedBuilder):
 folder = sys.argv[1]
 TinyPairs(data_dir=folder, file_format="array_record").download_and_prepare()
 read = lambda **fields: sources.load_examples(
-  "tfds", "train", folder=folder, name="tiny_pairs", source_field="de", **fields
+  "tfds", "train", dir=folder, name="tiny_pairs", source_field="de", **fields
 )
 examples = read(target_field="en", max_examples=4)
 assert len(examples) == 4, examples

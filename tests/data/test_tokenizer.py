@@ -89,7 +89,7 @@ def test_text_is_put_in_composed_form(tokenizer):
 
 def test_training_again_gives_the_same_files(folder, tmp_path):
   code = (
-    "import json, sys; from skd_jax import tokenizer;"
+    "import json, sys; from skd_jax.data import tokenizer;"
     "tokenizer.train_bpe(json.load(sys.stdin), 360, sys.argv[1])"
   )
   subprocess.run(

@@ -1,5 +1,6 @@
 """What the compiler made of the decode loop: no copies of what is large."""
 
+import dataclasses
 import math
 import re
 
@@ -8,22 +9,22 @@ import jax.numpy as jnp
 import pytest
 
 from skd_jax import models
-from skd_jax.decoding import rollout, stopping
+from skd_jax.decoding import acceptance, rollout, stopping
+from skd_jax.decoding.policy import Policy
+from tests import toy_models
 from tests.conftest import make_batch
 
 V, T, G = 61, 17, 4
 PROMPTS = [[3, 4, 5]] * 10
 
 
-def model(num_layers, width):
-  config = models.ModelConfig(
+def make_model(num_layers, width):
+  config = dataclasses.replace(
+    toy_models.EVEN_LLAMA,
     vocab_size=V,
     hidden_size=width,
     intermediate_size=2 * width,
     num_layers=num_layers,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
     tie_embeddings=True,
   )
   params = models.init_params(config, jax.random.key(0))
@@ -32,19 +33,19 @@ def model(num_layers, width):
 
 def compiled_text(batch_size):
   (student, student_params), (teacher, teacher_params) = (
-    model(2, 24),
-    model(3, 40),
+    make_model(2, 24),
+    make_model(3, 40),
   )
 
-  def write(student_params, teacher_params, batch, keys):
+  def generate(student_params, teacher_params, batch, keys):
     return rollout.rollout(
-      rollout.Policy(student_params, student),
-      rollout.Policy(teacher_params, teacher),
+      Policy(student_params, student),
+      Policy(teacher_params, teacher),
       batch,
       keys,
       stopping.make_stop_table(V, (0,)),
       jnp.float32(5),
-      rule=rollout.Rule("top_k", "sample"),
+      rule=acceptance.Rule("top_k", "sample"),
       num_draft_tokens=G,
       max_new_tokens=T,
       batch_size=batch_size,
@@ -52,7 +53,7 @@ def compiled_text(batch_size):
 
   keys = jax.random.split(jax.random.key(0), len(PROMPTS))
   arguments = (student_params, teacher_params, make_batch(PROMPTS), keys)
-  text = jax.jit(write).lower(*arguments).compile().as_text()
+  text = jax.jit(generate).lower(*arguments).compile().as_text()
   weights = {x.shape for x in jax.tree.leaves(arguments[:2]) if x.ndim > 1}
   return text, weights | {shape[::-1] for shape in weights}
 
@@ -77,7 +78,7 @@ def copied_shapes(text):
 def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size):
   text, weight_shapes = compiled_text(batch_size)
   num_slots = len(PROMPTS[0]) + T + G
-  cache_size = (batch_size or len(PROMPTS)) * 2 * num_slots * 8
+  cache_size = (batch_size or len(PROMPTS)) * 4 * num_slots * 8
   copied = copied_shapes(text)
   assert copied  # Small arrays are; the search finds copies.
   assert max(map(math.prod, copied)) < cache_size

@@ -1,4 +1,4 @@
-"""The batched loop writes what the token-by-token law writes."""
+"""The batched loop generates what the plain loop over tokens generates."""
 
 import functools
 import itertools
@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance, sampling, stopping
+from skd_jax.decoding import acceptance, sampling, stopping, verification
 from skd_jax.decoding import rollout as rollout_lib
+from skd_jax.decoding.policy import Policy
 from skd_jax.models import forward
 from tests import reference
 from tests.conftest import (
@@ -25,11 +26,11 @@ pytestmark = pytest.mark.usefixtures("strict")
 
 V = 7
 EOS = 0
-MODEL = trigram_model(V)
+MODEL = trigram_model()
 STUDENT = trigram_params(V, seed=0, scale=1.5)
 TEACHER = trigram_params(V, seed=1, scale=1.5)
 PROMPTS = [[3], [1, 2, 5], [4, 4], [2, 6, 1, 3, 5], [5, 1]]
-RULES = {
+THRESHOLDS = {
   "top_k": 2,
   "top_p": 0.6,
   "prob_floor": 0.2,
@@ -71,13 +72,13 @@ def run(
   if stop_table is None:
     stop_table = stopping.make_stop_table(V, (EOS,))
   return rollout_lib.rollout(
-    rollout_lib.Policy(STUDENT, MODEL, student_sampling),
-    rollout_lib.Policy(TEACHER, MODEL, teacher_sampling),
+    Policy(STUDENT, MODEL, student_sampling),
+    Policy(TEACHER, MODEL, teacher_sampling),
     batch,
     keys,
     stop_table,
     threshold,
-    rule=rollout_lib.Rule(accept, replace),
+    rule=acceptance.Rule(accept, replace),
     num_draft_tokens=num_draft_tokens,
     max_new_tokens=max_new_tokens,
     batch_size=batch_size,
@@ -97,12 +98,12 @@ def as_lists(result, field="tokens"):
 
 
 def replacements(accept):
-  return ["residual"] if accept in acceptance.NEEDS_RESIDUAL else ["sample"]
+  return acceptance.RULES[accept].replace[:1]
 
 
 @pytest.mark.parametrize(
   ("accept", "replace"),
-  [(a, r) for a in RULES for r in replacements(a)] + [("top_k", "argmax")],
+  [(a, r) for a in THRESHOLDS for r in replacements(a)] + [("top_k", "argmax")],
 )
 def test_rollout_equals_the_reference(accept, replace):
   how = {
@@ -110,7 +111,7 @@ def test_rollout_equals_the_reference(accept, replace):
     "teacher_sampling": sampling.Sampling(0.8, 0.9),
   }
   keys = row_keys(len(PROMPTS), seed=3)
-  threshold = jnp.float32(RULES[accept])
+  threshold = jnp.float32(THRESHOLDS[accept])
   result = run(
     make_batch(PROMPTS), keys, threshold, accept=accept, replace=replace, **how
   )
@@ -122,7 +123,7 @@ def test_rollout_equals_the_reference(accept, replace):
       key,
       accept=accept,
       replace=replace,
-      threshold=RULES[accept],
+      threshold=THRESHOLDS[accept],
       eos_id=EOS,
       max_new_tokens=9,
       **how,
@@ -150,7 +151,7 @@ def test_rollout_equals_the_reference(accept, replace):
 def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
   arguments = dict(accept=accept, replace=replacements(accept)[0])
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
-  threshold = jnp.float32(RULES[accept])
+  threshold = jnp.float32(THRESHOLDS[accept])
   base = run(batch, keys, threshold, num_draft_tokens=3, **arguments)
   other = run(
     batch, keys, threshold, num_draft_tokens=num_draft_tokens, **arguments
@@ -212,7 +213,7 @@ def test_a_lone_model_decodes_the_same_from_a_queue():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   results = [
     rollout_lib.decode(
-      rollout_lib.Policy(STUDENT, MODEL),
+      Policy(STUDENT, MODEL),
       batch,
       keys,
       stopping.make_stop_table(V, (EOS,)),
@@ -240,7 +241,7 @@ def test_top_k_of_the_whole_vocabulary_is_the_student_alone():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   skd = run(batch, keys, jnp.float32(V), accept="top_k", replace="sample")
   alone = rollout_lib.decode(
-    rollout_lib.Policy(STUDENT, MODEL),
+    Policy(STUDENT, MODEL),
     batch,
     keys,
     stopping.make_stop_table(V, (EOS,)),
@@ -254,7 +255,7 @@ def test_never_is_the_teacher_alone():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   skd = run(batch, keys, jnp.float32(0), accept="never", replace="sample")
   alone = rollout_lib.decode(
-    rollout_lib.Policy(TEACHER, MODEL),
+    Policy(TEACHER, MODEL),
     batch,
     keys,
     stopping.make_stop_table(V, (EOS,)),
@@ -266,11 +267,11 @@ def test_never_is_the_teacher_alone():
 
 
 @pytest.mark.parametrize("accept", ["lossless", "mixture"])
-def test_exact_rules_follow_their_law(accept):
-  """Chi-square against the enumerated law of all responses of 3 tokens."""
+def test_exact_rules_follow_their_distribution(accept):
+  """Chi-square against the probabilities of all responses of 3 tokens."""
   num_rows, num_tokens = 30_000, 3
-  share = RULES[accept] if accept == "mixture" else 1.0
-  # A warped student and teacher: the law is that of the warped distributions.
+  share = THRESHOLDS[accept] if accept == "mixture" else 1.0
+  # Both are warped: the warped distributions are what counts.
   how = {
     "student_sampling": sampling.Sampling(1.2, 0.9),
     "teacher_sampling": sampling.Sampling(0.9, 1.0),
@@ -287,20 +288,22 @@ def test_exact_rules_follow_their_law(accept):
     stop_table=stopping.make_stop_table(V, ()),
     **how,
   )
-  law = reference.skd_law(
+  exact = reference.response_distribution(
     trigram_logits(STUDENT),
     trigram_logits(TEACHER),
     prompt,
-    next_law=lambda student, teacher: (
-      (1 - share) * reference.sampling_law(student, how["student_sampling"])
-      + share * reference.sampling_law(teacher, how["teacher_sampling"])
+    next_distribution=lambda student, teacher: (
+      (1 - share)
+      * reference.sampling_distribution(student, how["student_sampling"])
+      + share
+      * reference.sampling_distribution(teacher, how["teacher_sampling"])
     ),
     num_tokens=num_tokens,
   )
   codes = np.asarray(result.tokens) @ (V ** np.arange(num_tokens))
   counts = np.bincount(codes, minlength=V**num_tokens)
   expected = np.zeros(V**num_tokens)
-  for response, mass in law.items():
+  for response, mass in exact.items():
     expected[np.asarray(response) @ (V ** np.arange(num_tokens))] = mass
   expected *= num_rows
   assert counts[expected == 0].sum() == 0
@@ -316,12 +319,12 @@ def test_exact_rules_follow_their_law(accept):
 def test_teacher_hidden_is_what_a_separate_pass_would_compute():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   result = run(batch, keys, jnp.float32(2), accept="top_k", replace="sample")
-  scored = forward.response_hidden(
+  separate = forward.response_hidden(
     MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
   )
   for row, length in enumerate(np.asarray(result.length)):
     np.testing.assert_allclose(
-      result.teacher_hidden[row, :length], scored[row, :length], rtol=1e-6
+      result.teacher_hidden[row, :length], separate[row, :length], rtol=1e-6
     )
 
 
@@ -352,17 +355,17 @@ def test_a_row_stops_at_a_stop_sequence_of_several_tokens():
 
 
 def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
-  # Rows of three tasks in one batch write what each task writes alone.
+  # Rows of three tasks in one batch get what each task gets alone.
   stops = [((2, 5),), (), ((3,), (4, 4))]
   limits = [12, 7, 3]
   tables = [stopping.make_stop_table(V, (EOS,), s) for s in stops]
-  task = [0, 2, 1] * 40
-  keys = row_keys(len(task))
+  task_id = [0, 2, 1] * 40
+  keys = row_keys(len(task_id))
   together = run(
     make_batch(
-      [[3, 2]] * len(task),
-      task=task,
-      max_new_tokens=[limits[i] for i in task],
+      [[3, 2]] * len(task_id),
+      task_id=task_id,
+      max_new_tokens=[limits[i] for i in task_id],
     ),
     keys,
     jnp.float32(3),
@@ -371,16 +374,16 @@ def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
     max_new_tokens=12,
     stop_table=stopping.join_stop_tables(tables),
   )
-  for number in range(3):
-    rows = np.flatnonzero(np.asarray(task) == number)
+  for task in range(3):
+    rows = np.flatnonzero(np.asarray(task_id) == task)
     alone = run(
       make_batch([[3, 2]] * len(rows)),
       keys[rows],
       jnp.float32(3),
       accept="top_k",
       replace="sample",
-      max_new_tokens=limits[number],
-      stop_table=tables[number],
+      max_new_tokens=limits[task],
+      stop_table=tables[task],
     )
     of_task = jax.tree.map(lambda x, rows=rows: x[rows], together)
     for field in ("tokens", "source", "draft_tokens"):
@@ -388,8 +391,8 @@ def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
     np.testing.assert_array_equal(of_task.stopped, alone.stopped)
     np.testing.assert_array_equal(of_task.num_rounds, alone.num_rounds)
     # Some rows end at the limit, and some by a stop or EOS before it.
-    assert max(alone.length) == limits[number]
-    assert min(alone.length) < limits[number]
+    assert max(alone.length) == limits[task]
+    assert min(alone.length) < limits[task]
 
 
 def test_limit_of_a_row_never_exceeds_the_buffer():
@@ -410,10 +413,10 @@ def test_only_the_released_rule_draws_twice(monkeypatch):
   def refuse(*_):
     raise AssertionError("drawn again")
 
-  monkeypatch.setattr(rollout_lib, "draw_again", refuse)
-  for accept in RULES:
+  monkeypatch.setattr(verification, "_draw_again", refuse)
+  for accept in THRESHOLDS:
     arguments = dict(accept=accept, replace=replacements(accept)[0])
-    # Traced anew: no other test has this length.
+    # Traced again: no other test has this length.
     arguments |= dict(max_new_tokens=2, num_draft_tokens=2)
     batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
     trace = functools.partial(run, **arguments)
@@ -465,7 +468,7 @@ def test_eos_only_ends_a_row_that_sampled_it():
   assert 0 < np.sum(result.stopped) < num_rows
 
 
-def test_rows_that_only_pad_write_nothing():
+def test_rows_that_only_pad_stay_empty():
   batch = make_batch(PROMPTS[:2])
   batch = batch.replace(index=jnp.asarray([0, -1], jnp.int32))
   result = run(

@@ -1,4 +1,4 @@
-"""Tokens are drawn from the law that temperature and top-p describe."""
+"""Tokens are drawn as temperature and top-p describe."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,9 @@ def test_warp_matches_a_sort(temperature, top_p):
   logits = random_logits(20, 301)
   how = sampling.Sampling(temperature, top_p)
   warped = np.exp(sampling.warp(logits, how))
-  expected = np.stack([reference.sampling_law(row, how) for row in logits])
+  expected = np.stack(
+    [reference.sampling_distribution(row, how) for row in logits]
+  )
   np.testing.assert_array_equal(warped > 0, expected > 0)
   np.testing.assert_allclose(warped, expected, atol=1e-6)
 
@@ -37,7 +39,7 @@ def test_nucleus_keeps_every_token_tied_at_its_edge():
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95])
 @pytest.mark.parametrize("scale", [0.01, 2.0, 6.0])
 def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
-  """Flat laws have a nucleus wider than the blocks searched first."""
+  """Flat distributions have a nucleus wider than the blocks searched first."""
   vocab_size = 5003
   logits = scale * np.random.default_rng(0).normal(size=(3, vocab_size))
   logits[0, 1000:3000] = logits[0].max()  # Two thousand tokens tied at the top.
@@ -91,7 +93,7 @@ def test_draw_never_takes_a_token_without_probability():
   np.testing.assert_array_equal(tokens, [130, 200, 200])
 
 
-def test_draws_follow_the_law():
+def test_draws_follow_the_distribution():
   logits = random_logits(1, 40, scale=1.0)
   num_draws = 20_000
   keys = jax.random.split(jax.random.key(1), num_draws)

@@ -1,4 +1,4 @@
-"""Speculative decoding writes what the teacher would write, in fewer passes."""
+"""Speculative decoding gives the teacher's responses in fewer passes."""
 
 import functools
 
@@ -9,6 +9,7 @@ from scipy import stats
 
 from skd_jax import structs
 from skd_jax.decoding import rollout, sampling, speculative, stopping
+from skd_jax.decoding.policy import Policy
 from tests import reference
 from tests.conftest import (
   make_batch,
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("strict")
 
 V = 7
 EOS = 0
-MODEL = trigram_model(V)
+MODEL = trigram_model()
 STUDENT = trigram_params(V, seed=0, scale=1.5)
 TEACHER = trigram_params(V, seed=1, scale=1.5)
 PROMPTS = [[3], [1, 2, 5], [4, 4], [2, 6, 1, 3, 5], [5, 1]]
@@ -42,9 +43,9 @@ def run(
   batch_size=None,
   how=(sampling.GREEDY, sampling.GREEDY),
 ):
-  return speculative.decode(
-    rollout.Policy(student, MODEL, how[0]),
-    rollout.Policy(TEACHER, MODEL, how[1]),
+  return speculative.speculative_decode(
+    Policy(student, MODEL, how[0]),
+    Policy(TEACHER, MODEL, how[1]),
     batch,
     keys,
     stop_table,
@@ -65,14 +66,14 @@ def as_lists(result):
 
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("num_draft_tokens", [1, 2, 5])
-def test_greedy_teacher_writes_what_it_writes_alone(
+def test_greedy_teacher_generates_what_it_generates_alone(
   num_draft_tokens, batch_size
 ):
   batch = make_batch(PROMPTS)
   keys = jax.random.split(jax.random.key(0), len(PROMPTS))
   stop_table = stopping.make_stop_table(V, (EOS,))
   alone = rollout.decode(
-    rollout.Policy(TEACHER, MODEL, sampling.GREEDY),
+    Policy(TEACHER, MODEL, sampling.GREEDY),
     batch,
     keys,
     stop_table,
@@ -108,8 +109,8 @@ def test_student_that_is_the_teacher_saves_all_passes_but_one_a_block():
   np.testing.assert_array_equal(result.source, [expected] * len(PROMPTS))
 
 
-def test_sampled_responses_follow_the_law_of_the_teacher():
-  """Chi-square against the enumerated law of all responses of 3 tokens."""
+def test_sampled_responses_follow_the_distribution_of_the_teacher():
+  """Chi-square against the probabilities of all responses of 3 tokens."""
   num_rows, num_tokens = 30_000, 3
   how = (sampling.Sampling(1.2, 0.9), sampling.Sampling(0.9, 0.95))
   prompt = [3, 2]
@@ -122,17 +123,19 @@ def test_sampled_responses_follow_the_law_of_the_teacher():
     max_new_tokens=num_tokens,
     how=how,
   )
-  law = reference.skd_law(
+  exact = reference.response_distribution(
     trigram_logits(STUDENT),
     trigram_logits(TEACHER),
     prompt,
-    next_law=lambda student, teacher: reference.sampling_law(teacher, how[1]),
+    next_distribution=lambda student, teacher: reference.sampling_distribution(
+      teacher, how[1]
+    ),
     num_tokens=num_tokens,
   )
   place = V ** np.arange(num_tokens)
   counts = np.bincount(np.asarray(result.tokens) @ place, minlength=V**3)
   expected = np.zeros(V**3)
-  for response, mass in law.items():
+  for response, mass in exact.items():
     expected[np.asarray(response) @ place] = num_rows * mass
   assert counts[expected == 0].sum() == 0
   common = expected >= 5

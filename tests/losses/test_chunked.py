@@ -5,15 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from skd_jax import structs
-from skd_jax.losses import chunked, divergence
-from skd_jax.models import forward
-from tests.conftest import make_batch, trigram_model, trigram_params
+from skd_jax.losses import chunked, divergence, token_losses
+from tests.conftest import trigram_model
 
 pytestmark = pytest.mark.usefixtures("strict")
 
 V, N = 23, 37
-MODEL = trigram_model(V)
+MODEL = trigram_model()
 FORWARD_KL = divergence.forward_kl
 
 
@@ -23,7 +21,7 @@ def case(seed=0):
   def normal(*shape):
     return jnp.float32(rng.normal(size=shape))
 
-  inputs = chunked.TokenInputs(
+  inputs = token_losses.TokenInputs(
     tokens=jnp.asarray(rng.integers(0, V, N), jnp.int32),
     source=jnp.asarray(rng.integers(0, 2, N), jnp.int8),
     teacher_hidden=normal(N, V),
@@ -34,12 +32,12 @@ def case(seed=0):
 
 def plain(token_loss, head, hidden, teacher_head, inputs, mask):
   """All logits at once."""
-  sums = token_loss(
+  metrics = token_loss(
     MODEL.head(head, hidden),
     MODEL.head(teacher_head, inputs.teacher_hidden),
     inputs,
   )
-  return jnp.sum(jnp.where(mask, sums.loss, 0.0)), sums
+  return jnp.sum(jnp.where(mask, metrics.loss, 0.0)), metrics
 
 
 def by_chunks(token_loss, chunk_size, *arrays):
@@ -48,31 +46,34 @@ def by_chunks(token_loss, chunk_size, *arrays):
 
 # Blocks of 8 rows do not divide the 23 of the head.
 @pytest.mark.parametrize("head_block", [8, 1000])
-@pytest.mark.parametrize("weights", chunked.WEIGHTS)
+@pytest.mark.parametrize("weights", token_losses.WEIGHTS)
 @pytest.mark.parametrize("chunk_size", [1, 8, N, 1000])
 def test_chunked_equals_plain(chunk_size, weights, head_block, monkeypatch):
   monkeypatch.setattr(chunked, "_HEAD_BLOCK", head_block)
-  token_loss = chunked.distillation_token_loss(FORWARD_KL, weights)
+  token_loss = token_losses.distillation_token_loss(FORWARD_KL, weights)
   arrays = case()
   (value, sums), gradient = jax.value_and_grad(
     lambda *a: by_chunks(token_loss, chunk_size, *a), (0, 1), has_aux=True
   )(*arrays)
-  (expected, parts), expected_gradient = jax.value_and_grad(
+  (expected, metrics), expected_gradient = jax.value_and_grad(
     lambda *a: plain(token_loss, *a), (0, 1), has_aux=True
   )(*arrays)
   mask = arrays[-1]
   np.testing.assert_allclose(value, expected, rtol=1e-5)
-  for field in ("weight", "tokens", "kl", "agreement"):
+  for field in ("weight", "kl", "agreement"):
     np.testing.assert_allclose(
-      getattr(sums, field), jnp.sum(getattr(parts, field)[mask]), rtol=1e-5
+      getattr(sums, field), jnp.sum(getattr(metrics, field)[mask]), rtol=1e-5
     )
-  np.testing.assert_allclose(sums.least, jnp.min(parts.least[mask]), rtol=1e-5)
+  assert int(sums.tokens) == int(jnp.sum(mask))
+  np.testing.assert_allclose(
+    sums.min_token_loss, jnp.min(metrics.value[mask]), rtol=1e-5
+  )
   for mine, theirs in zip(gradient, expected_gradient, strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_gradient_matches_finite_differences():
-  token_loss = chunked.distillation_token_loss(FORWARD_KL, "uniform")
+  token_loss = token_losses.distillation_token_loss(FORWARD_KL, "uniform")
   head, hidden, *rest = case()
 
   def value(hidden):
@@ -88,7 +89,7 @@ def test_gradient_matches_finite_differences():
 
 
 def test_masked_tokens_do_not_count():
-  token_loss = chunked.distillation_token_loss(FORWARD_KL, "uniform")
+  token_loss = token_losses.distillation_token_loss(FORWARD_KL, "uniform")
   head, hidden, teacher_head, inputs, mask = case()
   poison = jnp.where(mask[:, None], hidden, 1e9)
   inputs_poison = inputs.replace(
@@ -108,94 +109,78 @@ def test_masked_tokens_do_not_count():
 
 
 def test_no_valid_token_gives_zero_and_no_nan():
-  token_loss = chunked.distillation_token_loss(FORWARD_KL, "uniform")
+  token_loss = token_losses.distillation_token_loss(FORWARD_KL, "uniform")
   *arrays, mask = case()
   value, sums = by_chunks(token_loss, 8, *arrays, jnp.zeros_like(mask))
   assert value == 0
   assert sums.means()["loss"] == 0
+  assert sums.tokens == 0
+  assert sums.min_token_loss == jnp.inf
 
 
-def test_weights_choose_what_counts():
-  head, hidden, teacher_head, inputs, mask = case()
+def test_loss_without_a_teacher_has_no_teacher_head():
+  head, hidden, _, inputs, mask = case()
+  inputs = inputs.replace(teacher_hidden=None)
+  value, gradient = jax.value_and_grad(
+    lambda h: chunked.chunked_loss(
+      token_losses.supervised_token_loss,
+      MODEL,
+      None,
+      8,
+      head,
+      h,
+      None,
+      inputs,
+      mask,
+    )[0]
+  )(hidden)
 
-  def run(weights, source):
-    token_loss = chunked.distillation_token_loss(FORWARD_KL, weights)
-    changed = inputs.replace(source=jnp.full((N,), source, jnp.int8))
-    return by_chunks(token_loss, 8, head, hidden, teacher_head, changed, mask)
+  def plain_sum(hidden):
+    losses = token_losses.cross_entropy(MODEL.head(head, hidden), inputs.tokens)
+    return jnp.sum(jnp.where(mask, losses, 0.0))
 
-  assert run("accepted_only", structs.TEACHER)[1].weight == 0
-  uniform = run("uniform", structs.STUDENT)
-  accepted = run("accepted_only", structs.STUDENT)
-  np.testing.assert_allclose(uniform[0], accepted[0], rtol=1e-6)
-  replaced = run("replaced_ce", structs.TEACHER)
-  logits = MODEL.head(head, hidden)
-  expected = jnp.sum(
-    jnp.where(mask, chunked.cross_entropy(logits, inputs.tokens), 0.0)
+  expected, expected_gradient = jax.value_and_grad(plain_sum)(hidden)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_token_loss_may_be_any_function():
+  def squared_error(student, teacher, inputs):
+    del inputs
+    value = jnp.mean(jnp.square(student - teacher), axis=-1)
+    ones = jnp.ones_like(value)
+    return token_losses.TokenMetrics(value, ones, value, 0 * value, ones)
+
+  arrays = case()
+  (value, sums), gradient = jax.value_and_grad(
+    lambda *a: by_chunks(squared_error, 8, *a), (0, 1), has_aux=True
+  )(*arrays)
+  (expected, _), expected_gradient = jax.value_and_grad(
+    lambda *a: plain(squared_error, *a), (0, 1), has_aux=True
+  )(*arrays)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  assert sums.means()["agreement"] == 1
+  for mine, theirs in zip(gradient, expected_gradient, strict=True):
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_of_two_parts_are_those_of_the_whole():
+  mask = jnp.arange(N) < 20
+  token_loss = token_losses.distillation_token_loss(
+    FORWARD_KL, "teacher_confidence"
   )
-  np.testing.assert_allclose(replaced[0], expected, rtol=1e-5)
+  *arrays, _ = case()
+  whole, one, other = (
+    by_chunks(token_loss, 8, *arrays, m)[1]
+    for m in (jnp.ones(N, bool), mask, ~mask)
+  )
+  joined = one + other
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), joined, whole
+  )
+  means = joined.means()
   np.testing.assert_allclose(
-    run("replaced_ce", structs.STUDENT)[0], uniform[0], rtol=1e-6
+    means["loss"], whole.loss / whole.weight, rtol=1e-5
   )
-
-
-def test_tokens_count_by_the_confidence_of_the_teacher():
-  head, hidden, teacher_head, inputs, mask = case()
-  token_loss = chunked.distillation_token_loss(FORWARD_KL, "teacher_confidence")
-  value, sums = by_chunks(
-    token_loss, 8, head, hidden, teacher_head, inputs, mask
-  )
-  teacher = np.asarray(MODEL.head(teacher_head, inputs.teacher_hidden))
-  odds = np.exp(teacher - teacher.max(axis=1, keepdims=True))
-  weight = (odds / odds.sum(axis=1, keepdims=True)).max(axis=1)
-  student = MODEL.head(head, hidden)
-  divergences = np.asarray(FORWARD_KL(jnp.asarray(teacher), student))
-  kept = np.asarray(mask)
-  np.testing.assert_allclose(
-    value, (weight * divergences)[kept].sum(), rtol=1e-5
-  )
-  np.testing.assert_allclose(sums.weight, weight[kept].sum(), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  "source", [structs.STUDENT, structs.TEACHER, structs.REFERENCE]
-)
-def test_unverified_tokens_count_less_whoever_wrote_them(source):
-  head, hidden, teacher_head, inputs, mask = case()
-  inputs = inputs.replace(source=jnp.full((N,), source, jnp.int8))
-  token_loss = chunked.distillation_token_loss(
-    FORWARD_KL, "verified", verified_k=4, unverified_weight=0.25
-  )
-  value, sums = by_chunks(
-    token_loss, 8, head, hidden, teacher_head, inputs, mask
-  )
-  teacher = np.asarray(MODEL.head(teacher_head, inputs.teacher_hidden))
-  student = np.asarray(MODEL.head(head, hidden))
-  own = np.take_along_axis(teacher, np.asarray(inputs.tokens)[:, None], 1)
-  weight = np.where((teacher > own).sum(axis=1) < 4, 1.0, 0.25)
-  assert set(weight[np.asarray(mask)].tolist()) == {1.0, 0.25}
-  divergences = np.asarray(FORWARD_KL(jnp.asarray(teacher), student))
-  kept = np.asarray(mask)
-  np.testing.assert_allclose(
-    value, (weight * divergences)[kept].sum(), rtol=1e-5
-  )
-  np.testing.assert_allclose(sums.weight, weight[kept].sum(), rtol=1e-6)
-
-
-def test_first_response_token_and_eos_are_predicted_from_the_right_slots():
-  # Prompts of different lengths; EOS is the last token of each response.
-  params = trigram_params(V, seed=0)
-  batch = make_batch([[3], [1, 2, 5]], references=[[7, 8, 2], [9, 2]])
-  hidden = forward.response_hidden(
-    MODEL, params, batch.prompt, batch.prompt_length, batch.reference
-  )
-  table = params["table"]
-  np.testing.assert_array_equal(hidden[0, 0], table[0, 3])  # predicts 7
-  np.testing.assert_array_equal(hidden[0, 1], table[3, 7])  # predicts 8
-  np.testing.assert_array_equal(hidden[0, 2], table[7, 8])  # predicts EOS
-  np.testing.assert_array_equal(hidden[1, 0], table[2, 5])  # predicts 9
-  np.testing.assert_array_equal(hidden[1, 1], table[5, 9])  # predicts EOS
-
-
-def test_unknown_weights_are_named():
-  with pytest.raises(ValueError, match=r"loss.weights = 'none'"):
-    chunked.distillation_token_loss(FORWARD_KL, "none")
+  np.testing.assert_allclose(means["kl"], whole.kl / N, rtol=1e-5)
+  assert means["tokens"] == N

@@ -10,48 +10,7 @@ import pytest
 
 from skd_jax import models
 from skd_jax.models import layers
-
-LLAMA = models.ModelConfig(
-  vocab_size=61,
-  hidden_size=24,
-  intermediate_size=40,
-  num_layers=2,
-  num_heads=6,
-  num_kv_heads=2,
-  head_dim=10,
-)
-# Every option at once: windows, caps, sandwich, two rotary embeddings.
-GEMMA = dataclasses.replace(
-  LLAMA,
-  model_type="gemma3_text",
-  num_layers=3,
-  activation="gelu_tanh",
-  tie_embeddings=True,
-  attention_bias=True,
-  attention_output_bias=True,
-  qk_norm=True,
-  unit_offset_norm=True,
-  sandwich_norm=True,
-  scale_embeddings=True,
-  query_pre_attn_scalar=7.0,
-  attention_soft_cap=3.0,
-  final_soft_cap=2.0,
-  layer_windows=(4, None, 4),
-  rope=models.RopeConfig(rope_theta=1e6, rope_type="linear", factor=8.0),
-  local_rope=models.RopeConfig(),
-)
-
-
-def noisy_params(config, seed=0):
-  """Random weights in which no norm or bias is trivially 0 or 1."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: jnp.asarray(
-      (0.2 * rng.normal(size=x.shape)).astype(np.float32)
-      + (1.0 if x.ndim == 1 and not config.unit_offset_norm else 0.0)
-    ),
-    models.param_shapes(config),
-  )
+from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 
 def tokens_of(config, shape, seed=0):
@@ -244,7 +203,9 @@ def test_create_allocates_nothing_large():
   before = sum(x.nbytes for x in jax.live_arrays())
   model = models.create(huge)
   assert sum(x.nbytes for x in jax.live_arrays()) - before < 10**6
-  assert (model.vocab_size, model.hidden_size) == (10**9, 2**16)
+  hidden = jax.ShapeDtypeStruct((2, 2**16), jnp.float32)
+  head = jax.eval_shape(model.head_params, models.param_shapes(huge))
+  assert jax.eval_shape(model.head, head, hidden).shape == (2, 10**9)
 
 
 def test_promotion_of_dtypes_is_never_silent():

@@ -13,14 +13,8 @@ import pytest
 import safetensors.numpy
 
 from skd_jax import models
-from tests.models.test_decoder import (
-  GEMMA,
-  LLAMA,
-  cached_logits,
-  noisy_params,
-  plain_logits,
-  tokens_of,
-)
+from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
+from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 SIZES = {
   "vocab_size": 53,
@@ -173,7 +167,7 @@ def test_logits_match_transformers_both_ways(family, tmp_path):
   tokens = tokens_of(config, (3, 18))
   want = reference_logits(reference, tokens)
   assert np.std(want) > 0.1
-  # test_models.py shows that the logits without a cache are the same.
+  # test_decoder.py shows that the logits without a cache are the same.
   got = cached_logits(model, params, tokens, [4, 5, 1], [1, 5, 1, 5])
   for b, row in enumerate(got):
     np.testing.assert_allclose(row, want[b, : len(row)], atol=1e-4)

@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-import pathlib
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +18,16 @@ import numpy as np
 import pytest
 
 from benchmarks.tpu import hlo
+from skd_jax import builders, methods, models, structs
 from skd_jax import config as config_lib
-from skd_jax import methods, models, structs, train
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
-from skd_jax.experiment import Run
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
-from skd_jax.training import train_step
+from skd_jax.training import generation, train_step
 from tests import tiny_run
 from tests.conftest import make_batch
+from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
 
 pytestmark = pytest.mark.skipif(
   len(jax.devices()) < 8,
@@ -51,53 +49,6 @@ SHAPES = [
 ]
 FEW = [(2, 2, 2), (1, 1, 8)]
 
-LLAMA = models.ModelConfig(
-  vocab_size=V,
-  hidden_size=16,
-  intermediate_size=32,
-  num_layers=2,
-  num_heads=8,
-  num_kv_heads=4,
-  head_dim=8,
-)
-GEMMA = dataclasses.replace(
-  LLAMA,
-  model_type="gemma",
-  activation="gelu_tanh",
-  tie_embeddings=True,
-  unit_offset_norm=True,
-  scale_embeddings=True,
-  num_kv_heads=1,
-)
-FAMILIES = {
-  "llama": LLAMA,
-  "qwen2": dataclasses.replace(
-    LLAMA, model_type="qwen2", attention_bias=True, tie_embeddings=True
-  ),
-  # Its vocabulary divides by no axis: embedding and head stay whole.
-  "qwen3": dataclasses.replace(
-    LLAMA, model_type="qwen3", qk_norm=True, vocab_size=67
-  ),
-  "gemma": GEMMA,
-  "gemma2": dataclasses.replace(
-    GEMMA,
-    model_type="gemma2",
-    num_kv_heads=4,
-    sandwich_norm=True,
-    attention_soft_cap=3.0,
-    final_soft_cap=2.0,
-    layer_windows=(4, None),
-  ),
-  "gemma3": dataclasses.replace(
-    GEMMA,
-    model_type="gemma3_text",
-    num_kv_heads=4,
-    sandwich_norm=True,
-    qk_norm=True,
-    layer_windows=(4, None),
-    local_rope=models.RopeConfig(),
-  ),
-}
 # Some of each: fast tests take the first.
 CASES = [
   pytest.param(
@@ -109,7 +60,7 @@ CASES = [
     or (family, shape) in (("gemma2", (1, 2, 4)), ("qwen3", (1, 2, 4)))
     else [pytest.mark.slow],
   )
-  for family in FAMILIES
+  for family in EVEN_FAMILIES
   for shape in SHAPES
 ]
 
@@ -122,36 +73,24 @@ def make_mesh(shape):
   )
 
 
-def host_params(config, seed):
-  """Weights of a confident model, in numpy."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: (
-      (0.3 * rng.normal(size=x.shape)).astype(np.float32)
-      + np.float32(x.ndim == 1 and not config.unit_offset_norm)
-    ),
-    models.param_shapes(config),
-  )
-
-
 def load(config, seed, mesh, rules):
+  """A confident model, placed on a mesh."""
   placement = loading.Placement(mesh, rules)
   params = jax.device_put(
-    host_params(config, seed), placement.shardings(config)
+    noisy_params(config, seed, scale=0.3), placement.shardings(config)
   )
   return loading.LoadedModel(config, models.create(config), params)
 
 
-def make_run(mesh, vocab_size=V, method="skd", **changes):
-  config = methods.apply(config_lib.default_config(), method)
-  config = methods.change(
+def make_config(method="skd", **changes):
+  config = methods.apply_method(config_lib.default_config(), method)
+  return methods.change(
     config,
     {
       "rollout.threshold": 8.0,
       "rollout.student_temperature": 1.0,
       "rollout.student_top_p": 0.9,
       "rollout.teacher_top_p": 0.9,
-      "rollout.num_draft_tokens": 3,
       "distill.num_steps": 10,
       "distill.learning_rate": 1e-3,
       "distill.num_microbatches": 2,
@@ -159,12 +98,6 @@ def make_run(mesh, vocab_size=V, method="skd", **changes):
       **changes,
     },
   )
-  task = types.SimpleNamespace(
-    max_new_tokens=T,
-    stop_table=stopping.make_stop_table(vocab_size, (EOS,)),
-    vocab_size=vocab_size,
-  )
-  return Run(config, pathlib.Path(), task, jnp.float32, mesh)
 
 
 def make_prompts():
@@ -177,60 +110,116 @@ def make_prompts():
   return dataclasses.replace(batch, max_new_tokens=limits)
 
 
-def make_pieces(run, config, teacher_width):
-  """Rollout and train step of a run, and the prompts of a step."""
-  student = load(config, 0, run.mesh, sharding.TRAINED)
-  wide = dataclasses.replace(config, hidden_size=teacher_width)
-  teacher = load(wide, 1, run.mesh, sharding.FROZEN)
-  batch = sharding.place_rows(make_prompts(), run.mesh, ROWS)
-  return train.prepare_distillation(run, student, teacher), batch
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+  """What a step of distillation needs, on a mesh."""
+
+  student: loading.LoadedModel
+  teacher: loading.LoadedModel
+  spec: generation.GenerationSpec
+  rollout_fn: generation.RolloutFn
+  train: train_step.TrainFns
+  batch: structs.Batch
+
+  @property
+  def params(self):
+    return self.student.params, self.teacher.params
+
+  @property
+  def teacher_head(self):
+    if not self.spec.uses_teacher:
+      return None
+    return self.teacher.model.head_params(self.teacher.params)
+
+  def generate(self):
+    """The responses of the first step."""
+    keys = sampling.row_keys(0, 0, self.batch.index)
+    return generation.generate_responses(
+      self.spec,
+      self.rollout_fn,
+      self.teacher.model,
+      *self.params,
+      self.batch,
+      keys,
+      0,
+    )[0]
 
 
-def write(shared, batch):
-  """The training data of the first step."""
-  keys = sampling.row_keys(0, 0, batch.index)
-  params = shared.start.params, shared.teacher.params
-  return shared.write(*params, batch, keys, 0)[0]
+def make_pieces(mesh, model_config, teacher_width, **changes):
+  config = make_config(**changes)
+  student = load(model_config, 0, mesh, sharding.TRAINED)
+  wide = dataclasses.replace(model_config, hidden_size=teacher_width)
+  teacher = load(wide, 1, mesh, sharding.FROZEN)
+  spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
+  vocab_size = model_config.vocab_size
+  return Pieces(
+    student=student,
+    teacher=teacher,
+    spec=spec,
+    rollout_fn=generation.make_rollout_fn(
+      spec,
+      student,
+      teacher,
+      stopping.make_stop_table(vocab_size, (EOS,)),
+      mesh=mesh,
+      dtype=jnp.float32,
+    ),
+    train=builders.train_fns(
+      config,
+      "distill",
+      student,
+      teacher if spec.uses_teacher else None,
+      builders.token_loss(config, vocab_size),
+      mesh,
+    ),
+    batch=sharding.place_rows(make_prompts(), mesh, ROWS),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  written: object
+  rollout: structs.Rollout
   metrics: dict
-  params: object
+  params: structs.Params
   moments: object
-  agreement: object
+  agreement: agreement.AgreementSums
 
 
-def learn(family, shape, **changes) -> Result:
-  """One rollout and one step of training on a mesh."""
-  mesh, config = make_mesh(shape), FAMILIES[family]
-  run = make_run(mesh, config.vocab_size, **changes)
+def run(family, shape, **changes) -> Result:
+  """One rollout and one train step on a mesh."""
+  mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
-    shared, batch = make_pieces(run, config, teacher_width=24)
-    student, teacher = shared.start, shared.teacher
-    written = write(shared, batch)
-    state, metrics = shared.learn(
-      shared.begin(student.params), shared.teacher_head, batch, written
+    pieces = make_pieces(mesh, EVEN_FAMILIES[family], 24, **changes)
+    rollout = pieces.generate()
+    state, metrics = pieces.train.step(
+      pieces.train.init(pieces.student.params),
+      pieces.teacher_head,
+      pieces.batch,
+      rollout,
     )
-    agree = agreement.make_agreement_fn(student.model, teacher.model, 8)
-    sums = agree(student.params, teacher.params, batch)
-    found = written, metrics, state.params, state.opt_state, sums
+    sums = agreement.agreement_sums(
+      *pieces.params,
+      pieces.batch,
+      student=pieces.student.model,
+      teacher=pieces.teacher.model,
+      chunk_size=8,
+    )
+    found = rollout, metrics, state.params, state.opt_state, sums
     return Result(*jax.device_get(found))
 
 
 @functools.cache
 def on_one_device(family, **changes):
-  return learn(family, (1, 1, 1), **changes)
+  return run(family, (1, 1, 1), **changes)
 
 
 def assert_same(got: Result, want: Result):
   for name in ("tokens", "length", "source", "draft_tokens", "stopped"):
     np.testing.assert_array_equal(
-      getattr(got.written, name), getattr(want.written, name), err_msg=name
+      getattr(got.rollout, name), getattr(want.rollout, name), err_msg=name
     )
   close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-5)
-  jax.tree.map(close, got.written.teacher_hidden, want.written.teacher_hidden)
+  jax.tree.map(close, got.rollout.teacher_hidden, want.rollout.teacher_hidden)
   for name, value in want.metrics.items():
     close(got.metrics[name], value, err_msg=name)
   jax.tree.map(close, got.params, want.params)
@@ -254,11 +243,11 @@ def quick_compilation(request, tmp_path_factory):
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("family", "shape"), CASES)
-def test_mesh_writes_and_learns_what_one_device_does(family, shape):
+def test_mesh_generates_and_learns_what_one_device_does(family, shape):
   want = on_one_device(family)
-  replaced = want.written.source == 1
-  assert 0 < replaced.sum() < want.written.length.sum()
-  assert_same(learn(family, shape), want)
+  replaced = want.rollout.source == 1
+  assert 0 < replaced.sum() < want.rollout.length.sum()
+  assert_same(run(family, shape), want)
 
 
 @pytest.mark.usefixtures("quick_compilation")
@@ -271,7 +260,7 @@ def test_mesh_writes_and_learns_what_one_device_does(family, shape):
     pytest.param("seq_kd", marks=pytest.mark.slow),
   ],
 )
-def test_mesh_does_what_one_device_does_whoever_writes(method):
+def test_mesh_does_what_one_device_does_whoever_generates(method):
   # Where a gradient is next to nothing, Adam's first step is its rounding.
   slowly = {"method": method, "distill.learning_rate": 3e-4}
   want = on_one_device("llama", **slowly)
@@ -281,20 +270,20 @@ def test_mesh_does_what_one_device_does_whoever_writes(method):
     "supervised_kd": {structs.REFERENCE},
     "seq_kd": {structs.TEACHER},
   }
-  width = want.written.tokens.shape[1]
-  emitted = np.arange(width) < want.written.length[:, None]
-  assert set(want.written.source[emitted].tolist()) == sources[method]
-  assert (want.written.teacher_hidden is None) == (method == "seq_kd")
-  assert_same(learn("llama", (2, 2, 2), **slowly), want)
+  width = want.rollout.tokens.shape[1]
+  emitted = np.arange(width) < want.rollout.length[:, None]
+  assert set(want.rollout.source[emitted].tolist()) == sources[method]
+  assert (want.rollout.teacher_hidden is None) == (method == "seq_kd")
+  assert_same(run("llama", (2, 2, 2), **slowly), want)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_references_lie_where_their_rows_do(shape):
+def test_references_are_placed_as_their_rows(shape):
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
     batch = sharding.place_rows(make_prompts(), mesh, ROWS)
-    written = jax.jit(train_step.reference_rollout)(batch)
-  for x in jax.tree.leaves(written):
+    rollout = generation.reference_rollout(batch)
+  for x in jax.tree.leaves(rollout):
     assert x.sharding.is_equivalent_to(sharding.rows(mesh), x.ndim)
 
 
@@ -305,61 +294,63 @@ def test_references_lie_where_their_rows_do(shape):
 )
 def test_each_group_refills_its_slots_from_its_own_rows(shape):
   assert_same(
-    learn("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")
+    run("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")
   )
 
 
 @pytest.mark.parametrize("shape", FEW)
-def test_weights_are_born_and_read_where_they_lie(shape, tmp_path):
-  sizes = config_lib.default_config().student
-  sizes.update(
-    hidden_size=16, intermediate_size=32, num_layers=1, num_heads=8, head_dim=8
-  )
+def test_weights_are_initialized_and_read_where_they_are_placed(
+  shape, tmp_path
+):
+  config = dataclasses.replace(EVEN_LLAMA, num_layers=1, tie_embeddings=True)
 
-  def born(shape):
+  def initialize(shape):
     placement = loading.Placement(make_mesh(shape), sharding.TRAINED)
-    return placement, loading.from_scratch(
-      sizes, V, 32, seed=0, dtype=jnp.float32, placement=placement
+    return placement, models.init_model(
+      config, seed=0, dtype=jnp.float32, placement=placement
     )
 
-  _, alone = born((1, 1, 1))
-  placement, made = born(shape)
-  models.save(tmp_path / "saved", alone.config, alone.params)
-  dtypes = {"dtype": jnp.float32, "param_dtype": jnp.float32}
-  read = loading.load(tmp_path / "saved", V, placement=placement, **dtypes)
+  _, alone = initialize((1, 1, 1))
+  placement, made = initialize(shape)
+  models.save_model(tmp_path / "saved", alone)
+  read = models.load_model(
+    tmp_path / "saved",
+    dtype=jnp.float32,
+    param_dtype=jnp.float32,
+    placement=placement,
+  )
   # The same draws, but for the last bit of what is made of them.
   close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
   jax.tree.map(close, made.params, alone.params)
   jax.tree.map(np.testing.assert_array_equal, read.params, alone.params)
   for model in (made, read):
-    lie = jax.tree.map(lambda x: x.sharding, model.params)
-    assert lie == placement.shardings(model.config)
-  cut = made.params["embedding"].addressable_shards[0].data
-  assert cut.size == made.params["embedding"].size // math.prod(shape[1:])
+    found = jax.tree.map(lambda x: x.sharding, model.params)
+    assert found == placement.shardings(model.config)
+  part = made.params["embedding"].addressable_shards[0].data
+  assert part.size == made.params["embedding"].size // math.prod(shape[1:])
 
 
 @functools.cache
 def compiled_texts(shape):
-  """The programs of the rollout and of the step of training.
+  """The programs of the rollout and of the train step.
 
   And the shapes of the weights of both models, and of what a device has of the
   student's where it has them whole along fsdp.
   """
   mesh = make_mesh(shape)
-  run = make_run(mesh)
   config = dataclasses.replace(
-    LLAMA, hidden_size=128, intermediate_size=256, vocab_size=1024
+    EVEN_LLAMA, hidden_size=128, intermediate_size=256, vocab_size=1024
   )
   with jax.set_mesh(mesh):
-    shared, batch = make_pieces(run, config, teacher_width=192)
-    params = shared.start.params, shared.teacher.params
+    pieces = make_pieces(mesh, config, teacher_width=192)
+    params, batch = pieces.params, pieces.batch
     keys = sampling.row_keys(0, 0, batch.index)
     threshold = jnp.float32(8.0)
-    rollout = shared.policy.lower(*params, batch, keys, threshold).compile()
-    state = shared.begin(shared.start.params)
-    written = write(shared, batch)
-    step = shared.learn.lower(state, shared.teacher_head, batch, written)
-    step = step.compile()
+    rollout = pieces.rollout_fn.lower(*params, batch, keys, threshold).compile()
+    state = pieces.train.init(pieces.student.params)
+    step = pieces.train.step.lower(
+      state, pieces.teacher_head, batch, pieces.generate()
+    ).compile()
   weights = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
   placed = loading.Placement(mesh, sharding.FROZEN).shardings(config)
   parts = jax.tree.map(
@@ -391,7 +382,7 @@ def test_the_decode_loop_gathers_neither_weights_nor_caches(shape):
   assert not gathered & whole
   data, fsdp, _ = shape
   num_slots = 4 + T + 3
-  cache = (ROWS // (data * fsdp)) * LLAMA.num_kv_heads * num_slots * 8
+  cache = (ROWS // (data * fsdp)) * EVEN_LLAMA.num_kv_heads * num_slots * 8
   assert all(math.prod(found) < cache for found in gathered)
 
 
@@ -410,11 +401,11 @@ def test_rollout_gathers_the_weights_of_the_student_once():
   text, _, _, parts = compiled_texts((2, 2, 2))
   assert len(parts) == 2 * 7 + 2
   assert gathers_before_the_loop(text) == parts
-  # Without fsdp they lie as the rollout reads them.
+  # Without fsdp they are placed as the rollout reads them.
   assert not gathers_before_the_loop(compiled_texts((1, 1, 8))[0])
 
 
-def test_the_step_of_training_gathers_weights_and_no_activations():
+def test_the_train_step_gathers_weights_and_no_activations():
   _, text, _, parts = compiled_texts((2, 2, 2))
   assert set(gathers_before_the_loop(text)) == set(parts)
   moved = [
@@ -423,7 +414,7 @@ def test_the_step_of_training_gathers_weights_and_no_activations():
     if found.loop_depth and found.kind not in ("all-reduce", "reduce-scatter")
     for shape in found.shapes
   ]
-  width = LLAMA.num_heads * 16
+  width = EVEN_LLAMA.num_heads * 16
   assert max(moved) < width  # Not even the activations of one token.
 
 
@@ -434,10 +425,10 @@ def test_compiled_programs_call_nothing_on_the_host(shape):
     assert not [call for call in calls if "callback" in call]
 
 
-def test_the_step_of_training_donates_its_state():
+def test_the_train_step_donates_its_state():
   _, text, _, _ = compiled_texts((2, 2, 2))
   header = text.split("\n", 1)[0]
-  num_weights = len(jax.tree.leaves(models.param_shapes(LLAMA)))
+  num_weights = len(jax.tree.leaves(models.param_shapes(EVEN_LLAMA)))
   # Weights and both moments, and two counters of the optimizer and the step.
   assert header.count("may-alias") + header.count("must-alias") >= (
     3 * num_weights

@@ -1,0 +1,179 @@
+"""Task settings to token ids: splits, limits, shares and answers."""
+
+import json
+
+import pytest
+
+from skd_jax.data import tasks
+from skd_jax.data import tokenizer as tokenizer_lib
+
+SPLITS = {
+  "train": [
+    (f"{i} apples", f"{i} pears #### {i}; and so on") for i in range(9)
+  ],
+  "dev": [("2 plums", "2 #### 2;"), ("3 plums", "3 #### 3;")],
+  "test": [("4 plums", "4 #### 4;")],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp("data")
+  for split, pairs in SPLITS.items():
+    lines = [json.dumps({"q": q, "a": a}) for q, a in pairs]
+    (path / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+  return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+  return tokenizer_lib.train_bpe(
+    [text for pair in SPLITS["train"] for text in pair],
+    280,
+    tmp_path_factory.mktemp("tokenizer"),
+  )
+
+
+def settings(folder, **changes):
+  fields = {
+    "kind": "jsonl",
+    "dir": str(folder),
+    "name": "",
+    "source_language": "q",  # Where the fields are not named.
+    "target_language": "a",
+    "source_field": "",
+    "target_field": "",
+    "train_split": "train",
+    "validation_split": "dev",
+    "test_split": "test",
+    "max_train_examples": 0,
+    "max_validation_examples": 0,
+    "max_test_examples": 0,
+    "prompt": "Count: {source}",
+    "max_prompt_length": 32,
+    "max_new_tokens": 48,
+    "stop_strings": (),
+    "metrics": ("accuracy",),
+    "weight": 1.0,
+  }
+  return tasks.TaskSettings(**fields | changes)
+
+
+def make_task_set(tokenizer, **of_tasks):
+  return tasks.make_task_set(
+    of_tasks,
+    {name: tasks.load_split(name, s, "train") for name, s in of_tasks.items()},
+    tokenizer,
+    vocab_size=len(tokenizer),
+    eos_ids=(tokenizer.eos_token_id,),
+    mixing_temperature=1.0,
+  )
+
+
+def test_split_is_read_by_the_name_and_limit_of_its_setting(folder):
+  found = {
+    split: tasks.load_split(
+      "data", settings(folder, max_train_examples=4), split
+    )
+    for split in ("train", "validation", "test")
+  }
+  assert [len(examples) for examples in found.values()] == [4, 2, 1]
+  assert found["validation"][1] == {"source": "3 plums", "target": "3 #### 3;"}
+
+
+@pytest.mark.parametrize(
+  ("changes", "error", "message"),
+  [
+    ({"dir": ""}, ValueError, r"^tasks\.sums\.dir = None: must be given"),
+    ({"kind": "csv"}, ValueError, r"^tasks\.sums\.kind = 'csv'"),
+    ({"dir": "/no"}, FileNotFoundError, r"^tasks\.sums\.dir = '/no': no such"),
+    ({"train_split": "no"}, FileNotFoundError, r"^tasks\.sums: .*no\.jsonl"),
+    ({"source_field": "x"}, ValueError, r"^tasks\.sums: .*line 1: has no text"),
+  ],
+)
+def test_data_that_cannot_be_read_names_its_section(
+  folder, changes, error, message
+):
+  with pytest.raises(error, match=message):
+    tasks.load_split("tasks.sums", settings(folder, **changes), "train")
+
+
+def test_tokenizer_is_trained_on_prompts_and_answers():
+  example = {"source": "x", "target": "y"}
+  given = settings("", prompt="Count: {source}!")
+  assert tasks.tokenizer_texts(given, [example] * 2) == [
+    "Count: x!",
+    "y",
+    "Count: x!",
+    "y",
+  ]
+
+
+def test_rows_of_several_tasks_know_their_task_and_limit(folder, tokenizer):
+  task_set = make_task_set(
+    tokenizer,
+    **{
+      "tasks.one": settings(folder, max_new_tokens=40),
+      "tasks.two": settings(
+        folder, max_train_examples=3, max_prompt_length=60, weight=2.0
+      ),
+    },
+  )
+  assert [task.name for task in task_set.tasks] == ["one", "two"]
+  assert task_set.train.task_id.tolist() == [0] * 9 + [1] * 3
+  assert set(task_set.train.max_new_tokens[-3:].tolist()) == {48}
+  assert (task_set.max_new_tokens, task_set.max_length) == (48, 60 + 48)
+  two = task_set.tasks[1]
+  assert two.split("validation") is two.validation
+  assert two.split("test").task_id.tolist() == [1]
+  # 9 examples of weight 1, and 3 of weight 2.
+  assert task_set.shares(task_set.train) == pytest.approx((0.6, 0.4))
+  prompt = tokenizer.decode(task_set.tasks[0].test.prompts[0])
+  assert "Count: 4 plums" in prompt
+
+
+def test_long_examples_are_left_out_and_long_references_cut(folder, tokenizer):
+  sizes = [
+    len(ids)
+    for _, ids in tokenizer_lib.encode_examples(
+      tokenizer, tasks.load_split("data", settings(folder), "test"), "{source}"
+    )
+  ]
+  with pytest.raises(ValueError, match="none of 9 examples fits"):
+    make_task_set(tokenizer, data=settings(folder, max_new_tokens=2))
+  limit = sizes[0] - 1
+  short = settings(folder, train_split="dev", max_new_tokens=max(sizes))
+  task_set = make_task_set(tokenizer, data=short)
+  assert task_set.tasks[0].test.num_too_long == 0
+  cut = tasks.make_task_set(
+    {"data": settings(folder, max_new_tokens=limit)},
+    {"data": [{"source": "1", "target": "1"}]},
+    tokenizer,
+    vocab_size=len(tokenizer),
+    eos_ids=(tokenizer.eos_token_id,),
+    mixing_temperature=1.0,
+  )
+  assert cut.tasks[0].test.num_too_long == 1
+  assert len(cut.tasks[0].test.responses[0]) == limit
+
+
+def test_token_bytes_are_there_where_a_task_has_stop_strings(folder, tokenizer):
+  plain, stops = settings(folder), settings(folder, stop_strings=(";",))
+  assert make_task_set(tokenizer, data=plain).token_bytes is None
+  both = make_task_set(tokenizer, **{"tasks.a": plain, "tasks.b": stops})
+  assert len(both.token_bytes) == both.vocab_size == len(tokenizer)
+  assert [task.stop_strings for task in both.tasks] == [(), (";",)]
+
+
+def test_answers_end_before_the_first_stop_string(folder, tokenizer):
+  task_set = make_task_set(
+    tokenizer,
+    **{
+      "tasks.a": settings(folder),
+      "tasks.b": settings(folder, stop_strings=(";", "####")),
+    },
+  )
+  ids = tokenizer(" 4 #### 4; and", add_special_tokens=False)["input_ids"]
+  whole, cut = (task_set.texts(task, [ids])[0] for task in task_set.tasks)
+  assert whole == "4 #### 4; and"
+  assert cut == "4"

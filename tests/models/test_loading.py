@@ -1,0 +1,112 @@
+"""Models are initialized, saved and loaded with what they compute in."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skd_jax import models
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.models import loading
+from skd_jax.parallel import sharding
+from tests.toy_models import LLAMA, noisy_params
+
+SMALL = dataclasses.replace(LLAMA, num_layers=1)
+
+
+def dtypes_of(params):
+  return {x.dtype for x in jax.tree.leaves(params)}
+
+
+def logits_of(loaded):
+  tokens = jnp.asarray([[3, 1, 4, 1, 5]])
+  hidden, _ = loaded.model.apply(
+    loaded.params, tokens, jnp.arange(5)[None], None
+  )
+  return loaded.model.head(loaded.model.head_params(loaded.params), hidden)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+  """A folder and the model in it."""
+  folder = tmp_path_factory.mktemp("saved") / "model"
+  loaded = loading.LoadedModel(SMALL, models.create(SMALL), noisy_params(SMALL))
+  models.save_model(folder, loaded)
+  return folder, loaded
+
+
+def test_dtype_is_that_of_the_backend_unless_it_is_given():
+  assert jax.default_backend() != "cpu" or (
+    loading.compute_dtype() == loading.compute_dtype("auto") == jnp.float32
+  )
+  for given in ("bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+    assert loading.compute_dtype(given) == jnp.bfloat16
+
+
+def test_loaded_model_computes_what_was_saved(saved):
+  folder, loaded = saved
+  again = models.load_model(folder, dtype="float32")
+  assert again.config == SMALL
+  jax.tree.map(np.testing.assert_array_equal, again.params, loaded.params)
+  np.testing.assert_array_equal(logits_of(again), logits_of(loaded))
+
+
+def test_head_is_cut_to_the_vocabulary_that_is_asked_for(saved):
+  folder, loaded = saved
+  cut = models.load_model(folder, vocab_size=50, dtype="float32")
+  assert cut.config == dataclasses.replace(SMALL, vocab_size=50)
+  np.testing.assert_allclose(
+    logits_of(cut), logits_of(loaded)[..., :50], atol=1e-6
+  )
+
+
+def test_weights_have_the_dtype_of_the_activations_unless_it_is_given(saved):
+  folder, _ = saved
+  narrow = models.load_model(folder, dtype="bfloat16")
+  assert dtypes_of(narrow.params) == {jnp.dtype("bfloat16")}
+  trained = models.load_model(
+    folder, dtype="bfloat16", param_dtype=jnp.float32, remat=True
+  )
+  assert dtypes_of(trained.params) == {jnp.dtype("float32")}
+  for loaded in (narrow, trained):
+    cache = loaded.model.init_cache(1, 4)
+    assert dtypes_of(cache) == {jnp.dtype("bfloat16")}
+
+
+def test_initialized_weights_depend_on_the_seed_and_are_placed():
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  placement = loading.Placement(mesh, sharding.TRAINED)
+  one, same, other = (
+    models.init_model(SMALL, seed=seed, dtype="bfloat16", placement=where)
+    for seed, where in ((0, placement), (0, None), (1, None))
+  )
+  assert dtypes_of(one.params) == {jnp.dtype("float32")}
+  jax.tree.map(np.testing.assert_array_equal, one.params, same.params)
+  assert np.any(one.params["embedding"] != other.params["embedding"])
+  assert jax.tree.map(lambda x: x.sharding, one.params) == placement.shardings(
+    SMALL
+  )
+
+
+def test_folder_holds_the_tokenizer_and_its_special_tokens(saved, tmp_path):
+  _, loaded = saved
+  tokenizer = tokenizer_lib.train_bpe(["a b c"], 260, tmp_path / "tokenizer")
+
+  def config_of(name, **arguments):
+    models.save_model(tmp_path / name, loaded, **arguments)
+    return json.loads((tmp_path / name / "config.json").read_text())
+
+  plain = config_of("plain", tokenizer=tokenizer)
+  assert plain["eos_token_id"] in (2, [2])
+  assert (plain["bos_token_id"], plain["pad_token_id"]) == (1, 0)
+  again = tokenizer_lib.load_tokenizer(tmp_path / "plain")
+  assert again.get_vocab() == tokenizer.get_vocab()
+  given = config_of("given", tokenizer=tokenizer, eos_ids=(2, 3))
+  assert given["eos_token_id"] == [2, 3]
+  assert tokenizer_lib.eos_ids(again, tmp_path / "given") == (2, 3)
+  alone = config_of("alone", eos_ids=(5,))
+  assert alone["eos_token_id"] in (5, [5])
+  assert not (tmp_path / "alone" / "tokenizer.json").exists()

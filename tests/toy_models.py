@@ -1,0 +1,103 @@
+"""Small models that the tests share, and weights for them.
+
+Tests that need another size change one of these with dataclasses.replace.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from skd_jax import models, structs
+
+# No two sizes are alike, and few divide another: a swapped axis shows.
+LLAMA = models.ModelConfig(
+  vocab_size=61,
+  hidden_size=24,
+  intermediate_size=40,
+  num_layers=2,
+  num_heads=6,
+  num_kv_heads=2,
+  head_dim=10,
+)
+# Every option at once: windows, caps, sandwich, two rotary embeddings.
+GEMMA = dataclasses.replace(
+  LLAMA,
+  model_type="gemma3_text",
+  num_layers=3,
+  activation="gelu_tanh",
+  tie_embeddings=True,
+  attention_bias=True,
+  attention_output_bias=True,
+  qk_norm=True,
+  unit_offset_norm=True,
+  sandwich_norm=True,
+  scale_embeddings=True,
+  query_pre_attn_scalar=7.0,
+  attention_soft_cap=3.0,
+  final_soft_cap=2.0,
+  layer_windows=(4, None, 4),
+  rope=models.RopeConfig(rope_theta=1e6, rope_type="linear", factor=8.0),
+  local_rope=models.RopeConfig(),
+)
+
+# Sizes that divide among eight devices.
+EVEN_LLAMA = models.ModelConfig(
+  vocab_size=64,
+  hidden_size=16,
+  intermediate_size=32,
+  num_layers=2,
+  num_heads=8,
+  num_kv_heads=4,
+  head_dim=8,
+)
+_EVEN_GEMMA = dataclasses.replace(
+  EVEN_LLAMA,
+  model_type="gemma",
+  activation="gelu_tanh",
+  tie_embeddings=True,
+  unit_offset_norm=True,
+  scale_embeddings=True,
+)
+EVEN_FAMILIES = {
+  "llama": EVEN_LLAMA,
+  "qwen2": dataclasses.replace(
+    EVEN_LLAMA, model_type="qwen2", attention_bias=True, tie_embeddings=True
+  ),
+  # Its vocabulary divides by no axis: embedding and head stay whole.
+  "qwen3": dataclasses.replace(
+    EVEN_LLAMA, model_type="qwen3", qk_norm=True, vocab_size=67
+  ),
+  "gemma": dataclasses.replace(_EVEN_GEMMA, num_kv_heads=1),
+  "gemma2": dataclasses.replace(
+    _EVEN_GEMMA,
+    model_type="gemma2",
+    sandwich_norm=True,
+    attention_soft_cap=3.0,
+    final_soft_cap=2.0,
+    layer_windows=(4, None),
+  ),
+  "gemma3": dataclasses.replace(
+    _EVEN_GEMMA,
+    model_type="gemma3_text",
+    sandwich_norm=True,
+    qk_norm=True,
+    layer_windows=(4, None),
+    local_rope=models.RopeConfig(),
+  ),
+}
+
+
+def noisy_params(
+  config: models.ModelConfig, seed: int = 0, scale: float = 0.2
+) -> structs.Params:
+  """Returns random weights in which no norm or bias is trivially 0 or 1."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: jnp.asarray(
+      (scale * rng.normal(size=x.shape)).astype(np.float32)
+      + (1.0 if x.ndim == 1 and not config.unit_offset_norm else 0.0)
+    ),
+    models.param_shapes(config),
+  )
