@@ -183,7 +183,7 @@ def make_prompts(pair: Pair, num_rows: int, prompt_size: int) -> structs.Batch:
     reference=jnp.zeros((num_rows, 1), jnp.int32),
     reference_length=jnp.ones(num_rows, jnp.int32),
     index=jnp.arange(num_rows, dtype=jnp.int32),
-    task=jnp.zeros(num_rows, jnp.int32),
+    task_id=jnp.zeros(num_rows, jnp.int32),
     # No limit of their own.
     max_new_tokens=jnp.full(num_rows, jnp.iinfo(jnp.int32).max),
   )

@@ -42,7 +42,7 @@ def tokenize_examples(
   """Turns a split of one task into token ids.
 
   Args:
-    tokenizer: As `skd_jax.data.tokenizer.load` gives it.
+    tokenizer: As `skd_jax.load_tokenizer` gives it.
     examples: The split.
     prompt: The user's turn, with {source} in it.
     max_prompt_length: The most tokens of a prompt.

@@ -26,7 +26,7 @@ _HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
 
 @struct.dataclass
 class LossSums:
-  """LossSums over tokens; divided once, when every part has been added."""
+  """Sums over tokens; divided once, when every part has been added."""
 
   loss: jax.Array  # float32 [], of weight times token loss
   weight: jax.Array  # float32 []

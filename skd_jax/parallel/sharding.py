@@ -56,8 +56,7 @@ def make_mesh(
   """Returns the mesh.
 
   Args:
-    data: data-parallel groups; -1: as many as there are
-      devices for.
+    data: data-parallel groups; -1: as many as there are devices for.
     fsdp: devices that rows and the trained weights are sharded over.
     tensor: devices that every weight is sharded over.
     devices: default: all.

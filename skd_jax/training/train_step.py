@@ -103,7 +103,7 @@ def rollout_loss(
     chunk_size: tokens whose logits are held at once.
 
   Returns:
-    (float32 [] sum, Sums).
+    (float32 [] sum, LossSums).
   """
   hidden = forward.response_hidden(
     student, params, batch.prompt, batch.prompt_length, rollout.tokens
@@ -189,10 +189,8 @@ def train_step(
     step=state.step + 1, params=params, opt_state=opt_state
   )
   metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
-  if (
-    teacher_head is None
-  ):  # There is no teacher that it is the divergence from.
-    del metrics["kl"]
+  if teacher_head is None:
+    del metrics["kl"]  # There is no teacher that it is measured from.
   return state, metrics
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import harness
+from skd_jax.reporting import provenance
 
 
 def test_timing_takes_turns_after_a_warm_up():
@@ -46,7 +47,7 @@ def test_json_has_the_keys_of_every_benchmark(tmp_path):
     "rows",
   ]
   assert found["rows"] == [{"what": "x"}]
-  assert found["device"] == harness.device_name()
+  assert found["device"] == provenance.device_name()
   assert set(harness.PEERS) <= found["versions"].keys()
 
 

@@ -184,3 +184,32 @@ def test_sums_of_two_parts_are_those_of_the_whole():
   )
   np.testing.assert_allclose(means["kl"], whole.kl / N, rtol=1e-5)
   assert means["tokens"] == N
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, N, 1000])
+def test_chunks_hold_every_valid_token_once_and_put_it_back(chunk_size):
+  *_, mask = case()
+  tokens = jnp.arange(N)
+  chunks = chunked.Chunks(mask, chunk_size)
+  seen, back = [], jnp.full(N, -1)
+  for i in range(int(chunks.number)):
+    take, valid = chunks[i]
+    assert valid.shape == (min(chunk_size, N),)
+    seen += take(tokens)[valid].tolist()
+    back = take.put(back, take(tokens))
+  assert seen == np.flatnonzero(mask).tolist()
+  np.testing.assert_array_equal(back, np.where(mask, tokens, -1))
+  # No more steps than the valid tokens fill.
+  assert int(chunks.number) == -(-int(mask.sum()) // min(chunk_size, N))
+
+
+def test_no_valid_token_makes_no_chunk():
+  assert int(chunked.Chunks(jnp.zeros(N, bool), 4).number) == 0
+
+
+def test_teacher_without_its_hidden_states_is_named():
+  token_loss = token_losses.distillation_token_loss(FORWARD_KL)
+  *arrays, inputs, mask = case()
+  inputs = inputs.replace(teacher_hidden=None)
+  with pytest.raises(ValueError, match=r"^teacher_hidden = None: must be"):
+    by_chunks(token_loss, 8, *arrays, inputs, mask)
