@@ -104,6 +104,7 @@ def main(argv: Sequence[str]) -> None:
   compilation.keep_compiled()
   config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
   with main_lib.stop_in_one_line():
+    main_lib.refuse_flags_of_one_run()
     variants = grids.choose(_GRID.value, _METHODS.value)
     baselines = choose_baselines(_BASELINES.value, variants)
     default = workdir / (_GRID.value or "methods") / "runs.jsonl"

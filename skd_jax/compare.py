@@ -43,11 +43,7 @@ def main(argv: Sequence[str]) -> None:
   compilation.keep_compiled()
   config = flags.FLAGS.config
   with main_lib.stop_in_one_line():
-    if flags.FLAGS.method is not None:
-      raise ValueError(
-        f"--method={flags.FLAGS.method}: must not be given; --methods names "
-        "what is compared"
-      )
+    main_lib.refuse_flags_of_one_run()
     found = comparison.compare(
       comparison.quick(config) if _QUICK.value else config,
       flags.FLAGS.workdir,

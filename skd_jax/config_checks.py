@@ -7,7 +7,7 @@ field is put in front here.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import ml_collections
 
@@ -112,9 +112,7 @@ def check_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
     ValueError: names the field, its value and what is allowed.
   """
   parts = {"evaluate.batch_size": 1, "rollout.batch_size": 1}
-  trained = {"teacher.fit": config.teacher, "student.fit": config.student}
-  stages = [stage for stage, model in trained.items() if not model.path]
-  for stage in (*stages, "distill"):
+  for stage in trained_stages(config):
     parts[f"{stage}.batch_size"] = _get(config, f"{stage}.num_microbatches")
   for field, num_microbatches in parts.items():
     multiple = num_shards * num_microbatches
@@ -124,6 +122,34 @@ def check_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
         f"{field} = {_get(config, field)}: must be a multiple of mesh.data * "
         f"mesh.fsdp{why} = {multiple}"
       )
+
+
+def check_sizes(
+  config: ml_collections.ConfigDict, num_examples: Mapping[str, int]
+) -> None:
+  """Checks that every stage that trains has a batch of examples.
+
+  Args:
+    config: the config.
+    num_examples: that are kept for training, by stage.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  for stage, num in num_examples.items():
+    batch_size = _get(config, f"{stage}.batch_size")
+    if batch_size > num:
+      raise ValueError(
+        f"{stage}.batch_size = {batch_size}: must be at most the {num} "
+        f"training examples ({stage}.max_examples, data.max_train_examples and "
+        "the limits of the lengths choose them)"
+      )
+
+
+def trained_stages(config: ml_collections.ConfigDict) -> list[str]:
+  """Returns the sections of the config that a run trains by."""
+  roles = [role for role in ("teacher", "student") if not config[role].path]
+  return [*(f"{role}.fit" for role in roles), "distill"]
 
 
 def _check_seeds(config: ml_collections.ConfigDict) -> None:

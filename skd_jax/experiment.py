@@ -41,9 +41,7 @@ class Experiment:
     self, fit: ml_collections.ConfigDict, seed: int
   ) -> grain.DatasetIterator[structs.Batch]:
     """Returns the endless batches of a stage, their rows on the devices."""
-    train = self.tasks.train
-    if fit.max_examples:
-      train = dataset.first_examples(train, fit.max_examples)
+    train = _train_set(self.tasks, fit)
     multiple = self.config.data.length_multiple
     index, count = sharding.reader(self.mesh, fit.batch_size)
     return input_pipeline.train_batches(
@@ -90,6 +88,15 @@ class Experiment:
     return batch
 
 
+def _train_set(
+  task_set: tasks.TaskSet, fit: ml_collections.ConfigDict
+) -> dataset.TokenizedSet:
+  """Returns the examples that a stage trains on."""
+  if not fit.max_examples:
+    return task_set.train
+  return dataset.first_examples(task_set.train, fit.max_examples)
+
+
 def open_experiment(
   config: ml_collections.ConfigDict, workdir: str | pathlib.Path
 ) -> Experiment:
@@ -127,6 +134,13 @@ def open_experiment(
       tokenizer, stages.tokenizer_folder(config) or None
     ),
     mixing_temperature=config.mixing_temperature,
+  )
+  config_checks.check_sizes(
+    config,
+    {
+      stage: len(_train_set(task_set, config_lib.get(config, stage)))
+      for stage in config_checks.trained_stages(config)
+    },
   )
   write_config(workdir, config)
   return Experiment(

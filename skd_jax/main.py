@@ -118,6 +118,25 @@ def stop_in_one_line() -> Iterator[None]:
     sys.exit(1)
 
 
+def refuse_flags_of_one_run() -> None:
+  """Refuses what a comparison, which shares the flags, would not look at.
+
+  Raises:
+    ValueError: such a flag is given.
+  """
+  if _METHOD.value is not None:
+    raise ValueError(
+      f"--method={_METHOD.value}: must not be given; --methods names what is "
+      "compared"
+    )
+  for flag in (_COORDINATOR_ADDRESS, _NUM_PROCESSES, _PROCESS_ID):
+    if flag.value is not None:
+      raise ValueError(
+        f"--{flag.name}={flag.value}: must not be given; a comparison runs in "
+        "one process"
+      )
+
+
 def command_line(module: str) -> str:
   """Returns the command line that runs, as a stranger would type it.
 

@@ -268,6 +268,7 @@ def test_bad_command_line_is_one_clear_line(tmp_path):
     ("--methods=skdd", "--methods has 'skdd': must be of sft"),
     ("--grid=nope", "nope"),
     ("--method=skd", "--method=skd: must not be given; --methods names"),
+    ("--num_processes=2", "--num_processes=2: must not be given"),
   ):
     done = _main(argument, f"--workdir={tmp_path / 'w'}")
     assert done.returncode == 1

@@ -168,6 +168,15 @@ def test_opened_run_has_its_record_data_and_devices(finished, config):
   assert set(next(seen).index.tolist()) == set(range(8))
 
 
+def test_too_few_examples_are_refused_before_anything_is_trained(
+  tmp_path, config
+):
+  config.distill.max_examples = 4
+  with pytest.raises(ValueError, match=r"^distill.batch_size = 8: .* the 4 "):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w" / "config.json").exists()
+
+
 def test_stage_is_cached_by_its_own_settings(finished, config):
   def refuse():
     raise AssertionError("the stage is run")

@@ -66,7 +66,7 @@ def tokenize_examples(
     ("max_new_tokens", max_new_tokens),
   ):
     if limit < 1:
-      raise ValueError(f"{field}={limit}: must be at least 1")
+      raise ValueError(f"{field} = {limit}: must be at least 1")
   pairs = tokenizer_lib.encode_examples(tokenizer, examples, prompt)
   indices, num_too_long = [], 0
   for number, (ids, response) in enumerate(pairs):
@@ -74,7 +74,7 @@ def tokenize_examples(
     if long_prompt and keep_long_references:
       raise ValueError(
         f"example {number}: its prompt has {len(ids)} tokens; at most "
-        f"max_prompt_length={max_prompt_length} are allowed"
+        f"max_prompt_length = {max_prompt_length} are allowed"
       )
     too_long = long_prompt or len(response) > max_new_tokens
     num_too_long += too_long
@@ -82,8 +82,8 @@ def tokenize_examples(
       indices.append(number)
   if not indices:
     raise ValueError(
-      f"none of {len(pairs)} examples fits max_prompt_length="
-      f"{max_prompt_length} and max_new_tokens={max_new_tokens}"
+      f"none of {len(pairs)} examples fits max_prompt_length = "
+      f"{max_prompt_length} and max_new_tokens = {max_new_tokens}"
     )
   return TokenizedSet(
     examples=examples,

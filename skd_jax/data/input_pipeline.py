@@ -50,15 +50,17 @@ class _Collator:
   def __post_init__(self):
     for field in ("batch_size", "prompt_multiple", "response_multiple"):
       if getattr(self, field) < 1:
-        raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        raise ValueError(
+          f"{field} = {getattr(self, field)}: must be at least 1"
+        )
     if not 0 <= self.process_index < self.process_count:
       raise ValueError(
-        f"process_index={self.process_index}: must be below process_count="
+        f"process_index = {self.process_index}: must be below process_count = "
         f"{self.process_count}"
       )
     if self.batch_size % self.process_count:
       raise ValueError(
-        f"batch_size={self.batch_size}: must be a multiple of the "
+        f"batch_size = {self.batch_size}: must be a multiple of the "
         f"{self.process_count} processes"
       )
 
@@ -215,10 +217,11 @@ def train_batches(
   )
   if batch_size > len(tokenized):
     raise ValueError(
-      f"batch_size={batch_size}: must be at most the {len(tokenized)} examples"
+      f"batch_size = {batch_size}: must be at most the {len(tokenized)} "
+      "examples"
     )
   if seed < 0:
-    raise ValueError(f"seed={seed}: must not be negative")
+    raise ValueError(f"seed = {seed}: must not be negative")
   # One thread a few batches ahead hides the little work that a batch takes.
   ahead = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
   batches = grain.MapDataset.source(_TrainBatches(collate, shares, seed))

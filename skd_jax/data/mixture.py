@@ -40,11 +40,11 @@ def shares(
     ValueError: an argument is out of range.
   """
   if min(sizes) < 1:
-    raise ValueError(f"sizes={list(sizes)}: must be at least 1")
+    raise ValueError(f"sizes = {list(sizes)}: must be at least 1")
   if min(weights) <= 0:
-    raise ValueError(f"weights={list(weights)}: must be above 0")
+    raise ValueError(f"weights = {list(weights)}: must be above 0")
   if temperature <= 0:
-    raise ValueError(f"temperature={temperature}: must be above 0")
+    raise ValueError(f"temperature = {temperature}: must be above 0")
   # By the largest, in logarithms: a small T would overflow the powers.
   logs = np.log(np.asarray(sizes, float) * np.asarray(weights)) / temperature
   powers = np.exp(logs - logs.max())

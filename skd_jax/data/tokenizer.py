@@ -55,7 +55,7 @@ def train_bpe(
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   smallest = len(_SPECIAL_TOKENS) + len(alphabet)
   if vocab_size < smallest:
-    raise ValueError(f"vocab_size={vocab_size}: must be at least {smallest}")
+    raise ValueError(f"vocab_size = {vocab_size}: must be at least {smallest}")
   bpe = tokenizers.Tokenizer(models.BPE())
   bpe.normalizer = normalizers.NFC()
   bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -125,7 +125,7 @@ def _prompt_texts(
 ) -> list[str]:
   """The whole text before each response, template included."""
   if "{source}" not in prompt:
-    raise ValueError(f"prompt={prompt!r}: must contain {{source}}")
+    raise ValueError(f"prompt = {prompt!r}: must contain {{source}}")
   # Not str.format: a prompt may well hold other braces, JSON or LaTeX.
   texts = [prompt.replace("{source}", source) for source in sources]
   if tokenizer.chat_template is None or not texts:
@@ -315,7 +315,7 @@ def eos_ids(
     values = value if isinstance(value, list) else [value]
     if value is not None and not all(type(v) is int for v in values):
       raise ValueError(
-        f"{path}: eos_token_id={value!r}: must be an id or a list of ids"
+        f"{path}: eos_token_id = {value!r}: must be an id or a list of ids"
       )
     ids.update(v for v in values if v is not None)
   return tuple(sorted(ids))

@@ -54,7 +54,7 @@ class RopeConfig:
   def __post_init__(self) -> None:
     if self.rope_type not in ROPE_OPTIONS:
       raise ValueError(
-        f"rope_type={self.rope_type!r} is not supported; "
+        f"rope_type = {self.rope_type!r} is not supported; "
         f"use one of {', '.join(ROPE_OPTIONS)}"
       )
 
@@ -106,22 +106,22 @@ class ModelConfig:
       "head_dim",
     ):
       if getattr(self, name) < 1:
-        raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
-        f"num_heads={self.num_heads} must be a multiple of "
-        f"num_kv_heads={self.num_kv_heads}"
+        f"num_heads = {self.num_heads}: must be a multiple of "
+        f"num_kv_heads = {self.num_kv_heads}"
       )
     if self.head_dim % 2:
-      raise ValueError(f"head_dim={self.head_dim} must be even")
+      raise ValueError(f"head_dim = {self.head_dim}: must be even")
     if self.activation not in ACTIVATIONS:
       raise ValueError(
-        f"activation={self.activation!r} must be one of {ACTIVATIONS}"
+        f"activation = {self.activation!r}: must be one of {ACTIVATIONS}"
       )
     if self.layer_windows and len(self.layer_windows) != self.num_layers:
       raise ValueError(
         f"layer_windows has {len(self.layer_windows)} entries, "
-        f"but num_layers={self.num_layers}"
+        f"but num_layers = {self.num_layers}"
       )
 
   def window(self, layer: int) -> int | None:

@@ -161,7 +161,7 @@ def model_config_from_hf(hf_config: Mapping[str, Any]) -> ModelConfig:
   model_type = hf_config.get("model_type")
   if model_type not in _FAMILIES:
     raise ValueError(
-      f"model_type={model_type!r} is not supported; "
+      f"model_type = {model_type!r} is not supported; "
       f"use one of {', '.join(_FAMILIES)} or gemma3"
     )
   family = _FAMILIES[model_type]
@@ -209,7 +209,8 @@ def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:
   """
   if config.model_type not in _FAMILIES:
     raise ValueError(
-      f"model_type={config.model_type!r} must be one of {', '.join(_FAMILIES)}"
+      f"model_type = {config.model_type!r}: must be one of "
+      f"{', '.join(_FAMILIES)}"
     )
   family = _FAMILIES[config.model_type]
   activation = _HF_OF_ACTIVATION[config.activation]
@@ -254,7 +255,7 @@ def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:
   ]
   if changed:
     raise ValueError(
-      f"model_type={config.model_type!r} cannot express these fields: "
+      f"model_type = {config.model_type!r} cannot express these fields: "
       + ", ".join(f"{name}={getattr(config, name)!r}" for name in changed)
     )
   return hf
@@ -276,7 +277,7 @@ def _reject_unsupported(hf: Mapping[str, Any]) -> None:
       raise ValueError(f"{key}={hf[key]!r} is not supported")
   if (hf.get("partial_rotary_factor") or 1.0) != 1.0:
     raise ValueError(
-      f"partial_rotary_factor={hf['partial_rotary_factor']} is not supported"
+      f"partial_rotary_factor = {hf['partial_rotary_factor']} is not supported"
     )
 
 
@@ -288,7 +289,7 @@ def _activation_from_hf(hf: Mapping[str, Any], family: _Family) -> str:
     name = "gelu_pytorch_tanh"  # The first Gemma 1 files say gelu, mean tanh.
   if name not in _ACTIVATION_OF_HF:
     raise ValueError(
-      f"hidden_act={name!r} is not supported; "
+      f"hidden_act = {name!r} is not supported; "
       f"use one of {', '.join(_ACTIVATION_OF_HF)}"
     )
   return _ACTIVATION_OF_HF[name]
@@ -342,25 +343,26 @@ def _rope_from_hf(parameters: Mapping[str, Any], theta: float) -> RopeConfig:
   kind = parameters.get("rope_type", parameters.get("type", "default"))
   if kind not in ROPE_OPTIONS:
     raise ValueError(
-      f"rope_type={kind!r} is not supported; "
+      f"rope_type = {kind!r} is not supported; "
       f"use one of {', '.join(ROPE_OPTIONS)}"
     )
   given = {k: v for k, v in parameters.items() if v is not None}
   theta = given.get("rope_theta", theta)
   if given.get("partial_rotary_factor", 1.0) != 1.0:
     raise ValueError(
-      f"partial_rotary_factor={given['partial_rotary_factor']} is not supported"
+      f"partial_rotary_factor = {given['partial_rotary_factor']} is not "
+      "supported"
     )
   ignored = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
   unknown = sorted(set(given) - ignored - set(ROPE_OPTIONS[kind]))
   if unknown and kind != "default":
-    raise ValueError(f"rope_type={kind!r} with {unknown} is not supported")
+    raise ValueError(f"rope_type = {kind!r} with {unknown} is not supported")
   options = {k: given[k] for k in ROPE_OPTIONS[kind] if k in given}
   if kind != "default":
     needed = {"linear": ("factor",), "yarn": ROPE_OPTIONS["yarn"][:2]}
     for key in needed.get(kind, ROPE_OPTIONS[kind]):
       if key not in options:
-        raise ValueError(f"rope_type={kind!r} needs {key}")
+        raise ValueError(f"rope_type = {kind!r} needs {key}")
   return RopeConfig(rope_theta=theta, rope_type=kind, **options)
 
 

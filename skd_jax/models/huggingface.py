@@ -183,7 +183,7 @@ def _check_sources(
     if leaf.has_vocab_rows and vocab_size is not None:
       if found[1:] == wanted[1:] and vocab_size > found[0]:
         raise ValueError(
-          f"{folder}: vocab_size={vocab_size} is more than the {found[0]} "
+          f"{folder}: vocab_size = {vocab_size} is more than the {found[0]} "
           f"rows of {leaf.hf_name}"
         )
       wanted = (found[0], *wanted[1:])
@@ -265,7 +265,7 @@ def save(
   """
   kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
   if dtype not in kinds:
-    raise ValueError(f"dtype={dtype!r} must be one of {', '.join(kinds)}")
+    raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(kinds)}")
   _check_params(config, params)
   token_ids = {
     "bos_token_id": bos_token_id,
@@ -323,7 +323,7 @@ def _replaced(folder: str) -> Iterator[str]:
     files = os.listdir(folder)
     if files and "config.json" not in files:
       raise ValueError(
-        f"folder={folder!r} is not empty and no earlier export; "
+        f"folder = {folder!r} is not empty and no earlier export; "
         "choose another one"
       )
   parent, name = os.path.split(folder)

@@ -126,7 +126,7 @@ def plot_history(
   """Draws the learning curve and the replacement rate of a run.
 
   Args:
-    metrics_path: a metrics.jsonl, see metrics.py.
+    metrics_path: a metrics.jsonl, see metric_log.py.
     folder: where learning_curve.png and replacement_rate.png are written.
     scores: the validation scores that are drawn: NAME of validation_NAME.
 

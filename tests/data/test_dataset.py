@@ -51,7 +51,7 @@ def test_evaluation_keeps_examples_with_long_references(tokenizer):
 
 def test_long_prompt_in_evaluation_is_an_error(tokenizer):
   with pytest.raises(
-    ValueError, match=r"example 1: .* 12 tokens.*max_prompt_length=10"
+    ValueError, match=r"example 1: .* 12 tokens.*max_prompt_length = 10"
   ):
     tokenize(tokenizer, [(6, 5), (12, 5)], keep_long_references=True)
 

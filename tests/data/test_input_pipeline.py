@@ -178,12 +178,12 @@ def test_evaluation_sees_every_example_once_and_marks_padding(batch_size):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"batch_size": 41}, "batch_size=41: must be at most the 40 examples"),
-    ({"batch_size": 0}, "batch_size=0"),
-    ({"prompt_multiple": 0}, "prompt_multiple=0"),
-    ({"seed": -1}, "seed=-1"),
-    ({"process_count": 3}, "batch_size=8: must be a multiple of the 3"),
-    ({"process_index": 1}, "process_index=1"),
+    ({"batch_size": 41}, "batch_size = 41: must be at most the 40 examples"),
+    ({"batch_size": 0}, "batch_size = 0"),
+    ({"prompt_multiple": 0}, "prompt_multiple = 0"),
+    ({"seed": -1}, "seed = -1"),
+    ({"process_count": 3}, "batch_size = 8: must be a multiple of the 3"),
+    ({"process_index": 1}, "process_index = 1"),
   ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -29,7 +29,7 @@ def test_shares_follow_size_weight_and_temperature():
   [
     (([3, 0], [1, 1], 1.0), "sizes"),
     (([3, 1], [1, 0], 1.0), "weights"),
-    (([3, 1], [1, 1], 0.0), "temperature=0.0"),
+    (([3, 1], [1, 1], 0.0), "temperature = 0.0"),
   ],
 )
 def test_share_out_of_range_is_named(arguments, message):

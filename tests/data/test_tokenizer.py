@@ -103,7 +103,7 @@ def test_training_again_gives_the_same_files(folder, tmp_path):
 
 
 def test_vocabulary_without_room_for_bytes_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match=r"vocab_size=259.* at least 260"):
+  with pytest.raises(ValueError, match=r"vocab_size = 259.* at least 260"):
     tokenizer_lib.train_bpe(TEXTS, 259, tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_braces_are_data(tokenizer):
 
 
 def test_prompt_without_source_is_an_error(tokenizer):
-  with pytest.raises(ValueError, match=r"prompt='Translate' *: must contain"):
+  with pytest.raises(ValueError, match=r"prompt = 'Translate' *: must contain"):
     tokenizer_lib.encode_prompts(tokenizer, ["A"], "Translate")
 
 
@@ -249,7 +249,7 @@ def test_eos_ids_join_the_files_of_the_folder(tokenizer, tmp_path):
   (tmp_path / "config.json").write_text('{"eos_token_id": null}')
   assert tokenizer_lib.eos_ids(tokenizer, tmp_path) == (2, 7)
   (tmp_path / "config.json").write_text('{"eos_token_id": "</s>"}')
-  with pytest.raises(ValueError, match=r"config.json: eos_token_id='</s>'"):
+  with pytest.raises(ValueError, match=r"config.json: eos_token_id = '</s>'"):
     tokenizer_lib.eos_ids(tokenizer, tmp_path)
 
 

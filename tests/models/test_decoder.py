@@ -238,10 +238,10 @@ def test_rotation_keeps_relative_positions_only():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"num_kv_heads": 4}, "num_heads=6 must be a multiple"),
-    ({"head_dim": 7}, "head_dim=7 must be even"),
-    ({"vocab_size": 0}, "vocab_size=0 must be at least 1"),
-    ({"activation": "relu"}, "activation='relu' must be one of"),
+    ({"num_kv_heads": 4}, "num_heads = 6: must be a multiple"),
+    ({"head_dim": 7}, "head_dim = 7: must be even"),
+    ({"vocab_size": 0}, "vocab_size = 0: must be at least 1"),
+    ({"activation": "relu"}, "activation = 'relu': must be one of"),
     ({"layer_windows": (4,)}, "layer_windows has 1 entries"),
   ],
 )

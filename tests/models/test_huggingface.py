@@ -282,7 +282,7 @@ def test_padded_vocabulary_is_cut_to_the_first_rows(tmp_path):
   np.testing.assert_allclose(
     plain_logits(model, cut, tokens), whole[..., :50], atol=1e-6
   )
-  with pytest.raises(ValueError, match="vocab_size=62 is more than the 61"):
+  with pytest.raises(ValueError, match="vocab_size = 62 is more than the 61"):
     models.load_params(tmp_path / "m", LLAMA, vocab_size=62)
 
 
@@ -441,17 +441,17 @@ def test_config_survives_export(name):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"model_type": "mamba"}, "model_type='mamba' is not supported"),
+    ({"model_type": "mamba"}, "model_type = 'mamba' is not supported"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"num_local_experts": 8}, "num_local_experts=8"),
-    ({"hidden_act": "relu"}, "hidden_act='relu'"),
+    ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
     ({"hidden_size": None}, "hidden_size is missing"),
     (
       {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-      "rope_type='dynamic' is not supported",
+      "rope_type = 'dynamic' is not supported",
     ),
     ({"rope_scaling": {"rope_type": "linear"}}, "needs factor"),
-    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
   ],
 )
 def test_unsupported_config_is_named(change, message):
@@ -511,7 +511,7 @@ def test_weights_of_another_shape_are_not_exported(tmp_path):
     ValueError, match=r"params embedding has shape \(61, 24\)"
   ):
     models.save(tmp_path / "m", smaller, noisy_params(LLAMA))
-  with pytest.raises(ValueError, match="dtype='float64' must be one of"):
+  with pytest.raises(ValueError, match="dtype = 'float64': must be one of"):
     models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA), dtype="float64")
 
 

@@ -140,7 +140,7 @@ def load_split(split: str) -> list[structs.Example]:
     ValueError: if split is none of train, validation and test.
   """
   if split not in SPLITS:
-    raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    raise ValueError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
   rng = random.Random(f"arithmetic {split}")
   sources: set[str] = set()
   examples: list[structs.Example] = []

@@ -132,7 +132,7 @@ def test_fresh_generations_agree(splits):
 
 
 def test_unknown_split_is_an_error():
-  with pytest.raises(ValueError, match="split='dev' must be one of train"):
+  with pytest.raises(ValueError, match="split = 'dev': must be one of train"):
     arithmetic.load_split("dev")
 
 

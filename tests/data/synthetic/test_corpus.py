@@ -320,7 +320,7 @@ def test_spoken_times_differ_between_the_languages(hour, minute, expected):
 
 
 def test_minutes_off_the_dial_are_refused():
-  with pytest.raises(ValueError, match="minute=7"):
+  with pytest.raises(ValueError, match="minute = 7"):
     quantities.clock(3, 7)
 
 
@@ -354,5 +354,5 @@ def test_unknown_slot_is_refused():
 
 
 def test_empty_corpus_is_refused():
-  with pytest.raises(ValueError, match="num_pairs=0"):
+  with pytest.raises(ValueError, match="num_pairs = 0"):
     corpus.sentence_pairs(0)

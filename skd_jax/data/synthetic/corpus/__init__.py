@@ -41,7 +41,7 @@ def _generate(num_pairs: int, seed: int) -> tuple[tuple[str, str], ...]:
     targets.add(target)
     pairs.append(pair)
   else:
-    raise ValueError(f"num_pairs={num_pairs} is more than the grammar yields")
+    raise ValueError(f"num_pairs = {num_pairs} is more than the grammar yields")
   return tuple(pairs)
 
 
@@ -61,7 +61,7 @@ def sentence_pairs(
     ValueError: if num_pairs is below 1, or more than the grammar yields.
   """
   if num_pairs < 1:
-    raise ValueError(f"num_pairs={num_pairs} must be at least 1")
+    raise ValueError(f"num_pairs = {num_pairs}: must be at least 1")
   return [
     {"source": source, "target": target}
     for source, target in _generate(num_pairs, seed)
@@ -78,7 +78,7 @@ def load_split(split: str) -> list[structs.Example]:
     ValueError: if split is none of train, validation and test.
   """
   if split not in SPLITS:
-    raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+    raise ValueError(f"split = {split!r}: must be one of {', '.join(SPLITS)}")
   ranked = sorted(sentence_pairs(), key=_digest)
   bounds = {
     "test": slice(0, _HELD_OUT),

@@ -114,7 +114,7 @@ def clock(hour: int, minute: int) -> Pair:
     english = f"twenty-five {'past' if minute == 25 else 'to'} "
     return f"{near} {after}", english + (now_en if minute == 25 else after_en)
   if minute not in range(5, 60, 5):
-    raise ValueError(f"minute={minute} must be a multiple of 5 below 60")
+    raise ValueError(f"minute = {minute}: must be a multiple of 5 below 60")
   past = minute < 30
   step, step_en = spell(minute if past else 60 - minute)
   german = f"{step} nach {now}" if past else f"{step} vor {after}"
