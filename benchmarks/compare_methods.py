@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from benchmarks.quality import plots, significance, table
-from skd_jax import comparison, grids, messages
+from skd_jax import comparison, grids, messages, methods
 from skd_jax import main as main_lib
 from skd_jax import records as records_lib
 from skd_jax.parallel import compilation
@@ -110,13 +110,13 @@ def main(argv: Sequence[str]) -> None:
     default = workdir / (_GRID.value or "methods") / "runs.jsonl"
     path = pathlib.Path(flags.FLAGS.json or default)
     comparison.compare(
-      comparison.quick(config) if flags.FLAGS.quick else config,
+      methods.quick(config) if flags.FLAGS.quick else config,
       workdir,
       methods=_METHODS.value,
       grid=_GRID.value,
       seeds=_SEEDS.value,
       path=path,
-      command=main_lib.command_line("benchmarks.compare_methods"),
+      command=messages.command_line("benchmarks.compare_methods"),
     )
     print(f"\n{analyze(path, workdir, baselines)}\nWritten to {path.parent}")
 

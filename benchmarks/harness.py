@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import pathlib
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +13,7 @@ import jax
 import tabulate
 from absl import app, flags, logging
 
+from skd_jax import messages
 from skd_jax.reporting import files, provenance
 
 Row = dict[str, Any]
@@ -41,30 +41,6 @@ _JSON = flags.DEFINE_string(
   "Where to write the result. The default is a file in benchmarks/results, or "
   "in workdir/benchmarks with --quick.",
 )
-
-
-def command(name: str) -> str:
-  """Returns the command line of this run as anybody could type it.
-
-  Absolute paths keep only their last part, because the folders of this machine
-  exist nowhere else.
-
-  Args:
-    name: of the program, such as `speed.step_cost`.
-  """
-
-  def without_folder(argument: str) -> str:
-    flag, equals, value = argument.rpartition("=")
-    if value.startswith("/"):
-      value = pathlib.PurePath(value).name
-    return flag + equals + value
-
-  arguments = [
-    without_folder(argument)
-    for argument in sys.argv[1:]
-    if not argument.startswith("--json")
-  ]
-  return shlex.join(["python", "-m", f"benchmarks.{name}", *arguments])
 
 
 def time_once(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -128,12 +104,12 @@ def result_object(
     name: of the benchmark and of its table.
     rows: the measurements.
     device: what they were measured on.
-    program: as in `command`; by default the name.
+    program: the module below benchmarks; by default the name.
   """
   peers = {peer: installed(peer) or NOT_INSTALLED for peer in PEERS}
   return {
     "benchmark": name,
-    "command": command(program or name),
+    "command": messages.command_line(f"benchmarks.{program or name}"),
     "versions": provenance.versions() | peers,
     "device": device,
     "git": provenance.git_revision(),

@@ -35,9 +35,10 @@ def demo() -> ml_collections.ConfigDict:
 
   python -m skd_jax.main --config=configs/wmt.py
 
-  2 CPU cores, beside other work: 8 min 20 s (teacher 207 s, student start 34 s,
-  3 seeds of distillation 144 s, scores 44 s, the rest data and compilation). 500
-  held-out sentences, greedy; 22.4 % of the tokens were replaced:
+  2 CPU cores, beside other work: 8 min 20 s (teacher 207 s, student start
+  34 s, 3 seeds of distillation 144 s, scores 44 s, the rest data and
+  compilation). 500 held-out sentences, greedy; 22.4 % of the tokens were
+  replaced:
 
                          bleu          chrf
     teacher             52.26         65.08

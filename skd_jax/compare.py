@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
   from skd_jax import messages
 
   messages.show_all()
-  from skd_jax import comparison, records
+  from skd_jax import comparison, methods, records
   from skd_jax.parallel import compilation
 
   compilation.keep_compiled()
@@ -45,13 +45,13 @@ def main(argv: Sequence[str]) -> None:
   with main_lib.stop_in_one_line():
     main_lib.refuse_flags_of_one_run()
     found = comparison.compare(
-      comparison.quick(config) if _QUICK.value else config,
+      methods.quick(config) if _QUICK.value else config,
       flags.FLAGS.workdir,
       methods=_METHODS.value,
       grid=_GRID.value,
       seeds=_SEEDS.value,
       path=_JSON.value,
-      command=main_lib.command_line("skd_jax.compare"),
+      command=messages.command_line("skd_jax.compare"),
     )
     print(f"\n{records.summary(found)}")
 

@@ -1,8 +1,6 @@
 """Runs an experiment: python -m skd_jax.main --config=configs/wmt.py."""
 
 import contextlib
-import pathlib
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -63,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     train.train_and_evaluate(
       with_method(_CONFIG.value),
       _WORKDIR.value,
-      command=command_line("skd_jax.main"),
+      command=messages.command_line("skd_jax.main"),
     )
 
 
@@ -135,30 +133,6 @@ def refuse_flags_of_one_run() -> None:
         f"--{flag.name}={flag.value}: must not be given; a comparison runs in "
         "one process"
       )
-
-
-def command_line(module: str) -> str:
-  """Returns the command line that runs, as a stranger would type it.
-
-  Of an absolute path only the last part stays: folders of this machine mean
-  nothing elsewhere.
-
-  Args:
-    module: what `python -m` runs.
-  """
-
-  def without_folder(argument: str) -> str:
-    flag, equals, value = argument.rpartition("=")
-    if value.startswith("/"):
-      value = pathlib.PurePath(value).name
-    return flag + equals + value
-
-  arguments = [
-    without_folder(argument)
-    for argument in sys.argv[1:]
-    if not argument.startswith("--json")
-  ]
-  return shlex.join(["python", "-m", module, *arguments])
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -1,11 +1,14 @@
-"""What the command lines show: our messages, and warnings of other libraries.
+"""What the command lines show, and how they are recorded.
 
 The package logs through absl; a record is ours by the folder of its module.
+Our messages are shown, and of other libraries warnings alone.
 """
 
 import logging as stdlib_logging
 import os
 import pathlib
+import shlex
+import sys
 
 from absl import logging
 
@@ -39,3 +42,27 @@ def _hide_advice() -> None:
   Its models are not used here. To be called before transformers is imported.
   """
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def command_line(module: str) -> str:
+  """Returns the command line that runs, as a stranger would type it.
+
+  Of an absolute path only the last part stays: folders of this machine mean
+  nothing elsewhere.
+
+  Args:
+    module: what `python -m` runs.
+  """
+
+  def without_folder(argument: str) -> str:
+    flag, equals, value = argument.rpartition("=")
+    if value.startswith("/"):
+      value = pathlib.PurePath(value).name
+    return flag + equals + value
+
+  arguments = [
+    without_folder(argument)
+    for argument in sys.argv[1:]
+    if not argument.startswith("--json")
+  ]
+  return shlex.join(["python", "-m", module, *arguments])

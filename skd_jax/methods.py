@@ -123,6 +123,27 @@ def apply_method(
   return change(config, changes)
 
 
+def quick(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config at sizes that take about a minute in all."""
+  fit = {"num_steps": 20, "batch_size": 8, "num_microbatches": 1}
+  return change(
+    config,
+    {
+      "data.max_train_examples": 500,
+      "data.max_validation_examples": 8,
+      "data.max_test_examples": 16,
+      # One width each of prompts and responses: little to compile.
+      "data.length_multiple": config.data.max_prompt_length,
+      "rollout.batch_size": 0,
+      **{f"teacher.fit.{name}": value for name, value in fit.items()},
+      **{f"student.fit.{name}": value for name, value in fit.items()},
+      **{f"distill.{name}": value for name, value in fit.items()},
+      "distill.num_steps": 8,
+      "distill.evaluate_every_steps": 4,
+    },
+  )
+
+
 def change(
   config: ml_collections.ConfigDict, changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:

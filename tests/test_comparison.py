@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import skd_jax
-from skd_jax import comparison, config_checks, methods, records, train
+from skd_jax import config_checks, methods, records, train
 from tests import command_lines, tiny_run
 
 
@@ -253,7 +253,7 @@ def test_quick_config_is_valid():
   from configs import wmt
 
   for variant in ("demo", "multi30k_compare"):
-    config = comparison.quick(wmt.get_config(variant))
+    config = methods.quick(wmt.get_config(variant))
     config_checks.check_config(config)
 
 

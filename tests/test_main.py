@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import main, train
+from skd_jax import main, messages, train
 from skd_jax.parallel import compilation
 from skd_jax.training import draft_length, loop
 from tests import command_lines, tiny_run
@@ -391,7 +391,7 @@ def test_command_names_no_folder_of_this_machine(monkeypatch):
     "--config.data.prompt=a b",
   ]
   monkeypatch.setattr("sys.argv", ["/home/me/skd_jax/compare.py", *arguments])
-  assert main.command_line("skd_jax.compare") == (
+  assert messages.command_line("skd_jax.compare") == (
     "python -m skd_jax.compare --config=configs/wmt.py:demo --workdir=compare "
     "--methods=on_policy_kd,skd '--config.data.prompt=a b'"
   )

@@ -28,8 +28,7 @@ import jax
 from absl import flags
 
 from benchmarks import harness
-from skd_jax import comparison, grids, methods, train
-from skd_jax import main as main_lib
+from skd_jax import comparison, grids, messages, methods, train
 from skd_jax.decoding import sampling
 from skd_jax.parallel import compilation, sharding
 from skd_jax.training import generation
@@ -147,12 +146,12 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
       f"--methods={','.join(names)}: must be methods, with {_BASELINE!r}"
     )
   asked = comparison.open_comparison(
-    comparison.quick(config) if quick else config,
+    methods.quick(config) if quick else config,
     flags.FLAGS.workdir,
     methods=names,
     # The lines of a comparison itself stay as they are.
     path=pathlib.Path(flags.FLAGS.workdir) / "method_cost.jsonl",
-    command=main_lib.command_line("benchmarks.speed.method_cost"),
+    command=messages.command_line("benchmarks.speed.method_cost"),
   )
   with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
     prepared = comparison.prepare(asked, grids.Start())

@@ -139,25 +139,16 @@ def judge(
   num_draft_tokens = proposal.tokens.shape[1]
   num_logits = teacher_logits.shape[1]
   offsets = jnp.arange(num_logits)
-  judged = teacher_logits[:, :num_draft_tokens]
-  positions = length[:, None] + offsets[None, :num_draft_tokens]
-  accept = rule.accept_fn(
-    acceptance.VerificationInputs(
-      tokens=proposal.tokens,
-      teacher_logits=judged,
-      student_log_prob=proposal.log_prob,
-      teacher_log_probs=sampling_lib.warp(judged, teacher.sampling),
-      uniform=sampling_lib.draw_uniform(
-        row_keys, sampling_lib.ACCEPT_DRAW, positions
-      ),
-      draw_again=lambda: _draw_again(student, proposal, row_keys, positions),
-    ),
+  num_accepted = _count_accepted(
+    student,
+    teacher,
+    teacher_logits[:, :num_draft_tokens],
+    proposal,
+    row_keys,
+    length,
     threshold,
+    rule,
   )
-  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
-  # wrong prefix and is dropped, whatever the rule says of it.
-  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
-  num_accepted = jnp.sum(kept, axis=1)
   # Of a draft that is accepted as a whole with n = G, the draw at G - 1 is
   # made and not used.
   at = jnp.minimum(num_accepted, num_logits - 1)
@@ -186,6 +177,38 @@ def judge(
     draft_tokens=jnp.where(is_drafted, draft, tokens),
     teacher_hidden=None,
   )
+
+
+def _count_accepted(
+  student: Policy,
+  teacher: Policy,
+  teacher_logits: jax.Array,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  length: jax.Array,
+  threshold: jax.Array,
+  rule: acceptance.Rule,
+) -> jax.Array:
+  """Returns how many drafted tokens stay, int32 [B]; logits [B, G, V]."""
+  offsets = jnp.arange(proposal.tokens.shape[1])
+  positions = length[:, None] + offsets[None, :]
+  accept = rule.accept_fn(
+    acceptance.VerificationInputs(
+      tokens=proposal.tokens,
+      teacher_logits=teacher_logits,
+      student_log_prob=proposal.log_prob,
+      teacher_log_probs=sampling_lib.warp(teacher_logits, teacher.sampling),
+      uniform=sampling_lib.draw_uniform(
+        row_keys, sampling_lib.ACCEPT_DRAW, positions
+      ),
+      draw_again=lambda: _draw_again(student, proposal, row_keys, positions),
+    ),
+    threshold,
+  )
+  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
+  # wrong prefix and is dropped, whatever the rule says of it.
+  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
+  return jnp.sum(kept, axis=1)
 
 
 def _proposal_log_probs(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import harness
+from skd_jax import messages
 from skd_jax.reporting import provenance
 
 
@@ -64,10 +65,10 @@ def test_table_states_what_is_missing():
 def test_command_does_not_say_where_the_folders_lie(monkeypatch):
   arguments = ["x", "--quick", "--json=/a/b", "--teacher=/home/my own/gemma/"]
   monkeypatch.setattr(sys, "argv", [*arguments, "--workdir", "/tmp/run"])
-  command = harness.command("speed.step_cost")
+  command = messages.command_line("benchmarks.speed.step_cost")
   assert command == (
     "python -m benchmarks.speed.step_cost --quick --teacher=gemma --workdir run"
   )
   # What holds a space can be typed again.
   monkeypatch.setattr(sys, "argv", ["x", "--baselines=1, skd"])
-  assert harness.command("x").endswith(" '--baselines=1, skd'")
+  assert messages.command_line("benchmarks.x").endswith(" '--baselines=1, skd'")
