@@ -97,7 +97,14 @@ def test_shell_of_a_page_runs(page, text):
 
 @pytest.mark.parametrize(
   "module",
-  sorted({_MODULE.search(line)[1] for _, line in _commands()} - {_ANY}),
+  [
+    pytest.param(
+      module,
+      marks=pytest.mark.slow if module.startswith("benchmarks.") else (),
+    )
+    for module in sorted({_MODULE.search(line)[1] for _, line in _commands()})
+    if module != _ANY
+  ],
 )
 def test_documented_flags_of_a_module_exist(module):
   if module.startswith("benchmarks.tpu"):

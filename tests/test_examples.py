@@ -47,8 +47,9 @@ def test_text_is_generated_line_by_line_with_a_drafting_student(
   workdir = tiny_run.finish(tmp_path_factory)
   folders = [str(workdir / "teacher"), str(workdir / "export")]
   lines = "Der Hund sieht den Ball.\n\nDer Mann malt den Baum.\n"
-  alone = _run("generate_text.py", folders[0], lines=lines).split("\n")
-  assert len(alone) == 4  # Three answers, the empty line's is empty.
-  assert alone[0]
-  assert not alone[1]
-  assert _run("generate_text.py", *folders, lines=lines).split("\n") == alone
+  first, second, third, _ = _run(
+    "generate_text.py", *folders, lines=lines
+  ).split("\n")
+  assert first
+  assert not second  # The answer to the empty line.
+  assert third

@@ -437,7 +437,7 @@ def test_control_takes_its_rate_from_the_threshold():
 @pytest.mark.parametrize(
   ("method", "said"),
   [
-    ("random", "random (that of skd)"),
+    pytest.param("random", "random (that of skd)", marks=pytest.mark.slow),
     ("skdd", "method = 'skdd': must be one of ['sft', "),
   ],
 )
