@@ -266,7 +266,6 @@ def _main(*arguments, **options):
 def test_bad_command_line_is_one_clear_line(tmp_path):
   for argument, said in (
     ("--methods=skdd", "--methods has 'skdd': must be of sft"),
-    ("--grid=nope", "nope"),
     ("--method=skd", "--method=skd: must not be given; --methods names"),
     ("--num_processes=2", "--num_processes=2: must not be given"),
   ):

@@ -238,6 +238,7 @@ def test_interrupted_run_ends_as_an_undisturbed_one(
     assert _read(tmp_path / sample) == _read(workdir / sample)
 
 
+@pytest.mark.slow
 def test_draft_length_and_queue_change_the_speed_alone(
   workdir, config, tmp_path, monkeypatch
 ):

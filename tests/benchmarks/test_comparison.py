@@ -339,6 +339,7 @@ def config_of(finished, **changes):
   return methods.change(config, changes)
 
 
+@pytest.mark.slow
 def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
   names = ["on_policy_kd", "skd", "skd_k1", "random"]
   asked = comparison.open_comparison(

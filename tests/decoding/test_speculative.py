@@ -64,8 +64,17 @@ def as_lists(result):
   ]
 
 
-@pytest.mark.parametrize("batch_size", [None, 2])
-@pytest.mark.parametrize("num_draft_tokens", [1, 2, 5])
+@pytest.mark.parametrize(
+  ("num_draft_tokens", "batch_size"),
+  [
+    (2, None),
+    (5, 2),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in [(1, None), (5, None), (1, 2), (2, 2)]
+    ),
+  ],
+)
 def test_greedy_teacher_generates_what_it_generates_alone(
   num_draft_tokens, batch_size
 ):

@@ -54,6 +54,7 @@ def speed_rows(tiny):
     return rollout_speed.make_rows(tiny, SPEED)
 
 
+@pytest.mark.slow
 def test_rollout_speed_has_a_row_for_each_contestant(speed_rows):
   assert {row["what"] for row in speed_rows} == {
     "student",
@@ -71,12 +72,14 @@ def test_rollout_speed_has_a_row_for_each_contestant(speed_rows):
   )
 
 
+@pytest.mark.slow
 def test_absent_peer_is_stated_in_its_row(speed_rows):
   notes = {row["what"]: row.get("note") for row in speed_rows}
   assert notes["hf_teacher"] == notes["hf_assisted"] == "torch not installed"
   assert "torch not installed" in tables.pivot(speed_rows)
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_where_all_is_accepted(speed_rows):
   (row,) = (r for r in speed_rows if r["what"] == "skd_all_accepted")
   assert row["replacement_rate"] == 0
@@ -148,6 +151,7 @@ def test_replacement_rate_counts_emitted_tokens_alone():
   assert rollouts.replacement_rate(generated) == pytest.approx(1 / 5)
 
 
+@pytest.mark.slow
 def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
   monkeypatch.setattr(peers, "missing", lambda needed: "trl not installed")
   rows = {row["what"]: row for row in step_cost.make_rows(tiny, STEP)}
