@@ -24,6 +24,7 @@ __version__ = "0.2.0"
 if TYPE_CHECKING:
   from skd_jax.comparison import compare
   from skd_jax.config import default_config
+  from skd_jax.data.prompts import prompt_batch
   from skd_jax.data.tokenizer import load_tokenizer
   from skd_jax.decoding.acceptance import Rule
   from skd_jax.decoding.policy import Policy
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
   from skd_jax.methods import apply_method
   from skd_jax.models.loading import load_model, save_model
   from skd_jax.structs import Batch, LanguageModel, Rollout, TrainState
-  from skd_jax.text import generate, prompt_batch
+  from skd_jax.text import generate
   from skd_jax.train import train_and_evaluate
   from skd_jax.training.train_step import rollout_loss
 
@@ -71,7 +72,8 @@ _MODULES = {
   "losses.chunked": ("chunked_loss",),
   "models.loading": ("load_model", "save_model"),
   "data.tokenizer": ("load_tokenizer",),
-  "text": ("generate", "prompt_batch"),
+  "text": ("generate",),
+  "data.prompts": ("prompt_batch",),
   "training.train_step": ("rollout_loss",),
   "config": ("default_config",),
   "methods": ("apply_method",),

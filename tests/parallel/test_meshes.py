@@ -57,7 +57,7 @@ CASES = [
     id=f"{family}-{'x'.join(map(str, shape))}",
     marks=[]
     if (family == "llama" and shape in FEW)
-    or (family, shape) in (("gemma2", (1, 2, 4)), ("qwen3", (1, 2, 4)))
+    or (family, shape) == ("gemma2", (1, 2, 4))
     else [pytest.mark.slow],
   )
   for family in EVEN_FAMILIES

@@ -71,7 +71,7 @@ def test_what_the_decode_loop_may_not_gather_is_found():
   teacher, student = plan.teacher.config, plan.student.config
   vocab, width = student.vocab_size, student.hidden_size
   assert vocab == 2048
-  rows, slots = 16, 16 + 16 + plan.run.config.rollout.num_draft_tokens
+  rows, slots = 16, 16 + 16 + plan.config.rollout.num_draft_tokens
   cache = (rows, 1, slots, 16)
   assert teacher.num_kv_heads == 16
 
