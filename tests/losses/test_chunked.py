@@ -47,7 +47,14 @@ def by_chunks(token_loss, chunk_size, *arrays):
 # Blocks of 8 rows do not divide the 23 of the head.
 @pytest.mark.parametrize("head_block", [8, 1000])
 @pytest.mark.parametrize("weights", token_losses.WEIGHTS)
-@pytest.mark.parametrize("chunk_size", [1, 8, N, 1000])
+@pytest.mark.parametrize(
+  "chunk_size",
+  [
+    8,
+    1000,
+    *(pytest.param(size, marks=pytest.mark.slow) for size in (1, N)),
+  ],
+)
 def test_chunked_equals_plain(chunk_size, weights, head_block, monkeypatch):
   monkeypatch.setattr(chunked, "_HEAD_BLOCK", head_block)
   token_loss = token_losses.distillation_token_loss(FORWARD_KL, weights)
