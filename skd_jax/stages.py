@@ -159,8 +159,9 @@ def cached(
   Raises:
     ValueError: as check_fresh.
   """
-  check_fresh(workdir, {name: key})
   record = processes.on_first(_read, workdir, name)
+  if record is not None:
+    _check_same(workdir, name, record["cache_key"], key)
   if record is None or record["result"] is None:
     record = processes.on_first(_write, workdir, name, key, None)
     record = processes.on_first(_write, workdir, name, key, function())

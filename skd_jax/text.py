@@ -156,8 +156,7 @@ class TextGenerator:
       seconds = {n: _seconds(fn, batch) for n, fn in self._decode_fns.items()}
       self.speedup = seconds["plain"] / seconds["speculative"]
     rollout = jax.device_get(decode(batch))
-    stats = jax.device_get(rollout_stats.RolloutStats.of(rollout))
-    self.stats += rollout_stats.to_host(stats)
+    self.stats += rollout_stats.count(rollout)
     return rollout
 
   def _make_decode_fns(self) -> dict[str, DecodeFn]:

@@ -127,6 +127,12 @@ def _count(rollout: structs.Rollout) -> tuple[RolloutStats, jax.Array]:
   )
 
 
+def count(rollout: structs.Rollout) -> RolloutStats:
+  """Returns the counts of a rollout [B, T], on the host."""
+  small = dataclasses.replace(rollout, teacher_hidden=None)
+  return to_host(processes.to_host(_count(small))[0])
+
+
 def trim_and_count(
   rollout: structs.Rollout, multiple: int
 ) -> tuple[structs.Rollout, RolloutStats]:
