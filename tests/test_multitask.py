@@ -7,6 +7,8 @@ import pytest
 from skd_jax import experiment, train
 from tests import tiny_run
 
+pytestmark = pytest.mark.slow
+
 
 def write_sums(folder):
   """JSON lines of small sums: "2 + 3" -> "2 + 3 = 5 #### 5; that is all"."""

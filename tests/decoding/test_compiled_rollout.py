@@ -74,7 +74,9 @@ def copied_shapes(text):
   return shapes
 
 
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize(
+  "batch_size", [pytest.param(None, marks=pytest.mark.slow), 7]
+)
 def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size):
   text, weight_shapes = compiled_text(batch_size)
   num_slots = len(PROMPTS[0]) + T + G
@@ -85,7 +87,9 @@ def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size):
   assert not weight_shapes & copied
 
 
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize(
+  "batch_size", [pytest.param(None, marks=pytest.mark.slow), 7]
+)
 def test_the_loop_calls_nothing_on_the_host(batch_size):
   text, _ = compiled_text(batch_size)
   calls = set(re.findall(r'custom_call_target="([^"]+)"', text))

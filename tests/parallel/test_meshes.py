@@ -24,7 +24,7 @@ from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
-from skd_jax.training import generation, train_step
+from skd_jax.training import generation, probe, train_step
 from tests import tiny_run
 from tests.conftest import make_batch
 from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
@@ -56,8 +56,7 @@ CASES = [
     shape,
     id=f"{family}-{'x'.join(map(str, shape))}",
     marks=[]
-    if (family == "llama" and shape in FEW)
-    or (family, shape) == ("gemma2", (1, 2, 4))
+    if (family, shape) in (("llama", FEW[0]), ("gemma2", (1, 2, 4)))
     else [pytest.mark.slow],
   )
   for family in EVEN_FAMILIES
@@ -254,10 +253,14 @@ def test_mesh_generates_and_learns_what_one_device_does(family, shape):
 @pytest.mark.parametrize(
   "method",
   [
-    "imit_kd",
-    pytest.param("supervised_kd", marks=pytest.mark.slow),
-    pytest.param("on_policy_kd", marks=pytest.mark.slow),
-    pytest.param("seq_kd", marks=pytest.mark.slow),
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in (
+      "imit_kd",
+      "supervised_kd",
+      "on_policy_kd",
+      "seq_kd",
+      "teacher_kd",
+    )
   ],
 )
 def test_mesh_does_what_one_device_does_whoever_generates(method):
@@ -268,6 +271,7 @@ def test_mesh_does_what_one_device_does_whoever_generates(method):
     "on_policy_kd": {structs.STUDENT},
     "imit_kd": {structs.STUDENT, structs.REFERENCE},
     "supervised_kd": {structs.REFERENCE},
+    "teacher_kd": {structs.TEACHER},
     "seq_kd": {structs.TEACHER},
   }
   width = want.rollout.tokens.shape[1]
@@ -374,7 +378,9 @@ def in_loops(text: str, operation: str) -> set[tuple[int, ...]]:
   return shapes
 
 
-@pytest.mark.parametrize("shape", FEW)
+@pytest.mark.parametrize(
+  "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
+)
 def test_the_decode_loop_gathers_neither_weights_nor_caches(shape):
   text, _, weights, _ = compiled_texts(shape)
   gathered = in_loops(text, "all-gather")
@@ -433,3 +439,30 @@ def test_the_train_step_donates_its_state():
   assert header.count("may-alias") + header.count("must-alias") >= (
     3 * num_weights
   )
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+  "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
+)
+def test_probe_finds_on_a_mesh_what_it_finds_on_one_device(shape):
+  def find(shape):
+    mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+      pieces = make_pieces(mesh, EVEN_LLAMA, 24)
+      found = probe.probe_pair(
+        pieces.spec,
+        pieces.student,
+        pieces.teacher,
+        stopping.make_stop_table(V, (EOS,)),
+        pieces.batch,
+        sampling.row_keys(0, 0, pieces.batch.index),
+        mesh=mesh,
+        dtype=jnp.float32,
+      )
+    return dataclasses.asdict(found)
+
+  got, want = find(shape), find((1, 1, 1))
+  assert got.pop("rule") == want.pop("rule")
+  assert 0 < want["replaced"] < 1
+  assert got == pytest.approx(want, rel=1e-4)

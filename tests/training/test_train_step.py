@@ -232,6 +232,7 @@ def test_schedule_warms_up_and_decays(decay, expected):
     assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_masters_and_stays_close():
   student, teacher = params(0), params(1)
   half = models.create(CONFIG, dtype=jnp.bfloat16)
