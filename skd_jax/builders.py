@@ -4,6 +4,7 @@ Everything below takes plain arguments; config_checks.py calls these to check a
 config, train.py to run it.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -17,6 +18,12 @@ from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
 from skd_jax.training import generation, schedules, train_step
+
+# Of config.loss.corrections, beside the divergences.
+CORRECTIONS = {
+  "cross_entropy": token_losses.correction_cross_entropy,
+  "cross_entropy_top_1": token_losses.correction_cross_entropy_top_1,
+}
 
 
 def task_settings(
@@ -43,19 +50,45 @@ def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
 
 def threshold(config: ml_collections.ConfigDict) -> schedules.Schedule:
   """Returns the parameter of the acceptance rule over the run."""
-  return _schedule(config, "threshold")
+  return schedule(config, "threshold")
 
 
 def reference_share(config: ml_collections.ConfigDict) -> schedules.Schedule:
   """Returns the share of rows that are references, over the run."""
   if config.rollout.mode == "reference":
     return schedules.Schedule(1.0)
-  return _schedule(config, "reference_share")
+  return schedule(config, "reference_share")
 
 
-def _schedule(
+def first_tokens(config: ml_collections.ConfigDict) -> schedules.Schedule:
+  """Returns how many tokens of a response are learned, over the run."""
+  return schedule(config, "first_tokens")
+
+
+def rule(config: ml_collections.ConfigDict) -> acceptance.Rule:
+  """Returns the acceptance rule, what replaces, and its budget.
+
+  Raises:
+    ValueError: names the parameter, its value and what is allowed.
+  """
+  settings = config.rollout
+  return acceptance.Rule(
+    settings.accept,
+    settings.replace,
+    settings.threshold_decay,
+    settings.leg_length,
+    settings.max_interventions or None,
+  )
+
+
+def schedule(
   config: ml_collections.ConfigDict, field: str
 ) -> schedules.Schedule:
+  """Returns a field of config.rollout over the run.
+
+  Raises:
+    ValueError: the shape is unknown, or not possible between its ends.
+  """
   settings = config.rollout
   return schedules.Schedule(
     settings[field],
@@ -83,7 +116,7 @@ def generation_spec(
   return generation.GenerationSpec(
     mode=settings.mode,
     uses_teacher=config.loss.objective != "cross_entropy",
-    rule=acceptance.Rule(settings.accept, settings.replace),
+    rule=rule(config),
     threshold=threshold(config),
     reference_share=reference_share(config),
     student_sampling=sampling.Sampling(
@@ -95,6 +128,7 @@ def generation_spec(
     num_draft_tokens=num_draft_tokens,
     max_new_tokens=max_new_tokens,
     batch_size=settings.batch_size,
+    first_tokens=first_tokens(config),
   )
 
 
@@ -106,19 +140,30 @@ def token_loss(
   Raises:
     ValueError: names the parameter, its value and what is allowed.
   """
-  if config.loss.objective == "cross_entropy":
+  settings = config.loss
+  if settings.objective == "cross_entropy":
     return token_losses.supervised_token_loss
+  get_divergence = functools.partial(
+    divergence.get_divergence,
+    beta=settings.beta,
+    alpha=settings.alpha,
+    k=settings.k,
+    vocab_size=vocab_size,
+  )
+  corrections = CORRECTIONS.get(settings.corrections)
+  if corrections is None and settings.corrections:
+    of_corrections = get_divergence(settings.corrections, field="corrections")
+
+    def corrections(teacher, student, tokens):
+      del tokens
+      return of_corrections(teacher, student)
+
   return token_losses.distillation_token_loss(
-    divergence.get_divergence(
-      config.loss.divergence,
-      beta=config.loss.beta,
-      alpha=config.loss.alpha,
-      k=config.loss.k,
-      vocab_size=vocab_size,
-    ),
-    config.loss.weights,
-    verified_k=config.loss.verified_k,
-    unverified_weight=config.loss.unverified_weight,
+    get_divergence(settings.divergence),
+    settings.weights,
+    corrections=corrections,
+    verified_k=settings.verified_k,
+    unverified_weight=settings.unverified_weight,
   )
 
 

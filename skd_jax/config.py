@@ -88,7 +88,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.mesh.tensor = 1  # Shards all weights.
 
   config.data = ml_collections.ConfigDict()
-  # embedded (translation), arithmetic (word problems), parallel, jsonl, tfds
+  # embedded (translation), arithmetic (word problems), chains (of sums),
+  # parallel, jsonl, tfds
   config.data.kind = "embedded"
   config.data.dir = ""  # The folder of parallel, jsonl and tfds data.
   config.data.name = ""  # tfds: such as wmt16_translate/de-en
@@ -96,6 +97,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.target_language = "en"
   config.data.source_field = ""  # jsonl, tfds; empty: the language
   config.data.target_field = ""
+  config.data.num_steps = 5  # chains: H, the steps of a problem
+  config.data.min_steps = 0  # chains: H of the shortest; 0 is num_steps.
+  config.data.noise = 0.0  # chains: the share of training steps that are wrong
   config.data.train_split = "train"
   config.data.validation_split = "validation"
   config.data.test_split = "test"
@@ -109,7 +113,7 @@ def default_config() -> ml_collections.ConfigDict:
   # multiple of this: the fewer widths, the fewer compilations.
   config.data.length_multiple = 16
   config.data.stop_strings = ()  # Besides EOS; texts, of any tokenisation.
-  # Of answers, the main one first: bleu, chrf, rougeL, accuracy, comet.
+  # Of answers, the main one first: bleu, chrf, rougeL, accuracy, steps, comet.
   config.data.metrics = ("bleu", "chrf")
   config.data.weight = 1.0  # Of the task in a mixture of tasks.
 
@@ -134,16 +138,33 @@ def default_config() -> ml_collections.ConfigDict:
     num_heads=4,
     num_kv_heads=2,
   )
+  # The student starts as these layers of the teacher, such as (0, 2); empty:
+  # not. Its shape above is then not used.
+  config.student.layers_of_teacher = ()
 
   config.rollout = ml_collections.ConfigDict()
   # Who generates the responses: skd (the student, corrected by the teacher),
   # on_policy (the student), teacher (SeqKD), reference (supervised KD).
   config.rollout.mode = "skd"
   config.rollout.accept = "top_k"  # See decoding/acceptance.py.
-  config.rollout.threshold = 25.0  # top_k: K; others: a probability or rate.
-  # constant; or to threshold_end: linear, cosine, step.
+  # top_k: K; bridge: eps in nats; others: a probability, rate or divergence.
+  config.rollout.threshold = 25.0
+  # constant; or to threshold_end: linear, cosine, geometric, step. With top_k
+  # and V, top_p and 1, divergence and log 2, others and 0, the run ends
+  # on-policy.
   config.rollout.threshold_schedule = "constant"
   config.rollout.threshold_end = 25.0
+  # At token t of a response the threshold is exp(-threshold_decay * t) of that.
+  config.rollout.threshold_decay = 0.0
+  # N: from a token that it rejects on, the teacher writes so many itself.
+  config.rollout.leg_length = 1
+  # M: after so many rejections the student goes on alone; 0 is no limit.
+  config.rollout.max_interventions = 0
+  # Generate and learn the first so many tokens of a response; 0 is all. With a
+  # schedule, to first_tokens_end.
+  config.rollout.first_tokens = 0
+  config.rollout.first_tokens_schedule = "constant"
+  config.rollout.first_tokens_end = 0
   # The share of rows whose response is the data set's reference instead, drawn
   # for each row (ImitKD, GKD), with a schedule of its own.
   config.rollout.reference_share = 0.0
@@ -169,6 +190,10 @@ def default_config() -> ml_collections.ConfigDict:
   # forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
   # top_k_forward_kl; see skd_jax/losses/divergence.py.
   config.loss.divergence = "forward_kl"
+  # Of the tokens that the teacher wrote: a divergence, cross_entropy (on that
+  # token), cross_entropy_top_1 (on the teacher's most probable one). Empty: the
+  # divergence above.
+  config.loss.corrections = ""
   config.loss.beta = 0.5  # Of jsd.
   config.loss.alpha = 0.1  # Of skew_forward_kl and skew_reverse_kl.
   config.loss.k = 50  # Of top_k_forward_kl.

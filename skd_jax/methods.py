@@ -9,10 +9,13 @@ What no method says, such as lengths, steps and temperatures, is the same for
 all of them.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
+
+from skd_jax import config as config_lib
 
 # What methods differ in. A method that does not name a field has this value,
 # whatever the config said: two methods never differ by accident.
@@ -21,12 +24,36 @@ _COMMON: Mapping[str, Any] = {
   "rollout.accept": "top_k",
   "rollout.threshold": 25.0,
   "rollout.threshold_schedule": "constant",
+  "rollout.threshold_decay": 0.0,
+  "rollout.leg_length": 1,
+  "rollout.max_interventions": 0,
+  "rollout.first_tokens": 0,
+  "rollout.first_tokens_schedule": "constant",
   "rollout.replace": "sample",
   "rollout.reference_share": 0.0,
   "rollout.reference_share_schedule": "constant",
   "loss.objective": "divergence",
   "loss.divergence": "forward_kl",
+  "loss.corrections": "",
   "loss.weights": "uniform",
+}
+
+_PROB_FLOOR = {"rollout.accept": "prob_floor", "rollout.threshold": 0.5}
+_BRIDGE = {
+  "rollout.accept": "bridge",
+  "rollout.threshold": 0.1,
+  "rollout.replace": "residual",
+}
+_LEG = {
+  **_PROB_FLOOR,
+  "rollout.threshold": 0.1,
+  "rollout.leg_length": 4,
+  "rollout.max_interventions": 3,
+}
+# Over the run to no intervention.
+_TO_ZERO = {
+  "rollout.threshold_end": 0.0,
+  "rollout.threshold_schedule": "linear",
 }
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
@@ -35,6 +62,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
   # On what the teacher generates (arXiv 1606.07947), again at every step.
   "seq_kd": {"rollout.mode": "teacher", "loss.objective": "cross_entropy"},
   "supervised_kd": {"rollout.mode": "reference"},
+  # The same texts as seq_kd, but the teacher's distribution is learned: what
+  # one does without references.
+  "teacher_kd": {"rollout.mode": "teacher"},
   "on_policy_kd": {"rollout.mode": "on_policy"},
   # arXiv 2009.07253, with the half of the SKD paper.
   "imit_kd": {"rollout.mode": "on_policy", "rollout.reference_share": 0.5},
@@ -55,24 +85,68 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
   # The paper (arXiv 2410.11325).
   "skd": {},
   "skd_k1": {"rollout.threshold": 1.0},
-  # arXiv 2609.02401, constant and annealed.
-  "prob_floor": {"rollout.accept": "prob_floor", "rollout.threshold": 0.5},
+  # arXiv 2609.02401, constant and annealed; and annealed to on-policy.
+  "prob_floor": _PROB_FLOOR,
   "prob_floor_annealed": {
-    "rollout.accept": "prob_floor",
-    "rollout.threshold": 0.5,
+    **_PROB_FLOOR,
     "rollout.threshold_end": 0.25,
     "rollout.threshold_schedule": "linear",
   },
-  # IPD: exact samples of nine parts student and one part teacher.
+  "prob_floor_to_zero": {**_PROB_FLOOR, **_TO_ZERO},
+  # Exact samples of nine parts student and one part teacher.
   "mixture": {
     "rollout.accept": "mixture",
     "rollout.threshold": 0.1,
     "rollout.replace": "residual",
   },
+  # IPD (arXiv 2609.37170): the mixture, annealed; cross-entropy on corrections,
+  # reverse KL on the student's own tokens.
+  "ipd": {
+    "rollout.accept": "mixture",
+    "rollout.threshold": 0.5,
+    "rollout.threshold_end": 0.1,
+    "rollout.threshold_schedule": "linear",
+    "rollout.replace": "residual",
+    "loss.divergence": "reverse_kl",
+    "loss.corrections": "cross_entropy",
+  },
+  # TRB (arXiv 2605.31159): the geometric bridge within eps nats; eps is ours.
+  "bridge": _BRIDGE,
+  "bridge_to_zero": {**_BRIDGE, **_TO_ZERO},
+  # SAKI (arXiv 2609.36601): the same, and cross-entropy on the teacher's top 1.
+  "saki": {
+    **_BRIDGE,
+    **_TO_ZERO,
+    "loss.corrections": "cross_entropy_top_1",
+  },
+  # After Relay-OPD (arXiv 2607.26057): from a rejection on the teacher writes a
+  # few tokens, and not often. The numbers are ours.
+  "leg": _LEG,
+  "leg_to_zero": {**_LEG, **_TO_ZERO},
+  # SWITCH (arXiv 2410.19503): the teacher where the two diverge, the more
+  # readily the longer the response; the numbers are ours.
+  "switch": {
+    "rollout.accept": "divergence",
+    "rollout.threshold": 0.3,
+    "rollout.threshold_decay": 0.02,
+  },
+  "switch_to_on_policy": {
+    "rollout.accept": "divergence",
+    "rollout.threshold": 0.1,
+    "rollout.threshold_end": math.log(2),
+    "rollout.threshold_schedule": "linear",
+  },
+  # On-policy KD on the first tokens alone, ever more of them; after arXiv
+  # 2605.31490, the numbers are ours.
+  "first_tokens": {
+    "rollout.mode": "on_policy",
+    "rollout.first_tokens": 4,
+    "rollout.first_tokens_schedule": "linear",
+  },
   # The variant of the SKD paper; the mass is ours.
   "top_p": {"rollout.accept": "top_p", "rollout.threshold": 0.95},
   "skd_argmax": {"rollout.replace": "argmax"},
-  "replaced_ce": {"loss.weights": "replaced_ce"},
+  "replaced_ce": {"loss.corrections": "cross_entropy"},
   # After arXiv 2510.24021, on what the student generates.
   "selec_tkd": {"rollout.mode": "on_policy", "loss.weights": "verified"},
   "teacher_confidence": {"loss.weights": "teacher_confidence"},
@@ -120,6 +194,10 @@ def apply_method(
   if name in _AS_THE_TEACHER_DRAWS:
     for field in ("temperature", "top_p"):
       changes[f"rollout.student_{field}"] = config.rollout[f"teacher_{field}"]
+  if name == "first_tokens":
+    sections = config_lib.task_sections(config).values()
+    longest = max(section.max_new_tokens for section in sections)
+    changes["rollout.first_tokens_end"] = longest
   return change(config, changes)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from skd_jax import builders
+from skd_jax import builders, config_checks
 from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
 from skd_jax.losses import token_losses
@@ -16,7 +16,9 @@ from skd_jax.models import (
   LoadedModel,
   Placement,
   init_model,
+  load_config,
   load_model,
+  prune_layers,
   save_model,
 )
 from skd_jax.parallel import sharding
@@ -37,7 +39,11 @@ def prepare_model(
     (the model, the seconds that its training took). The teacher's weights are
     in the run's dtype and placed as sharding.FROZEN says, the student's in
     float32 and as TRAINED.
+
+  Raises:
+    ValueError: the student is to start as layers that the teacher has not.
   """
+  _check_layers_of_teacher(experiment.config)
   role = "teacher" if stage == "teacher" else "student"
   is_trained = role == "student"
   path = experiment.config[role].path
@@ -88,17 +94,7 @@ def _fine_tune(
 ) -> tuple[LoadedModel, dict[str, Any]]:
   """Trains a model on the references by cross-entropy (SFT)."""
   config, shape = experiment.config, experiment.config[role]
-  if shape.init_path:
-    model = read_model(experiment, role, shape.init_path, is_trained=True)
-  else:
-    tasks = experiment.tasks
-    model = init_model(
-      builders.model_shape(shape, tasks.vocab_size, tasks.max_length),
-      seed=config.seed + (role == "student"),
-      dtype=experiment.dtype,
-      placement=Placement(experiment.mesh, sharding.TRAINED),
-      remat=shape.remat,
-    )
+  model = _untrained(experiment, role)
   train = builders.train_fns(
     config,
     f"{role}.fit",
@@ -122,6 +118,34 @@ def _fine_tune(
     sft.fine_tune(training, train)
   model = dataclasses.replace(model, params=training.state.params)
   return model, training.totals.to_plain()
+
+
+def _untrained(experiment: Experiment, role: str) -> LoadedModel:
+  """Reads or initializes what the training of a model starts from."""
+  config, shape = experiment.config, experiment.config[role]
+  if shape.init_path:
+    return read_model(experiment, role, shape.init_path, is_trained=True)
+  if role == "student" and shape.layers_of_teacher:
+    folder = config.teacher.path or experiment.workdir / "teacher"
+    teacher = read_model(experiment, role, folder, is_trained=True)
+    return prune_layers(teacher, shape.layers_of_teacher, remat=shape.remat)
+  tasks = experiment.tasks
+  return init_model(
+    builders.model_shape(shape, tasks.vocab_size, tasks.max_length),
+    seed=config.seed + (role == "student"),
+    dtype=experiment.dtype,
+    placement=Placement(experiment.mesh, sharding.TRAINED),
+    remat=shape.remat,
+  )
+
+
+def _check_layers_of_teacher(config: ml_collections.ConfigDict) -> None:
+  """Checks them against the folder of the teacher, before it is trained."""
+  folder = config.teacher.path or config.teacher.init_path
+  if folder and config.student.layers_of_teacher:
+    config_checks.check_layers_of_teacher(
+      config, load_config(folder).num_layers
+    )
 
 
 def validation_callbacks(

@@ -33,6 +33,10 @@ _WITHOUT_EFFECT = (
   ".checkpoint",
 )
 
+# What no other stage depends on: with other settings it is made again, as its
+# verdict must not forbid the change that it asks for.
+_INFORMATION = ("probe",)
+
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
 
@@ -73,6 +77,8 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   shared = tasks | settings(config, "seed", "dtype")
   teacher = shared | settings(config, "teacher")
   student = shared | settings(config, "student")
+  if config.student.layers_of_teacher:
+    student |= teacher
   distill = teacher | student | settings(config, "rollout", "loss", "distill")
   scores = _scores_key(config)
   keys = {
@@ -80,6 +86,7 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
     "teacher": teacher,
     "student_init": student,
     "draft_length": distill,
+    "probe": distill,
     "evaluate_teacher": teacher | scores,
     "evaluate_student_init": teacher | student | scores,
   }
@@ -134,9 +141,7 @@ def check_fresh(workdir: pathlib.Path, keys: Mapping[str, CacheKey]) -> None:
       version; the message names them and the ways out.
   """
   for name, key in keys.items():
-    record = processes.on_first(_read, workdir, name)
-    if record is not None:
-      _check_same(workdir, name, record["cache_key"], key)
+    _kept(workdir, name, key)
 
 
 def cached(
@@ -159,13 +164,24 @@ def cached(
   Raises:
     ValueError: as check_fresh.
   """
-  record = processes.on_first(_read, workdir, name)
-  if record is not None:
-    _check_same(workdir, name, record["cache_key"], key)
+  record = _kept(workdir, name, key)
   if record is None or record["result"] is None:
     record = processes.on_first(_write, workdir, name, key, None)
     record = processes.on_first(_write, workdir, name, key, function())
   return record["result"]
+
+
+def _kept(
+  workdir: pathlib.Path, name: str, key: CacheKey
+) -> dict[str, Any] | None:
+  """Returns the record of a stage, if there is one, and refuses a stale one."""
+  record = processes.on_first(_read, workdir, name)
+  if record is None or record["cache_key"] == key:
+    return record
+  if name in _INFORMATION:
+    return None
+  _check_same(workdir, name, record["cache_key"], key)
+  return record
 
 
 def _path(workdir: pathlib.Path, name: str) -> pathlib.Path:

@@ -102,6 +102,14 @@ class Rollout:
 
 
 @struct.dataclass
+class Interventions:
+  """How much of a budget each response has used; see decoding/legs.py."""
+
+  count: jax.Array  # int32 [B], rejections so far
+  leg_left: jax.Array  # int32 [B], tokens that the teacher is still to write
+
+
+@struct.dataclass
 class DecodeState:
   """The loop state: B slots that decode, and the responses of Q rows.
 
@@ -125,6 +133,7 @@ class DecodeState:
   stop_state: jax.Array  # int32 [B], of the stop automaton
   done: jax.Array  # bool [B]
   num_rounds: jax.Array  # int32 [B]
+  interventions: Interventions  # [B]
   # Of the rows.
   rollout: Rollout
 
@@ -147,6 +156,8 @@ class Verdict:
   source: jax.Array  # int8 [B, G]
   draft_tokens: jax.Array  # int32 [B, G]
   teacher_hidden: jax.Array | None  # [B, G, D_teacher]
+  # After the round; None where nothing limits them.
+  interventions: Interventions | None = None
 
 
 @struct.dataclass

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from scipy import optimize
 
 from skd_jax.decoding import sampling
 
@@ -46,12 +47,41 @@ def uniform(row_key, role, position):
   return float(jax.random.uniform(key))
 
 
-def accepts(rule, token, teacher_logits, p, q, u, threshold, second=None):
+def kl(a, b):
+  """KL(a || b) in nats, where b may be zero only where a is."""
+  where = a > 0
+  return float(np.sum(a[where] * (np.log(a[where]) - np.log(b[where]))))
+
+
+def bridge(p, q, eps):
+  """p^(1 - beta) q^beta / Z with the largest beta whose KL to p is eps."""
+
+  def at(beta):
+    b = np.where(p > 0, np.where(p > 0, p, 1) ** (1 - beta) * q**beta, 0)
+    return b / b.sum()
+
+  if kl(at(1.0), p) <= eps:
+    return at(1.0)
+  if eps == 0:
+    return p
+  return at(optimize.brentq(lambda beta: kl(at(beta), p) - eps, 0, 1))
+
+
+def target_distribution(accept, teacher_logits, p, q, threshold, how):
+  """What the residual of a rule is of; `how` the teacher draws."""
+  if accept != "bridge":
+    return q
+  tempered = np.asarray(teacher_logits, np.float64) / how.temperature
+  return bridge(p, softmax(tempered), threshold)
+
+
+def accepts(rule, token, p, q, u, threshold, logits, how, second):
   """One acceptance decision; p and q are the two sampling distributions.
 
+  `logits` are the student's and the teacher's, `how` the teacher draws, and
   `second` is another draw from p, which released_top_k checks instead.
   """
-  raw = softmax(teacher_logits)
+  student, raw = map(softmax, logits)
   if rule == "released_top_k":
     rank = sorted(q, reverse=True).index(q[second])
     return q[second] > 0 and rank < threshold
@@ -65,16 +95,23 @@ def accepts(rule, token, teacher_logits, p, q, u, threshold, second=None):
     return u < min(1, 1 - threshold + threshold * q[token] / p[token])
   if rule == "lossless":
     return u < min(1, q[token] / p[token])
+  if rule == "bridge":
+    b = target_distribution(rule, logits[1], p, q, threshold, how)
+    return u < min(1, b[token] / p[token])
+  if rule == "divergence":
+    middle = (student + raw) / 2
+    return (kl(student, middle) + kl(raw, middle)) / 2 <= threshold
   return {"always": True, "never": False, "random": u >= threshold}[rule]
 
 
-def replacement_distribution(replace, teacher_logits, p, q):
+def replacement_distribution(replace, teacher_logits, p, q, target=None):
   if replace == "sample":
     return q
   if replace == "argmax":
     return np.eye(len(q))[np.argmax(teacher_logits)]
-  residual = np.maximum(q - p, 0)
-  return residual / residual.sum() if residual.sum() > 0 else q
+  target = q if target is None else target
+  residual = np.maximum(target - p, 0)
+  return residual / residual.sum() if residual.sum() > 0 else target
 
 
 def next_token(
@@ -86,6 +123,8 @@ def next_token(
   accept,
   replace,
   threshold,
+  threshold_decay=0.0,
+  author=None,
   student_sampling=sampling.Sampling(),
   teacher_sampling=sampling.Sampling(),
 ):
@@ -96,18 +135,30 @@ def next_token(
     teacher_logits: [V].
     row_key: of the row.
     position: of the token in the response.
+    author: "student" or "teacher", where no rule decides.
 
   Returns:
     (token, source, draft); source 0 is the student, 1 the teacher.
   """
   p = sampling_distribution(student_logits, student_sampling)
   q = sampling_distribution(teacher_logits, teacher_sampling)
+  threshold = threshold * np.exp(-threshold_decay * position)
   draft = draw(p, uniform(row_key, sampling.STUDENT_DRAW, position))
   u = uniform(row_key, sampling.ACCEPT_DRAW, position)
   second = draw(p, uniform(row_key, sampling.SECOND_DRAW, position))
-  if accepts(accept, draft, teacher_logits, p, q, u, threshold, second):
+  logits = student_logits, teacher_logits
+  if author == "teacher":
+    is_argmax = replace == "argmax"
+    instead = np.eye(len(q))[np.argmax(teacher_logits)] if is_argmax else q
+  elif author == "student" or accepts(
+    accept, draft, p, q, u, threshold, logits, teacher_sampling, second
+  ):
     return draft, 0, draft
-  instead = replacement_distribution(replace, teacher_logits, p, q)
+  else:
+    target = target_distribution(
+      accept, teacher_logits, p, q, threshold, teacher_sampling
+    )
+    instead = replacement_distribution(replace, teacher_logits, p, q, target)
   token = draw(instead, uniform(row_key, sampling.TEACHER_DRAW, position))
   return token, 1, draft
 
@@ -120,6 +171,8 @@ def skd(
   *,
   eos_id,
   max_new_tokens,
+  leg_length=1,
+  max_interventions=np.inf,
   **how,
 ):
   """A response, token by token (the definition of the method).
@@ -131,6 +184,8 @@ def skd(
     row_key: of the row.
     eos_id: ends the response.
     max_new_tokens: the most tokens.
+    leg_length: N, tokens that the teacher writes from a rejection on.
+    max_interventions: M, after which the student goes on alone.
     **how: of next_token.
 
   Returns:
@@ -138,16 +193,25 @@ def skd(
   """
   emitted = []
   sequence = list(prompt)
+  leg_left, interventions = 0, 0
   for position in range(max_new_tokens):
+    author = "teacher" if leg_left else None
+    if not author and interventions >= max_interventions:
+      author = "student"
     emitted.append(
       next_token(
         student_logits(sequence),
         teacher_logits(sequence),
         row_key,
         position,
+        author=author,
         **how,
       )
     )
+    if author == "teacher":
+      leg_left -= 1
+    elif emitted[-1][1]:
+      leg_left, interventions = leg_length - 1, interventions + 1
     sequence.append(emitted[-1][0])
     if sequence[-1] == eos_id:
       break
@@ -228,9 +292,6 @@ def tokens_until_stop(token_bytes, tokens, eos_ids, stop_strings):
 def divergence(name, teacher_logits, student_logits, beta=0.5, alpha=0.1, k=2):
   """Divergences of two rows of logits, in float64."""
   p, q = softmax(teacher_logits), softmax(student_logits)
-
-  def kl(a, b):
-    return float(np.sum(np.where(a > 0, a * (np.log(a) - np.log(b)), 0)))
 
   if name == "top_k_forward_kl":
     top = np.argsort(-p, kind="stable")[:k]

@@ -131,6 +131,12 @@ _BAD = [
   ({"data.max_new_tokens": 0}, "data.max_new_tokens = 0", "1 or above"),
   ({"data.max_prompt_length": -1}, "data.max_prompt_length = -1", "1 or"),
   ({"data.length_multiple": 0}, "data.length_multiple = 0", "1 or above"),
+  ({"data.num_steps": 0}, "data.num_steps = 0", "[1, 64]"),
+  ({"data.num_steps": 65}, "data.num_steps = 65", "[1, 64]"),
+  ({"data.min_steps": 6}, "data.min_steps = 6", "[0, 5]"),
+  ({"data.min_steps": -1}, "data.min_steps = -1", "[0, 5]"),
+  ({"data.noise": 1.5}, "data.noise = 1.5", "[0, 1]"),
+  ({"tasks": {"a": {"noise": -0.5}}}, "tasks.a.noise = -0.5", "[0, 1]"),
   ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
   ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
   (
@@ -245,14 +251,75 @@ _BAD = [
     "'skd'",
   ),
   (
-    {"rollout.mode": "on_policy", "loss.weights": "replaced_ce"},
-    "loss.weights = 'replaced_ce' with rollout.mode = 'on_policy'",
+    {"rollout.mode": "on_policy", "loss.corrections": "cross_entropy"},
+    "loss.corrections = 'cross_entropy' with rollout.mode = 'on_policy'",
     "'skd'",
   ),
   (
-    {"rollout.accept": "always", "loss.weights": "replaced_ce"},
-    "loss.weights = 'replaced_ce' with rollout.accept = 'always'",
-    "rollout.accept",
+    {"rollout.accept": "always", "loss.corrections": "cross_entropy"},
+    "loss.corrections = 'cross_entropy' with rollout.mode = 'skd' and "
+    "rollout.accept = 'always'",
+    "another accept",
+  ),
+  (
+    {"loss.objective": "cross_entropy", "loss.corrections": "reverse_kl"},
+    "loss.corrections = 'reverse_kl' with loss.objective = 'cross_entropy'",
+    "must be empty",
+  ),
+  ({"loss.corrections": "cross"}, "loss.corrections = 'cross'", "reverse_kl"),
+  ({"rollout.leg_length": 0}, "rollout.leg_length = 0", "1 or above"),
+  (
+    {"rollout.max_interventions": -1},
+    "rollout.max_interventions = -1",
+    "0 or above",
+  ),
+  (
+    {"rollout.threshold_decay": -0.5},
+    "rollout.threshold_decay = -0.5",
+    "0 or above",
+  ),
+  (
+    {"rollout.mode": "on_policy", "rollout.leg_length": 4},
+    "rollout.leg_length = 4 with rollout.mode = 'on_policy'",
+    "'skd'",
+  ),
+  (
+    {
+      "rollout.accept": "bridge",
+      "rollout.replace": "residual",
+      "rollout.threshold": -0.1,
+    },
+    "rollout.threshold = -0.1 with rollout.accept = 'bridge'",
+    "must be 0 or above",
+  ),
+  (
+    {
+      "rollout.accept": "bridge",
+      "rollout.replace": "residual",
+      "rollout.teacher_temperature": 0.0,
+    },
+    "rollout.teacher_temperature = 0 with rollout.accept = 'bridge'",
+    "above 0",
+  ),
+  (
+    {
+      "rollout.accept": "prob_floor",
+      "rollout.threshold": 0.5,
+      "rollout.threshold_end": 0.0,
+      "rollout.threshold_schedule": "geometric",
+    },
+    "rollout.threshold_schedule = 'geometric' from 0.5 to 0.0",
+    "above 0",
+  ),
+  (
+    {"rollout.first_tokens": 99},
+    "rollout.first_tokens = 99",
+    "data.max_new_tokens = 64",
+  ),
+  (
+    {"rollout.first_tokens_schedule": "linear"},
+    "rollout.first_tokens = 0 with rollout.first_tokens_schedule = 'linear'",
+    "[1, ",
   ),
   (
     {"rollout.accept": "never", "loss.weights": "accepted_only"},
@@ -305,6 +372,36 @@ _BAD = [
   (
     {"student.path": "A", "student.init_path": "B"},
     "student.init_path = 'B' with student.path = 'A'",
+    "must be empty",
+  ),
+  (
+    {"student.layers_of_teacher": (0, 3)},
+    "student.layers_of_teacher = (0, 3)",
+    "increasing layer numbers in [0, 2]",
+  ),
+  (
+    {"student.layers_of_teacher": (1, 0), "teacher.path": "A"},
+    "student.layers_of_teacher = (1, 0)",
+    "increasing layer numbers",
+  ),
+  (
+    {"student.layers_of_teacher": ("a",), "teacher.init_path": "A"},
+    "student.layers_of_teacher = ('a',)",
+    "increasing layer numbers",
+  ),
+  (
+    {"student.layers_of_teacher": (0,), "student.path": "A"},
+    "student.layers_of_teacher = (0,) with student.path = 'A'",
+    "must be empty",
+  ),
+  (
+    {"student.layers_of_teacher": (0,), "student.init_path": "A"},
+    "student.layers_of_teacher = (0,) with student.init_path = 'A'",
+    "must be empty",
+  ),
+  (
+    {"student.layers_of_teacher": (0,), "student.checkpoint": "A"},
+    "student.layers_of_teacher = (0,) with student.checkpoint = 'A'",
     "must be empty",
   ),
 ]

@@ -1,5 +1,6 @@
 """Stages: taken when they are finished, refused when they are stale."""
 
+import functools
 import json
 
 import pytest
@@ -109,6 +110,17 @@ def test_added_and_removed_settings_are_stale(tmp_path):
   assert "data.kind was 'embedded' and is None" in message
 
 
+def test_stage_that_only_informs_is_made_again(tmp_path):
+  changed = _KEY | {"distill.num_steps": 20}
+  for key, verdict in ((_KEY, "too weak"), (changed, "fits")):
+    stages.check_fresh(tmp_path, {"probe": key})
+    found = stages.cached(
+      tmp_path, "probe", key, functools.partial(dict, verdict=verdict)
+    )
+    assert found == {"verdict": verdict}
+    assert take(tmp_path, key, "probe") == found
+
+
 def test_many_changes_are_counted(tmp_path):
   key = {f"field_{n}": 0 for n in range(8)}
   stages.cached(tmp_path, "teacher", key, lambda: _RESULT)
@@ -167,7 +179,7 @@ def changed_stages(config, change):
 def test_stage_depends_on_what_comes_before_it():
   config = config_lib.default_config()
   config.seeds = (0, 1)
-  distill = {"draft_length", "distill_seed_0", "distill_seed_1"}
+  distill = {"draft_length", "probe", "distill_seed_0", "distill_seed_1"}
   scores = {"evaluate_distill_seed_0", "evaluate_distill_seed_1"}
 
   def change(field, value):

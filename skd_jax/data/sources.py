@@ -8,7 +8,7 @@ from typing import Any
 
 from skd_jax.structs import Example
 
-_KINDS = ("arithmetic", "embedded", "jsonl", "parallel", "tfds")
+_KINDS = ("arithmetic", "chains", "embedded", "jsonl", "parallel", "tfds")
 
 Located = tuple[str, str, str]  # Where an example stands, source, target.
 
@@ -103,20 +103,21 @@ def _read_tfds(
     yield (where, pair[0], pair[1])
 
 
-def _read_embedded(kind: str, split: str) -> Iterator[Located]:
+def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
   # Imported late: the lexicon takes a while, and most runs have other data.
-  from skd_jax.data.synthetic import arithmetic, corpus
+  from skd_jax.data.synthetic import arithmetic, chains, corpus
 
   load_split = {
     "arithmetic": arithmetic.load_split,
+    "chains": chains.load_split,
     "embedded": corpus.load_split,
   }[kind]
-  for number, example in enumerate(load_split(split)):
+  for number, example in enumerate(load_split(split, **settings)):
     where = f"{kind}, split {split}, example {number}"
     yield (where, example["source"], example["target"])
 
 
-def _required(kind: str, **fields: str | None) -> list[str]:
+def _required(kind: str, **fields: Any) -> list[Any]:
   """The values of the fields, which this kind of data cannot do without."""
   for field, value in fields.items():
     if not value:
@@ -136,6 +137,8 @@ def load_examples(
   source_field: str | None = None,
   target_field: str | None = None,
   name: str | None = None,
+  num_steps: int | tuple[int, int] | None = None,
+  noise: float = 0.0,
   max_examples: int | None = None,
 ) -> list[Example]:
   """Reads one split of a data set.
@@ -145,6 +148,8 @@ def load_examples(
       "embedded": the German-English corpus inside this package; needs nothing
         else.
       "arithmetic": the word problems inside this package; needs nothing else.
+      "chains": arithmetic of `num_steps` steps, or of (least, most), inside
+        this package; a share `noise` of the training steps is wrong.
       "parallel": `dir`/SPLIT.LANGUAGE for both languages, one sentence per
         line, plain or .gz (the plain file if both exist).
       "jsonl": `dir`/SPLIT.jsonl, plain or .gz, with text in `source_field`
@@ -160,6 +165,8 @@ def load_examples(
     source_field: See `kind`.
     target_field: See `kind`.
     name: See `kind`.
+    num_steps: See `kind`.
+    noise: See `kind`.
     max_examples: Keep the first so many only; None keeps all.
 
   Returns:
@@ -172,6 +179,9 @@ def load_examples(
   """
   if kind in ("embedded", "arithmetic"):
     located = _read_embedded(kind, split)
+  elif kind == "chains":
+    (num_steps,) = _required(kind, num_steps=num_steps)
+    located = _read_embedded(kind, split, num_steps=num_steps, noise=noise)
   elif kind == "parallel":
     located = _read_parallel(
       *_required(kind, dir=dir, split=split),

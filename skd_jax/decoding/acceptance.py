@@ -11,6 +11,7 @@ otherwise.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from skd_jax.decoding import sampling
+from skd_jax.decoding import bridge, sampling
 
 
 @struct.dataclass
@@ -30,12 +31,32 @@ class VerificationInputs:
   student_log_prob: jax.Array  # float32 [B, G], as drawn (warped)
   teacher_log_probs: jax.Array  # float32 [B, G, V], as it would draw (warped)
   uniform: jax.Array  # float32 [B, G], for the randomised rules
-  # () -> int32 [B, G]: the student's tokens, drawn once more. A function, as
-  # one rule alone needs them, and they cost the student's distribution at every
-  # drafted position.
+  # () -> float32 [B, G, V]: the student's raw logits. A function, as few rules
+  # need them, and they cost the student's head at every drafted position.
+  student_logits: Callable[[], jax.Array] | None = struct.field(
+    pytree_node=False, default=None
+  )
+  # () -> int32 [B, G]: the student's tokens, drawn once more.
   draw_again: Callable[[], jax.Array] | None = struct.field(
     pytree_node=False, default=None
   )
+  # How both draw.
+  student_sampling: sampling.Sampling = struct.field(
+    pytree_node=False, default=sampling.Sampling()
+  )
+  teacher_sampling: sampling.Sampling = struct.field(
+    pytree_node=False, default=sampling.Sampling()
+  )
+
+  def own_student_logits(self, rule: str) -> jax.Array:
+    """Returns the student's raw logits, float32 [B, G, V].
+
+    Raises:
+      ValueError: they were not given; names the rule.
+    """
+    if self.student_logits is None:
+      raise ValueError(f"accept = {rule!r} needs student_logits")
+    return self.student_logits()
 
 
 class AcceptFn(Protocol):
@@ -44,7 +65,21 @@ class AcceptFn(Protocol):
   def __call__(
     self, inputs: VerificationInputs, threshold: jax.Array
   ) -> jax.Array:
-    """Returns bool [B, G]; threshold is float32 []."""
+    """Returns bool [B, G]; threshold is float32 [] or [B, G]."""
+    ...
+
+
+class TargetFn(Protocol):
+  """The distribution that a token follows under an exact rule."""
+
+  def __call__(
+    self,
+    student_log_probs: jax.Array,
+    teacher_logits: jax.Array,
+    teacher_sampling: sampling.Sampling,
+    threshold: jax.Array,
+  ) -> jax.Array:
+    """Maps float32 [..., V] and a threshold [...] to log-probs [..., V]."""
     ...
 
 
@@ -125,6 +160,58 @@ def accept_lossless(
   return accept_mixture(inputs, jnp.ones_like(threshold))
 
 
+def bridge_target(
+  student_log_probs: jax.Array,
+  teacher_logits: jax.Array,
+  teacher_sampling: sampling.Sampling,
+  threshold: jax.Array,
+) -> jax.Array:
+  """Returns the geometric bridge of budget `threshold`, float32 [..., V].
+
+  The teacher's temperature is applied, its top-p is not: the bridge is between
+  distributions that have all tokens in common.
+  """
+  tempered = teacher_logits / teacher_sampling.temperature
+  return bridge.bridge_log_probs(
+    student_log_probs, jax.nn.log_softmax(tempered), threshold
+  )
+
+
+def accept_bridge(
+  inputs: VerificationInputs, threshold: jax.Array
+) -> jax.Array:
+  """Accepts with probability min(1, b / p), b the bridge of `threshold` nats.
+
+  With the `residual` replacement, (b - p)+, a token follows b exactly, and
+  differs from the student's as rarely as that allows (maximal coupling).
+  See bridge.py; 0 accepts everything.
+  """
+  student = sampling.warp(
+    inputs.own_student_logits("bridge"), inputs.student_sampling
+  )
+  target = bridge_target(
+    student, inputs.teacher_logits, inputs.teacher_sampling, threshold
+  )
+  ratio = jnp.exp(_own(target, inputs.tokens) - _own(student, inputs.tokens))
+  return inputs.uniform < ratio
+
+
+def accept_divergence(
+  inputs: VerificationInputs, threshold: jax.Array
+) -> jax.Array:
+  """Accepts where JSD(teacher, student) <= `threshold` nats, whatever token.
+
+  SWITCH (arXiv 2410.19503), whose threshold falls along the response: see
+  Rule.threshold_decay. Of the raw distributions; log 2 accepts everything.
+  """
+  p = jax.nn.softmax(inputs.teacher_logits)
+  q = jax.nn.softmax(inputs.own_student_logits("divergence"))
+  middle = (p + q) / 2
+  terms = jax.scipy.special.rel_entr(p, middle)
+  terms += jax.scipy.special.rel_entr(q, middle)
+  return jnp.sum(terms, axis=-1) / 2 <= threshold
+
+
 def accept_always(
   inputs: VerificationInputs, threshold: jax.Array
 ) -> jax.Array:
@@ -173,6 +260,13 @@ def accept_released_top_k(
   return inside & (rank < threshold)
 
 
+def _teacher_target(
+  student_log_probs, teacher_logits, teacher_sampling, threshold
+):
+  del student_log_probs, threshold
+  return sampling.warp(teacher_logits, teacher_sampling)
+
+
 @dataclasses.dataclass(frozen=True)
 class AcceptanceRule:
   """An acceptance rule and what may be configured with it.
@@ -183,6 +277,8 @@ class AcceptanceRule:
   whole_numbers: whether the threshold must be a whole number.
   replace: the replacements that go with the rule. A rule that gives an exact
     distribution gives it with the residual alone.
+  target: what the residual is of; the teacher's sampling distribution gives the
+    same residual as a mixture with it.
   """
 
   accept: AcceptFn
@@ -190,6 +286,7 @@ class AcceptanceRule:
   high: float | None = None
   whole_numbers: bool = False
   replace: tuple[str, ...] = ("sample", "argmax")
+  target: TargetFn = _teacher_target
 
 
 _EXACT = ("residual",)
@@ -200,6 +297,10 @@ RULES: dict[str, AcceptanceRule] = {
   "prob_floor": AcceptanceRule(accept_prob_floor, low=0, high=1),
   "mixture": AcceptanceRule(accept_mixture, low=0, high=1, replace=_EXACT),
   "lossless": AcceptanceRule(accept_lossless, replace=_EXACT),
+  "bridge": AcceptanceRule(
+    accept_bridge, low=0, high=math.inf, replace=_EXACT, target=bridge_target
+  ),
+  "divergence": AcceptanceRule(accept_divergence, low=0, high=math.log(2)),
   "always": AcceptanceRule(accept_always),
   "never": AcceptanceRule(accept_never),
   "random": AcceptanceRule(accept_random, low=0, high=1),
@@ -217,12 +318,20 @@ class Rule:
 
   accept: a name of RULES, or a function like those.
   replace: `sample` (the teacher's sampling distribution, as the paper),
-    `argmax`, or `residual` (the normalized (q - p)+ of the teacher's and the
-    student's sampling distributions).
+    `argmax`, or `residual` (the normalized (m - p)+ of the rule's target and
+    the student's sampling distribution).
+  threshold_decay: at position t of the response the threshold is that of the
+    run times exp(-threshold_decay * t).
+  leg_length: N, how many tokens the teacher writes from a rejection on; those
+    after the first are drawn by `argmax` or else `sample`. See legs.py.
+  max_interventions: M, rejections a response may have; None: no limit.
   """
 
   accept: str | AcceptFn = "top_k"
   replace: str = "sample"
+  threshold_decay: float = 0.0
+  leg_length: int = 1
+  max_interventions: int | None = None
 
   def __post_init__(self):
     if isinstance(self.accept, str) and self.accept not in RULES:
@@ -233,6 +342,17 @@ class Rule:
       raise ValueError(
         f"replace = {self.replace!r}: must be one of {list(REPLACEMENTS)}"
       )
+    if not 0 <= self.threshold_decay < math.inf:
+      raise ValueError(
+        f"threshold_decay = {self.threshold_decay}: must be 0 or above"
+      )
+    if self.leg_length < 1:
+      raise ValueError(f"leg_length = {self.leg_length}: must be 1 or above")
+    if self.max_interventions is not None and self.max_interventions < 1:
+      raise ValueError(
+        f"max_interventions = {self.max_interventions}: must be 1 or above, "
+        "or None for no limit"
+      )
 
   @property
   def accept_fn(self) -> AcceptFn:
@@ -241,37 +361,14 @@ class Rule:
       return RULES[self.accept].accept
     return self.accept
 
+  @property
+  def target_fn(self) -> TargetFn:
+    """What the residual is of."""
+    if isinstance(self.accept, str):
+      return RULES[self.accept].target
+    return _teacher_target
 
-def draw_replacement(
-  replace: str,
-  teacher_logits: jax.Array,
-  student_log_probs: jax.Array | None,
-  teacher_sampling: sampling.Sampling,
-  uniform: jax.Array,
-) -> jax.Array:
-  """Draws the teacher's token for the first rejected position of each row.
-
-  Args:
-    replace: `sample` (the teacher's sampling distribution), `argmax`, or
-      `residual` ((q - p)+ of the two sampling distributions).
-    teacher_logits: float32 [B, V], raw, at the rejected position.
-    student_log_probs: float32 [B, V], warped; needed for `residual` only.
-    teacher_sampling: the teacher's temperature and top-p.
-    uniform: float32 [B].
-
-  Returns:
-    int32 [B].
-  """
-  if replace == "argmax":
-    return jnp.argmax(teacher_logits, axis=-1).astype(jnp.int32)
-  log_probs = sampling.warp(teacher_logits, teacher_sampling)
-  if replace == "residual":
-    if student_log_probs is None:
-      raise ValueError("replace = 'residual' needs student_log_probs")
-    residual = jnp.exp(log_probs) - jnp.exp(student_log_probs)
-    # Where p >= q everywhere up to rounding, nothing can be rejected but by
-    # rounding; the teacher's own distribution is then the right limit.
-    residual = jnp.maximum(residual, 0.0)
-    empty = jnp.sum(residual, axis=-1, keepdims=True) <= 0
-    log_probs = jnp.where(empty, log_probs, jnp.log(residual))
-  return sampling.draw_token(log_probs, uniform)
+  @property
+  def has_budget(self) -> bool:
+    """Whether a decision depends on the interventions before it."""
+    return self.leg_length > 1 or self.max_interventions is not None

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from skd_jax import structs
-from skd_jax.decoding import stopping
+from skd_jax.decoding import legs, stopping
 
 # The models that take part, each with its weights.
 Models = tuple[tuple[structs.LanguageModel, structs.Params], ...]
@@ -47,7 +47,7 @@ def init_state(
   response = jnp.zeros((num_rows, max_new_tokens), jnp.int32)
   teacher_hidden = None
   if keep_teacher_hidden:
-    teacher, params = models[1]
+    teacher, params = models[-1]
     like = jax.eval_shape(
       teacher.apply, params, batch.prompt, batch.prompt, None
     )[0]
@@ -67,6 +67,7 @@ def init_state(
     stop_state=zeros,
     done=jnp.ones(batch_size, bool),
     num_rounds=zeros,
+    interventions=legs.start(batch_size),
     rollout=structs.Rollout(
       tokens=response,
       length=jnp.zeros(num_rows, jnp.int32),
@@ -145,6 +146,7 @@ def refill(
     stop_state=put(state.stop_state, stop_table.start[batch.task_id[rows]]),
     done=put(state.done, batch.index[rows] < 0),
     num_rounds=put(state.num_rounds, 0),
+    interventions=jax.tree.map(lambda x: put(x, 0), state.interventions),
   )
 
 
@@ -195,6 +197,7 @@ def commit(
     stop_state=stop_state,
     done=stopped | (length >= state.max_new_tokens) | state.done,
     num_rounds=num_rounds,
+    interventions=verdict.interventions or state.interventions,
     rollout=structs.Rollout(
       tokens=put(rollout.tokens, verdict.tokens),
       length=rollout.length.at[rows].set(length, mode="drop"),

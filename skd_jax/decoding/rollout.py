@@ -98,6 +98,7 @@ def decode(
   max_new_tokens: int,
   batch_size: int | None = None,
   source: int = structs.STUDENT,
+  keep_hidden: bool = False,
 ) -> structs.Rollout:
   """Generates one response per prompt with one model; pure, to be jitted.
 
@@ -113,9 +114,11 @@ def decode(
     batch_size: B, as in `rollout`.
     source: what to record as the source of every token; also the role of the
       draws: STUDENT as the student's proposals, TEACHER as its replacements.
+    keep_hidden: whether the rollout has, as its `teacher_hidden`, the states
+      that this model drew its tokens from.
 
   Returns:
-    Rollout [Q, T] without `teacher_hidden`.
+    Rollout [Q, T].
   """
   role = {
     structs.STUDENT: sampling_lib.STUDENT_DRAW,
@@ -130,7 +133,7 @@ def decode(
       num_tokens=jnp.ones_like(state.length),
       source=jnp.full(proposal.tokens.shape, source, jnp.int8),
       draft_tokens=proposal.tokens,
-      teacher_hidden=None,
+      teacher_hidden=proposal.hidden if keep_hidden else None,
     )
     return loop.commit(state, verdict, stop_table)
 
@@ -142,7 +145,7 @@ def decode(
     batch_size=batch_size,
     max_new_tokens=max_new_tokens,
     num_draft_tokens=1,
-    keep_teacher_hidden=False,
+    keep_teacher_hidden=keep_hidden,
   )
 
 

@@ -12,39 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance
+from skd_jax.decoding import acceptance, legs
 from skd_jax.decoding import sampling as sampling_lib
 from skd_jax.decoding.policy import Policy
+from skd_jax.decoding.replacement import residual_log_probs, written_log_probs
 from skd_jax.parallel import sharding
-
-
-def _draw_again(
-  student: Policy,
-  proposal: structs.Proposal,
-  row_keys: jax.Array,
-  positions: jax.Array,
-) -> jax.Array:
-  """Draws each token of a draft once more, from the same distribution.
-
-  Args:
-    student: who proposed.
-    proposal: [B, G].
-    row_keys: typed PRNG keys [B].
-    positions: int32 [B, G], in the response.
-
-  Returns:
-    int32 [B, G].
-  """
-  log_probs = sampling_lib.warp(
-    student.logits(proposal.hidden), student.sampling
-  )
-  uniform = sampling_lib.draw_uniform(
-    row_keys, sampling_lib.SECOND_DRAW, positions
-  )
-  tokens = sampling_lib.draw_token(
-    log_probs.reshape(-1, log_probs.shape[-1]), uniform.reshape(-1)
-  )
-  return tokens.reshape(positions.shape)
 
 
 @jax.named_scope("verify")
@@ -77,6 +49,7 @@ def verify(
     state.length,
     threshold,
     rule,
+    state.interventions if rule.has_budget else None,
   )
   verdict = dataclasses.replace(verdict, teacher_hidden=hidden)
   return sharding.constrain_rows(verdict), state
@@ -113,6 +86,7 @@ def judge(
   length: jax.Array,
   threshold: jax.Array,
   rule: acceptance.Rule,
+  before: structs.Interventions | None = None,
 ) -> structs.Verdict:
   """Decides which drafted tokens stay, and what follows them.
 
@@ -132,6 +106,7 @@ def judge(
     length: int32 [B], response tokens before the draft.
     threshold: float32 [], the parameter of the acceptance rule.
     rule: the rule and the replacement.
+    before: [B], the interventions so far; None where the rule has no budget.
 
   Returns:
     Verdict of n tokens, without `teacher_hidden`.
@@ -139,59 +114,95 @@ def judge(
   num_draft_tokens = proposal.tokens.shape[1]
   num_logits = teacher_logits.shape[1]
   offsets = jnp.arange(num_logits)
-  num_accepted = _count_accepted(
+  positions = length[:, None] + offsets[None, :]
+  thresholds = jnp.full(positions.shape, threshold)
+  if rule.threshold_decay:
+    age = positions.astype(jnp.float32)
+    thresholds *= jnp.exp(-rule.threshold_decay * age)
+  accept = _accept(
     student,
     teacher,
     teacher_logits[:, :num_draft_tokens],
     proposal,
     row_keys,
-    length,
-    threshold,
+    positions[:, :num_draft_tokens],
+    thresholds[:, :num_draft_tokens],
     rule,
+    before,
   )
+  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
+  # wrong prefix and is dropped, whatever the rule says of it.
+  num_accepted = jnp.sum(jnp.cumprod(accept.astype(jnp.int32), axis=1), axis=1)
   # Of a draft that is accepted as a whole with n = G, the draw at G - 1 is
   # made and not used.
   at = jnp.minimum(num_accepted, num_logits - 1)
-  replacement = acceptance.draw_replacement(
-    rule.replace,
-    jnp.take_along_axis(teacher_logits, at[:, None, None], axis=1)[:, 0],
-    _proposal_log_probs(student, proposal, at, num_logits)
-    if rule.replace == "residual"
-    else None,
-    teacher.sampling,
-    sampling_lib.draw_uniform(row_keys, sampling_lib.TEACHER_DRAW, length + at),
+  is_drafted = offsets < num_draft_tokens
+  # What the teacher writes by itself: it corrects nothing there.
+  is_written = jnp.broadcast_to(~is_drafted, positions.shape)
+  if before is not None:
+    is_written |= legs.positions(before, num_logits)
+  replacement = _draw_replacement(
+    student,
+    teacher,
+    teacher_logits,
+    proposal,
+    row_keys,
+    positions,
+    thresholds,
+    rule,
+    is_written,
+    at,
   )
-  replaced = offsets[None, :] == num_accepted[:, None]
+  is_replaced = offsets[None, :] == num_accepted[:, None]
   draft = proposal.tokens
   if num_logits > num_draft_tokens:
     draft = jnp.pad(draft, ((0, 0), (0, 1)))
-  tokens = jnp.where(replaced, replacement[:, None], draft)
-  # Where nothing was proposed, the token stands for its own draft.
-  is_drafted = offsets[None, :] < num_draft_tokens
-  return structs.Verdict(
+  tokens = jnp.where(is_replaced, replacement[:, None], draft)
+  verdict = structs.Verdict(
     tokens=tokens,
     num_tokens=at + 1,
     source=jnp.where(
-      replaced, jnp.int8(structs.TEACHER), jnp.int8(structs.STUDENT)
+      is_replaced | is_written,
+      jnp.int8(structs.TEACHER),
+      jnp.int8(structs.STUDENT),
     ),
+    # Where nothing was proposed, the token stands for its own draft.
     draft_tokens=jnp.where(is_drafted, draft, tokens),
     teacher_hidden=None,
   )
+  if before is None:
+    return verdict
+  rejected = jnp.any(is_replaced & ~is_written, axis=1)
+  after = legs.advance(before, at + 1, rejected, rule.leg_length)
+  return dataclasses.replace(verdict, interventions=after)
 
 
-def _count_accepted(
+def _accept(
   student: Policy,
   teacher: Policy,
   teacher_logits: jax.Array,
   proposal: structs.Proposal,
   row_keys: jax.Array,
-  length: jax.Array,
-  threshold: jax.Array,
+  positions: jax.Array,
+  thresholds: jax.Array,
   rule: acceptance.Rule,
+  before: structs.Interventions | None,
 ) -> jax.Array:
-  """Returns how many drafted tokens stay, int32 [B]; logits [B, G, V]."""
-  offsets = jnp.arange(proposal.tokens.shape[1])
-  positions = length[:, None] + offsets[None, :]
+  """Returns which drafted tokens stay, bool [B, G]; logits [B, G, V]."""
+
+  def draw(log_probs, role):
+    uniform = sampling_lib.draw_uniform(row_keys, role, positions)
+    tokens = sampling_lib.draw_token(
+      log_probs.reshape(-1, log_probs.shape[-1]), uniform.reshape(-1)
+    )
+    return tokens.reshape(positions.shape)
+
+  def draw_again():
+    log_probs = sampling_lib.warp(
+      student.logits(proposal.hidden), student.sampling
+    )
+    return draw(log_probs, sampling_lib.SECOND_DRAW)
+
   accept = rule.accept_fn(
     acceptance.VerificationInputs(
       tokens=proposal.tokens,
@@ -201,29 +212,72 @@ def _count_accepted(
       uniform=sampling_lib.draw_uniform(
         row_keys, sampling_lib.ACCEPT_DRAW, positions
       ),
-      draw_again=lambda: _draw_again(student, proposal, row_keys, positions),
+      student_logits=lambda: student.logits(proposal.hidden),
+      draw_again=draw_again,
+      student_sampling=student.sampling,
+      teacher_sampling=teacher.sampling,
     ),
-    threshold,
+    thresholds,
   )
-  # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
-  # wrong prefix and is dropped, whatever the rule says of it.
-  kept = jnp.cumprod(accept.astype(jnp.int32), axis=1)
-  return jnp.sum(kept, axis=1)
+  if before is None:
+    return accept
+  teacher_tokens = None
+  if rule.leg_length > 1:
+    teacher_tokens = draw(
+      written_log_probs(rule, teacher_logits, teacher.sampling),
+      sampling_lib.TEACHER_DRAW,
+    )
+  return legs.judge_by_budget(
+    accept, proposal.tokens, teacher_tokens, before, rule.max_interventions
+  )
 
 
-def _proposal_log_probs(
-  student: Policy, proposal: structs.Proposal, at: jax.Array, num_logits: int
+def _draw_replacement(
+  student: Policy,
+  teacher: Policy,
+  teacher_logits: jax.Array,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  positions: jax.Array,
+  thresholds: jax.Array,
+  rule: acceptance.Rule,
+  is_written: jax.Array,
+  at: jax.Array,
 ) -> jax.Array:
-  """The distribution that drafted token `at` [B] was drawn from: [B, V].
+  """Draws the teacher's token for position `at` of each row: int32 [B].
 
-  Behind a draft that is accepted as a whole the student proposed nothing: its
-  probabilities are zero there, and the residual is the teacher's distribution.
+  Args:
+    student: proposed.
+    teacher: gives its sampling distribution.
+    teacher_logits: float32 [B, n, V], raw.
+    proposal: [B, G].
+    row_keys: typed PRNG keys [B].
+    positions: int32 [B, n], in the response.
+    thresholds: float32 [B, n], of the rule.
+    rule: the rule and the replacement.
+    is_written: bool [B, n], where the teacher corrects nothing.
+    at: int32 [B], which of the n positions.
   """
-  num_draft_tokens = proposal.tokens.shape[1]
-  last = jnp.minimum(at, num_draft_tokens - 1)[:, None, None]
-  hidden = jnp.take_along_axis(proposal.hidden, last, axis=1)[:, 0]
-  log_probs = sampling_lib.warp(student.logits(hidden), student.sampling)
-  if num_logits > num_draft_tokens:
-    is_drafted = (at < num_draft_tokens)[:, None]
-    log_probs = jnp.where(is_drafted, log_probs, -jnp.inf)
-  return log_probs
+
+  def there(x):
+    index = at.reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.take_along_axis(x, index, axis=1)[:, 0]
+
+  logits = there(teacher_logits)
+  log_probs = written_log_probs(rule, logits, teacher.sampling)
+  if rule.replace == "residual":
+    last = jnp.minimum(at, proposal.tokens.shape[1] - 1)[:, None, None]
+    hidden = jnp.take_along_axis(proposal.hidden, last, axis=1)[:, 0]
+    proposed = sampling_lib.warp(student.logits(hidden), student.sampling)
+    target = rule.target_fn(
+      proposed, logits, teacher.sampling, there(thresholds)
+    )
+    log_probs = jnp.where(
+      there(is_written)[:, None],
+      log_probs,
+      residual_log_probs(target, proposed),
+    )
+  uniform = sampling_lib.draw_uniform(
+    row_keys, sampling_lib.TEACHER_DRAW, there(positions)
+  )
+  return sampling_lib.draw_token(log_probs, uniform)

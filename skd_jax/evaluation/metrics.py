@@ -4,6 +4,8 @@
   rougeL       rouge-score, the F-measure of the longest common subsequence,
                a mean over the answers; it reads the letters a-z and digits only
   accuracy     answers whose final answer is right, see `final_answer`
+  steps        the share of the steps before the first error, see `first_error`;
+               a mean over the answers
   comet        unbabel-comet with a checkpoint, a mean over the answers
 
 All have one scale, so that a mean over tasks means something.
@@ -19,12 +21,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 from sacrebleu.metrics import BLEU, CHRF
 
-METRICS = ("bleu", "chrf", "rougeL", "accuracy", "comet")
+METRICS = ("bleu", "chrf", "rougeL", "accuracy", "steps", "comet")
 
 Lines = Sequence[str]
 # (sources, answers, references) -> (score, signature)
@@ -117,6 +119,7 @@ def score(
     "chrf": _chrf,
     "rougeL": _rouge_l,
     "accuracy": _accuracy,
+    "steps": _steps,
     "comet": functools.partial(_comet, comet),
   }
   values, signatures = {}, {}
@@ -149,6 +152,27 @@ def final_answer(text: str) -> Decimal | str:
   return Decimal(numbers[0] if mark else numbers[-1])
 
 
+def first_error(answer: str, reference: str) -> int:
+  """Returns the index of the first step that is wrong or missing; H if none.
+
+  The H steps of the reference stand before `####` and are separated by `;`. A
+  step is right if its text is that of the reference's step at its place:
+
+    reference                  7+5=12;12-3=9;9+9=18 #### 18    H = 3
+    7+5=12;12-3=8;8+9=17 #### 17    1
+    7+5=12;12-3=9 #### 9            2
+  """
+  found, expected = _split_steps(answer), _split_steps(reference)
+  for index, step in enumerate(expected):
+    if index >= len(found) or found[index] != step:
+      return index
+  return len(expected)
+
+
+def _split_steps(text: str) -> list[str]:
+  return [step.strip() for step in text.partition("####")[0].split(";")]
+
+
 def _bleu(sources: Lines, answers: Lines, references: Lines):
   del sources
   scorer = BLEU()
@@ -165,25 +189,55 @@ def _chrf(sources: Lines, answers: Lines, references: Lines):
 
 def _rouge_l(sources: Lines, answers: Lines, references: Lines):
   del sources
+  version = importlib.metadata.version("rouge_score")
+  score = 100 * _mean(_rouge_l_values(answers, references))
+  return score, f"rouge-score:{version}|stemmer:no|fmeasure"
+
+
+def _rouge_l_values(answers: Lines, references: Lines) -> list[float]:
   # Imported late: it imports nltk, which takes a second.
   from rouge_score import rouge_scorer
 
   scorer = rouge_scorer.RougeScorer(["rougeL"])
-  values = [
+  return [
     scorer.score(reference, answer)["rougeL"].fmeasure
     for answer, reference in zip(answers, references, strict=True)
   ]
-  version = importlib.metadata.version("rouge_score")
-  return 100 * _mean(values), f"rouge-score:{version}|stemmer:no|fmeasure"
 
 
 def _accuracy(sources: Lines, answers: Lines, references: Lines):
   del sources
-  right = [
-    final_answer(answer) == final_answer(reference)
+  score = 100 * _mean(_accuracy_values(answers, references))
+  return score, "exact match of the final answer"
+
+
+def _accuracy_values(answers: Lines, references: Lines) -> list[float]:
+  return [
+    float(final_answer(answer) == final_answer(reference))
     for answer, reference in zip(answers, references, strict=True)
   ]
-  return 100 * _mean(right), "exact match of the final answer"
+
+
+def _steps(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  score = 100 * _mean(_steps_values(answers, references))
+  return score, "share of the steps before the first error"
+
+
+def _steps_values(answers: Lines, references: Lines) -> list[float]:
+  return [
+    first_error(answer, reference) / len(_split_steps(reference))
+    for answer, reference in zip(answers, references, strict=True)
+  ]
+
+
+# (answers, references) -> the value of each answer, from 0 to 1, whose mean the
+# metric is. comet is a mean as well, but is scored in another process.
+MEANS: Mapping[str, Callable[[Lines, Lines], list[float]]] = {
+  "rougeL": _rouge_l_values,
+  "accuracy": _accuracy_values,
+  "steps": _steps_values,
+}
 
 
 def _comet(

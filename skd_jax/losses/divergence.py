@@ -95,9 +95,23 @@ def top_k_forward_kl(
 
 
 def get_divergence(
-  name: str, *, beta: float, alpha: float, k: int, vocab_size: int
+  name: str,
+  *,
+  beta: float,
+  alpha: float,
+  k: int,
+  vocab_size: int,
+  field: str = "divergence",
 ) -> Divergence:
   """Looks a divergence up by its name and binds its parameter.
+
+  Args:
+    name: of the divergence.
+    beta: of jsd.
+    alpha: of the skewed ones.
+    k: of top_k_forward_kl.
+    vocab_size: V, above k.
+    field: what an error calls the name.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
@@ -113,12 +127,11 @@ def get_divergence(
     return plain[name]
   if name not in with_parameter:
     raise ValueError(
-      f"divergence = {name!r}: must be one of "
-      f"{sorted([*plain, *with_parameter])}"
+      f"{field} = {name!r}: must be one of {sorted([*plain, *with_parameter])}"
     )
-  function, field, value = with_parameter[name]
-  if field == "k" and not 1 <= value < vocab_size:
+  function, parameter, value = with_parameter[name]
+  if parameter == "k" and not 1 <= value < vocab_size:
     raise ValueError(f"k = {value}: must be in [1, {vocab_size - 1}]")
-  if field != "k" and not 0 < value < 1:
-    raise ValueError(f"{field} = {value}: must be inside (0, 1)")
-  return functools.partial(function, **{field: value})
+  if parameter != "k" and not 0 < value < 1:
+    raise ValueError(f"{parameter} = {value}: must be inside (0, 1)")
+  return functools.partial(function, **{parameter: value})

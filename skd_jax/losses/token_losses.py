@@ -6,6 +6,7 @@ walks over the chunks and adds up. Any function of these arguments serves:
   token_loss(student logits [C, V], teacher logits [C, V], TokenInputs [C])
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -20,9 +21,11 @@ WEIGHTS = (
   "uniform",
   "accepted_only",
   "teacher_confidence",
-  "replaced_ce",
   "verified",
 )
+
+# (teacher logits [C, V], student logits [C, V], tokens [C]) -> float32 [C]
+CorrectionLoss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 @struct.dataclass
@@ -61,6 +64,22 @@ def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
   return -jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 
+def correction_cross_entropy(
+  teacher: jax.Array, student: jax.Array, tokens: jax.Array
+) -> jax.Array:
+  """-log q(token that the teacher wrote): a CorrectionLoss."""
+  del teacher
+  return cross_entropy(student, tokens)
+
+
+def correction_cross_entropy_top_1(
+  teacher: jax.Array, student: jax.Array, tokens: jax.Array
+) -> jax.Array:
+  """-log q(the teacher's most probable token): a CorrectionLoss."""
+  del tokens
+  return cross_entropy(student, jnp.argmax(teacher, axis=-1))
+
+
 def supervised_token_loss(
   student: jax.Array, teacher: jax.Array | None, inputs: TokenInputs
 ) -> TokenMetrics:
@@ -80,6 +99,7 @@ def distillation_token_loss(
   divergence: divergence_lib.Divergence = divergence_lib.forward_kl,
   weights: str = "uniform",
   *,
+  corrections: CorrectionLoss | None = None,
   verified_k: int = 25,
   unverified_weight: float = 0.1,
 ) -> TokenLoss:
@@ -89,12 +109,12 @@ def distillation_token_loss(
     divergence: such as `forward_kl`; maps logits `(teacher, student)` [C, V] to
       [C].
     weights: `uniform`; `accepted_only` (the student's accepted tokens alone);
-      `teacher_confidence` (weight max_v p_v); `replaced_ce` (cross-entropy on
-      the tokens that the teacher replaced, the divergence elsewhere);
-      `verified` (see the next two, after arXiv 2510.24021: the loss counts
-      less where the teacher does not verify the token, whoever generated it.
-      The paper verifies what the student proposes; on-policy that is the same
-      token).
+      `teacher_confidence` (weight max_v p_v); `verified` (see the last two,
+      after arXiv 2510.24021: the loss counts less where the teacher does not
+      verify the token, whoever generated it. The paper verifies what the
+      student proposes; on-policy that is the same token).
+    corrections: the loss of the tokens that the teacher wrote, if it is another
+      one; `divergence` is then of the student's own, and of references.
     verified_k: a token in the teacher's top `verified_k` is verified. This
       number and the next are ours, not the paper's.
     unverified_weight: of the others.
@@ -111,7 +131,12 @@ def distillation_token_loss(
   def token_loss(student, teacher, inputs):
     value = divergence(teacher, student)
     weight = jnp.ones_like(value)
-    replaced = inputs.source == structs.TEACHER
+    if corrections is not None:
+      value = jnp.where(
+        inputs.source == structs.TEACHER,
+        corrections(teacher, student, inputs.tokens),
+        value,
+      )
     if weights == "accepted_only":
       weight = _as_float(inputs.source == structs.STUDENT)
     elif weights == "teacher_confidence":
@@ -119,9 +144,6 @@ def distillation_token_loss(
     elif weights == "verified":
       rank = acceptance.token_rank(teacher, inputs.tokens)
       weight = _as_float(jnp.where(rank < verified_k, 1.0, unverified_weight))
-    elif weights == "replaced_ce":
-      hard = cross_entropy(student, inputs.tokens)
-      value = jnp.where(replaced, hard, value)
     return TokenMetrics(
       loss=weight * value,
       weight=weight,

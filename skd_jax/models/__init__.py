@@ -13,6 +13,7 @@ from skd_jax.models.loading import (
   save_model,
 )
 from skd_jax.models.placement import param_shardings, usable_rules
+from skd_jax.models.pruning import prune_layers
 
 __all__ = [
   "LoadedModel",
@@ -30,6 +31,7 @@ __all__ = [
   "model_config_to_hf",
   "param_shapes",
   "param_shardings",
+  "prune_layers",
   "save",
   "save_model",
   "usable_rules",

@@ -215,6 +215,10 @@ def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:
   family = _FAMILIES[config.model_type]
   activation = _HF_OF_ACTIVATION[config.activation]
   window = next((w for w in config.layer_windows if w is not None), None)
+  has_window = window is not None
+  if not has_window and family.options == _GEMMA_KEYS:
+    # transformers makes the mask of a window also where no layer has one.
+    window = family.defaults["sliding_window"]
   scalar = config.query_pre_attn_scalar
   values = {
     "hidden_act": activation,
@@ -225,7 +229,7 @@ def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:
     "attn_logit_softcapping": config.attention_soft_cap,
     "final_logit_softcapping": config.final_soft_cap,
     "sliding_window": window,
-    "use_sliding_window": window is not None,
+    "use_sliding_window": has_window,
     "layer_types": [
       FULL if config.window(i) is None else SLIDING
       for i in range(config.num_layers)

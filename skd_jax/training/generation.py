@@ -40,6 +40,8 @@ class GenerationSpec:
   rule: of the mode `skd`.
   threshold: step -> the parameter of the rule.
   reference_share: step -> the share of rows that are references, in [0, 1].
+  first_tokens: step -> how many tokens of a response are generated and learned;
+    0 is all.
   student_sampling: how the student's tokens are drawn.
   teacher_sampling: how the teacher's tokens are drawn.
   num_draft_tokens: G, of the mode `skd`.
@@ -57,10 +59,12 @@ class GenerationSpec:
   num_draft_tokens: int
   max_new_tokens: int
   batch_size: int = 0
+  first_tokens: Callable[[int], float] = lambda step: 0
 
   def needs_teacher_pass(self, share: float) -> bool:
-    """Whether the teacher has to read responses that it has not verified."""
-    return self.uses_teacher and (share > 0 or self.mode != "skd")
+    """Whether the teacher has to read responses that it has not read yet."""
+    has_read = share <= 0 and self.mode in ("skd", "teacher")
+    return self.uses_teacher and not has_read
 
 
 class RolloutFn(Protocol):
@@ -98,7 +102,8 @@ def make_rollout_fn(
     dtype: of the student's weights while it generates.
 
   Returns:
-    A RolloutFn; its rollouts have `teacher_hidden` where the mode is `skd`.
+    A RolloutFn; its rollouts have `teacher_hidden` where the mode is `skd`, or
+    where it is `teacher` and the loss needs them.
   """
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
   of_student, of_teacher = (
@@ -159,6 +164,7 @@ def _generate_rows(spec: GenerationSpec, shared, rows) -> structs.Rollout:
     max_new_tokens=spec.max_new_tokens,
     batch_size=slots,
     source=source,
+    keep_hidden=spec.uses_teacher and spec.mode == "teacher",
   )
   # Its rounds were no passes of a teacher that judges.
   return dataclasses.replace(
@@ -198,6 +204,8 @@ def generate_responses(
     all.
   """
   start_time = time.perf_counter()
+  if first := round(spec.first_tokens(step)):
+    batch = first_tokens(batch, first)
   threshold = jnp.float32(spec.threshold(step))
   share = float(spec.reference_share(step))
   if share >= 1:
@@ -221,6 +229,21 @@ def generate_responses(
     )
     seconds["verify"] = time.perf_counter() - start_time
   return rollout, seconds
+
+
+@jax.jit
+def first_tokens(batch: structs.Batch, number: jax.Array) -> structs.Batch:
+  """Returns the batch with every response limited to its first tokens.
+
+  Args:
+    batch: [B, ...].
+    number: int32 [], how many.
+  """
+  return dataclasses.replace(
+    batch,
+    reference_length=jnp.minimum(batch.reference_length, number),
+    max_new_tokens=jnp.minimum(batch.max_new_tokens, number),
+  )
 
 
 @jax.jit

@@ -1,13 +1,14 @@
 """Numbers that change over a run, such as the acceptance threshold.
 
-constant   5  5  5  5  5      linear   5  4    3  2    1
-step       5  5  5  1  1      cosine   5  4.4  3  1.6  1
+constant   5  5  5  5  5      linear     5  4    3    2    1
+step       5  5  5  1  1      cosine     5  4.4  3    1.6  1
+                              geometric  5  3.3  2.2  1.5  1
 """
 
 import dataclasses
 import math
 
-SHAPES = ("constant", "linear", "cosine", "step")
+SHAPES = ("constant", "linear", "cosine", "geometric", "step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Schedule:
   def __post_init__(self):
     if self.shape not in SHAPES:
       raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
+    if self.shape == "geometric" and min(self.start, self.end) <= 0:
+      raise ValueError(
+        f"schedule = 'geometric' from {self.start} to {self.end}: both must be "
+        "above 0"
+      )
 
   def __call__(self, step: int) -> float:
     """Returns the value at step 0, ..., num_steps - 1; past them, the last."""
@@ -38,6 +44,8 @@ class Schedule:
     if self.shape == "step":
       return self.start if step < self.switch_at * self.num_steps else self.end
     done = min(step / max(self.num_steps - 1, 1), 1.0)
+    if self.shape == "geometric":
+      return self.start * (self.end / self.start) ** done
     if self.shape == "cosine":
       done = (1 - math.cos(math.pi * done)) / 2
     return self.start + done * (self.end - self.start)

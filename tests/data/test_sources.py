@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-from skd_jax.data import sources
+from skd_jax import builders
+from skd_jax import config as config_lib
+from skd_jax.data import sources, tasks
+from skd_jax.data.synthetic import chains
 
 PAIRS = [("Ja\u2028doch.", "Yes."), ("Nein.", "No."), ("Gut.", "Good.")]
 EXAMPLES = [{"source": source, "target": target} for source, target in PAIRS]
@@ -119,7 +122,7 @@ def test_broken_json_lines_are_named(tmp_path, line, message):
 def test_unknown_kind_lists_the_kinds():
   with pytest.raises(
     ValueError,
-    match=r"kind = 'csv': .*arithmetic, embedded, jsonl, parallel, tfds",
+    match=r"kind = 'csv': .*arithmetic, chains, embedded, jsonl, parallel, t",
   ):
     sources.load_examples("csv", "train")
 
@@ -132,6 +135,8 @@ def test_unknown_kind_lists_the_kinds():
     ("jsonl", {"dir": "x", "target_field": "a"}, "source_field = None"),
     ("tfds", {"source_field": "de", "target_field": "en"}, "name = None"),
     ("embedded", {"max_examples": 0}, "max_examples = 0"),
+    ("chains", {}, "num_steps = None: must be given for kind = 'chains'"),
+    ("chains", {"num_steps": 5, "noise": 2.0}, "noise = 2.0"),
   ],
 )
 def test_missing_arguments_are_named(kind, given, message):
@@ -139,11 +144,54 @@ def test_missing_arguments_are_named(kind, given, message):
     sources.load_examples(kind, "train", **given)
 
 
+@pytest.mark.slow
 def test_embedded_corpus_gives_examples():
   pytest.importorskip("skd_jax.data.synthetic.corpus")
   examples = sources.load_examples("embedded", "train", max_examples=5)
   assert len(examples) == 5
   assert all(example["source"].strip() for example in examples)
+
+
+@pytest.fixture
+def few_chains(monkeypatch):
+  for split in chains.SPLITS:
+    monkeypatch.setitem(chains.SPLITS, split, 50)
+
+
+def test_chains_have_the_steps_and_the_noise_that_are_asked_for(few_chains):
+  def read(split, **settings):
+    return sources.load_examples("chains", split, max_examples=9, **settings)
+
+  clean, noisy = (read("train", num_steps=(4, 4), noise=n) for n in (0.0, 1.0))
+  assert [e["target"].count("=") for e in clean] == [4] * 9
+  assert [e["source"] for e in clean] == [e["source"] for e in noisy]
+  assert not {e["target"] for e in clean} & {e["target"] for e in noisy}
+
+
+def test_task_has_the_steps_of_its_settings_and_noise_in_training_only(
+  few_chains,
+):
+  config = config_lib.default_config()
+  config.data.update(kind="chains", num_steps=3, min_steps=2, noise=1.0)
+  config.data.validation_split = "train"  # No noise where answers are scored.
+  (settings,) = builders.task_settings(config).values()
+  for split, name, noise in (
+    ("train", "train", 1.0),
+    ("validation", "train", 0.0),
+    ("test", "test", 0.0),
+  ):
+    expected = sources.load_examples(
+      "chains", name, num_steps=(2, 3), noise=noise
+    )
+    assert tasks.load_split("data", settings, split) == expected
+  config.data.min_steps = 0  # As num_steps.
+  (settings,) = builders.task_settings(config).values()
+  test = tasks.load_split("data", settings, "test")
+  assert test == sources.load_examples("chains", "test", num_steps=3)
+  config.data.num_steps = 1
+  (settings,) = builders.task_settings(config).values()
+  with pytest.raises(ValueError, match=r"^data\.num_steps = 1: must be 2 or"):
+    tasks.load_split("data", settings, "train")
 
 
 TFDS_PROGRAM = """

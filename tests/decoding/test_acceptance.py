@@ -1,5 +1,7 @@
 """Every acceptance rule by its plain formula, and the table of the rules."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,8 @@ THRESHOLDS = {
   "never": (0,),
   "random": (0.0, 0.3, 1.0),
   "released_top_k": (1, 3),
+  "bridge": (0.0, 0.1, 1.0, 50.0),
+  "divergence": (0.0, 0.1, 0.3, math.log(2)),
 }
 
 
@@ -42,7 +46,10 @@ def make_inputs(seed=0):
     student_log_prob=own,
     teacher_log_probs=sampling.warp(jnp.asarray(teacher), TEACHER),
     uniform=jnp.asarray(rng.random((B, G)), jnp.float32),
+    student_logits=lambda: jnp.asarray(student),
     draw_again=lambda: again,
+    student_sampling=STUDENT,
+    teacher_sampling=TEACHER,
   )
   return inputs, np.asarray(student), np.asarray(again)
 
@@ -60,11 +67,12 @@ def test_rule_decides_as_its_plain_formula(accept, threshold):
     expected = reference.accepts(
       accept,
       int(inputs.tokens[b, g]),
-      teacher,
       reference.sampling_distribution(student[b, g], STUDENT),
       reference.sampling_distribution(teacher, TEACHER),
       float(inputs.uniform[b, g]),
       threshold,
+      (student[b, g], teacher),
+      TEACHER,
       again[b, g],
     )
     assert bool(found[b, g]) == expected, (b, g)
@@ -74,11 +82,18 @@ def test_every_rule_is_tried():
   assert THRESHOLDS.keys() == acceptance.RULES.keys()
 
 
-def test_only_the_released_rule_needs_another_draw():
-  inputs = make_inputs()[0].replace(draw_again=None)
+@pytest.mark.parametrize(
+  ("field", "rules"),
+  [
+    ("draw_again", ["released_top_k"]),
+    ("student_logits", ["bridge", "divergence"]),
+  ],
+)
+def test_what_costs_much_is_asked_for_by_few_rules(field, rules):
+  inputs = make_inputs()[0].replace(**{field: None})
   for name, rule in acceptance.RULES.items():
-    if name == "released_top_k":
-      with pytest.raises(ValueError, match="needs draw_again"):
+    if name in rules:
+      with pytest.raises(ValueError, match=f"{name}.* needs {field}"):
         rule.accept(inputs, jnp.float32(1))
     else:
       rule.accept(inputs, jnp.float32(1))
@@ -102,6 +117,8 @@ def test_rules_with_bounds_are_those_that_look_at_the_threshold():
     ("prob_floor", 1.0, 0.0),
     ("mixture", 1.0, None),
     ("random", 1.0, 0.0),
+    ("bridge", 1.0, None),
+    ("divergence", 0.0, 1.0),
     ("released_top_k", None, None),
   ],
 )
@@ -119,7 +136,7 @@ def test_bounds_are_where_a_rule_accepts_all_or_nothing(
 def test_table_says_what_goes_with_a_rule():
   for name, rule in acceptance.RULES.items():
     assert set(rule.replace) <= set(acceptance.REPLACEMENTS), name
-    is_exact = name in ("mixture", "lossless")
+    is_exact = name in ("mixture", "lossless", "bridge")
     assert rule.replace == (("residual",) if is_exact else rule.replace), name
     assert ("residual" in rule.replace) == is_exact, name
     assert rule.whole_numbers == name.endswith("top_k"), name
@@ -138,9 +155,16 @@ def test_table_says_what_goes_with_a_rule():
   [
     ({"accept": "topk"}, r"accept = 'topk': must be one of \['always', "),
     ({"replace": "best"}, r"replace = 'best': must be one of \['sample', "),
+    ({"threshold_decay": -1.0}, r"threshold_decay = -1.0: must be 0 or above"),
+    ({"threshold_decay": math.nan}, r"threshold_decay = nan: must be 0"),
+    ({"leg_length": 0}, r"leg_length = 0: must be 1 or above"),
+    (
+      {"max_interventions": 0},
+      r"max_interventions = 0: must be 1 or above, or",
+    ),
   ],
 )
-def test_unknown_names_of_a_rule_are_named(fields, message):
+def test_bad_fields_of_a_rule_are_named(fields, message):
   with pytest.raises(ValueError, match=message):
     acceptance.Rule(**fields)
 
@@ -160,38 +184,3 @@ def test_rank_counts_the_logits_above():
   logits = jnp.asarray([3.0, 1.0, 3.0, 2.0, -jnp.inf])
   ranks = acceptance.token_rank(jnp.tile(logits, (5, 1)), jnp.arange(5))
   assert ranks.tolist() == [0, 3, 0, 2, 4]
-
-
-@pytest.mark.parametrize("replace", acceptance.REPLACEMENTS)
-def test_replacement_is_drawn_from_its_plain_distribution(replace):
-  inputs, student, _ = make_inputs()
-  teacher, uniform = inputs.teacher_logits[:, 0], inputs.uniform[:, 0]
-  found = acceptance.draw_replacement(
-    replace,
-    teacher,
-    sampling.warp(jnp.asarray(student[:, 0]), STUDENT),
-    TEACHER,
-    uniform,
-  )
-  assert found.dtype == jnp.int32
-  for b in range(B):
-    of_teacher = np.asarray(teacher[b])
-    distribution = reference.replacement_distribution(
-      replace,
-      of_teacher,
-      reference.sampling_distribution(student[b, 0], STUDENT),
-      reference.sampling_distribution(of_teacher, TEACHER),
-    )
-    assert int(found[b]) == reference.draw(distribution, float(uniform[b]))
-
-
-def test_residual_of_equal_distributions_is_the_teacher():
-  inputs, *_ = make_inputs()
-  teacher, uniform = inputs.teacher_logits[:, 0], inputs.uniform[:, 0]
-  same = sampling.warp(teacher, TEACHER)
-  np.testing.assert_array_equal(
-    acceptance.draw_replacement("residual", teacher, same, TEACHER, uniform),
-    acceptance.draw_replacement("sample", teacher, None, TEACHER, uniform),
-  )
-  with pytest.raises(ValueError, match="needs student_log_probs"):
-    acceptance.draw_replacement("residual", teacher, None, TEACHER, uniform)

@@ -40,14 +40,23 @@ THRESHOLDS = {
   "never": 0,
   "random": 0.4,
   "released_top_k": 2,
+  "bridge": 0.2,
+  "divergence": 0.2,
 }
+# Fields of a rule that limit its interventions, and a few of what they do.
+BUDGETS = [
+  ("prob_floor", "sample", {"leg_length": 3}),
+  ("prob_floor", "argmax", {"leg_length": 2, "max_interventions": 2}),
+  ("top_k", "sample", {"max_interventions": 1}),
+  ("bridge", "residual", {"leg_length": 3, "max_interventions": 2}),
+  ("divergence", "sample", {"threshold_decay": 0.3}),
+]
 
 
 @functools.partial(
   jax.jit,
   static_argnames=(
-    "accept",
-    "replace",
+    "rule",
     "num_draft_tokens",
     "max_new_tokens",
     "batch_size",
@@ -60,8 +69,7 @@ def run(
   keys,
   threshold,
   *,
-  accept,
-  replace,
+  rule,
   num_draft_tokens=3,
   max_new_tokens=9,
   batch_size=None,
@@ -78,7 +86,7 @@ def run(
     keys,
     stop_table,
     threshold,
-    rule=acceptance.Rule(accept, replace),
+    rule=rule,
     num_draft_tokens=num_draft_tokens,
     max_new_tokens=max_new_tokens,
     batch_size=batch_size,
@@ -102,10 +110,11 @@ def replacements(accept):
 
 
 @pytest.mark.parametrize(
-  ("accept", "replace"),
-  [(a, r) for a in THRESHOLDS for r in replacements(a)] + [("top_k", "argmax")],
+  ("accept", "replace", "budget"),
+  [(a, r, {}) for a in THRESHOLDS for r in replacements(a)]
+  + [("top_k", "argmax", {}), *BUDGETS],
 )
-def test_rollout_equals_the_reference(accept, replace):
+def test_rollout_equals_the_reference(accept, replace, budget):
   how = {
     "student_sampling": sampling.Sampling(1.3, 0.95),
     "teacher_sampling": sampling.Sampling(0.8, 0.9),
@@ -113,7 +122,11 @@ def test_rollout_equals_the_reference(accept, replace):
   keys = row_keys(len(PROMPTS), seed=3)
   threshold = jnp.float32(THRESHOLDS[accept])
   result = run(
-    make_batch(PROMPTS), keys, threshold, accept=accept, replace=replace, **how
+    make_batch(PROMPTS),
+    keys,
+    threshold,
+    rule=acceptance.Rule(accept, replace, **budget),
+    **how,
   )
   expected = [
     reference.skd(
@@ -126,6 +139,7 @@ def test_rollout_equals_the_reference(accept, replace):
       threshold=THRESHOLDS[accept],
       eos_id=EOS,
       max_new_tokens=9,
+      **budget,
       **how,
     )
     for prompt, key in zip(PROMPTS, keys, strict=True)
@@ -151,7 +165,7 @@ def test_rollout_equals_the_reference(accept, replace):
   ],
 )
 def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
-  arguments = dict(accept=accept, replace=replacements(accept)[0])
+  arguments = dict(rule=acceptance.Rule(accept, replacements(accept)[0]))
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   threshold = jnp.float32(THRESHOLDS[accept])
   base = run(batch, keys, threshold, num_draft_tokens=3, **arguments)
@@ -163,9 +177,52 @@ def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
   np.testing.assert_array_equal(base.stopped, other.stopped)
 
 
+@pytest.mark.parametrize("num_draft_tokens", [1, 5])
+def test_budget_is_spent_alike_for_every_draft_length(num_draft_tokens):
+  accept, replace, budget = BUDGETS[3]
+  rule = acceptance.Rule(accept, replace, **budget)
+  batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
+  threshold = jnp.float32(THRESHOLDS[accept])
+  base = run(batch, keys, threshold, rule=rule)
+  other = run(
+    batch, keys, threshold, rule=rule, num_draft_tokens=num_draft_tokens
+  )
+  assert any(sum(row) > 2 for row in as_lists(base, "source"))
+  for field in ("tokens", "source", "draft_tokens"):
+    assert as_lists(base, field) == as_lists(other, field)
+
+
+def test_leg_costs_fewer_rounds_than_tokens_where_the_draft_guesses_it():
+  rule = acceptance.Rule("never", "sample", leg_length=9)
+  result = jax.jit(
+    lambda: rollout_lib.rollout(
+      Policy(TEACHER, MODEL, sampling.GREEDY),
+      Policy(TEACHER, MODEL, sampling.GREEDY),
+      make_batch(PROMPTS),
+      row_keys(len(PROMPTS)),
+      stopping.make_stop_table(V, ()),
+      jnp.float32(0),
+      rule=rule,
+      num_draft_tokens=3,
+      max_new_tokens=9,
+    )
+  )()
+  assert np.all(result.source == structs.TEACHER)
+  # One token, then three a round.
+  assert result.num_rounds.tolist() == [4] * len(PROMPTS)
+
+
+def test_slot_that_is_refilled_has_its_budget_again():
+  rule = acceptance.Rule("never", "sample", max_interventions=1)
+  batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
+  result = run(batch, keys, jnp.float32(0), rule=rule, batch_size=1)
+  for row in as_lists(result, "source"):
+    assert row == [1] + [0] * (len(row) - 1)
+
+
 def test_rows_do_not_depend_on_their_batch():
   keys = row_keys(len(PROMPTS))
-  arguments = dict(accept="top_k", replace="sample")
+  arguments = dict(rule=acceptance.Rule())
   together = as_lists(
     run(make_batch(PROMPTS), keys, jnp.float32(2), **arguments)
   )
@@ -195,7 +252,7 @@ def test_rows_do_not_depend_on_the_queue(batch_size):
   batch = batch.replace(
     index=jnp.where(padding.at[0].set(True), -1, batch.index)
   )
-  arguments = dict(accept="top_k", replace="sample")
+  arguments = dict(rule=acceptance.Rule())
   threshold = jnp.float32(2)
   at_once = run(batch, keys, threshold, **arguments)
   queued = run(batch, keys, threshold, batch_size=batch_size, **arguments)
@@ -233,15 +290,14 @@ def test_more_slots_than_prompts_are_refused():
       make_batch(PROMPTS),
       row_keys(len(PROMPTS)),
       jnp.float32(2),
-      accept="top_k",
-      replace="sample",
+      rule=acceptance.Rule(),
       batch_size=9,
     )
 
 
 def test_top_k_of_the_whole_vocabulary_is_the_student_alone():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
-  skd = run(batch, keys, jnp.float32(V), accept="top_k", replace="sample")
+  skd = run(batch, keys, jnp.float32(V), rule=acceptance.Rule())
   alone = rollout_lib.decode(
     Policy(STUDENT, MODEL),
     batch,
@@ -255,7 +311,9 @@ def test_top_k_of_the_whole_vocabulary_is_the_student_alone():
 
 def test_never_is_the_teacher_alone():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
-  skd = run(batch, keys, jnp.float32(0), accept="never", replace="sample")
+  skd = run(
+    batch, keys, jnp.float32(0), rule=acceptance.Rule("never", "sample")
+  )
   alone = rollout_lib.decode(
     Policy(TEACHER, MODEL),
     batch,
@@ -268,24 +326,31 @@ def test_never_is_the_teacher_alone():
   assert as_lists(skd, "source") == as_lists(alone, "source")
 
 
-@pytest.mark.parametrize("accept", ["lossless", "mixture"])
+@pytest.mark.parametrize("accept", ["lossless", "mixture", "bridge"])
 def test_exact_rules_follow_their_distribution(accept):
   """Chi-square against the probabilities of all responses of 3 tokens."""
   num_rows, num_tokens = 30_000, 3
-  share = THRESHOLDS[accept] if accept == "mixture" else 1.0
+  threshold = THRESHOLDS[accept] or 1.0
   # Both are warped: the warped distributions are what counts.
   how = {
     "student_sampling": sampling.Sampling(1.2, 0.9),
     "teacher_sampling": sampling.Sampling(0.9, 1.0),
   }
+
+  def next_distribution(student, teacher):
+    p = reference.sampling_distribution(student, how["student_sampling"])
+    q = reference.sampling_distribution(teacher, how["teacher_sampling"])
+    if accept == "bridge":
+      return reference.bridge(p, q, threshold)
+    return (1 - threshold) * p + threshold * q
+
   prompt = [3, 2]
   batch = make_batch([prompt] * num_rows)
   result = run(
     batch,
     row_keys(num_rows, seed=5),
-    jnp.float32(share),
-    accept=accept,
-    replace="residual",
+    jnp.float32(threshold),
+    rule=acceptance.Rule(accept, "residual"),
     max_new_tokens=num_tokens,
     stop_table=stopping.make_stop_table(V, ()),
     **how,
@@ -294,12 +359,7 @@ def test_exact_rules_follow_their_distribution(accept):
     trigram_logits(STUDENT),
     trigram_logits(TEACHER),
     prompt,
-    next_distribution=lambda student, teacher: (
-      (1 - share)
-      * reference.sampling_distribution(student, how["student_sampling"])
-      + share
-      * reference.sampling_distribution(teacher, how["teacher_sampling"])
-    ),
+    next_distribution=next_distribution,
     num_tokens=num_tokens,
   )
   codes = np.asarray(result.tokens) @ (V ** np.arange(num_tokens))
@@ -320,7 +380,27 @@ def test_exact_rules_follow_their_distribution(accept):
 
 def test_teacher_hidden_is_what_a_separate_pass_would_compute():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
-  result = run(batch, keys, jnp.float32(2), accept="top_k", replace="sample")
+  result = run(batch, keys, jnp.float32(2), rule=acceptance.Rule())
+  separate = forward.response_hidden(
+    MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
+  )
+  for row, length in enumerate(np.asarray(result.length)):
+    np.testing.assert_allclose(
+      result.teacher_hidden[row, :length], separate[row, :length], rtol=1e-6
+    )
+
+
+def test_lone_teacher_keeps_the_states_that_it_drew_from():
+  batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
+  result = rollout_lib.decode(
+    Policy(TEACHER, MODEL),
+    batch,
+    keys,
+    stopping.make_stop_table(V, (EOS,)),
+    max_new_tokens=9,
+    source=structs.TEACHER,
+    keep_hidden=True,
+  )
   separate = forward.response_hidden(
     MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
   )
@@ -335,7 +415,7 @@ def test_a_row_stops_at_a_stop_sequence_of_several_tokens():
   table = stopping.make_stop_table(V, (), (stop,))
   num_rows = 200
   batch, keys = make_batch([[3, 2]] * num_rows), row_keys(num_rows)
-  arguments = dict(accept="top_k", replace="sample", max_new_tokens=20)
+  arguments = dict(rule=acceptance.Rule(), max_new_tokens=20)
   result = run(batch, keys, jnp.float32(3), stop_table=table, **arguments)
   free = run(
     batch,
@@ -371,8 +451,7 @@ def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
     ),
     keys,
     jnp.float32(3),
-    accept="top_k",
-    replace="sample",
+    rule=acceptance.Rule(),
     max_new_tokens=12,
     stop_table=stopping.join_stop_tables(tables),
   )
@@ -382,8 +461,7 @@ def test_each_row_ends_at_the_limit_and_the_stops_of_its_task():
       make_batch([[3, 2]] * len(rows)),
       keys[rows],
       jnp.float32(3),
-      accept="top_k",
-      replace="sample",
+      rule=acceptance.Rule(),
       max_new_tokens=limits[task],
       stop_table=tables[task],
     )
@@ -403,8 +481,7 @@ def test_limit_of_a_row_never_exceeds_the_buffer():
     batch,
     row_keys(len(PROMPTS)),
     jnp.float32(3),
-    accept="top_k",
-    replace="sample",
+    rule=acceptance.Rule(),
     max_new_tokens=4,
     stop_table=stopping.make_stop_table(V, ()),
   )
@@ -417,7 +494,7 @@ def test_only_the_released_rule_draws_twice(monkeypatch):
 
   monkeypatch.setattr(verification, "_draw_again", refuse)
   for accept in THRESHOLDS:
-    arguments = dict(accept=accept, replace=replacements(accept)[0])
+    arguments = dict(rule=acceptance.Rule(accept, replacements(accept)[0]))
     # Traced again: no other test has this length.
     arguments |= dict(max_new_tokens=2, num_draft_tokens=2)
     batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
@@ -437,8 +514,7 @@ def test_released_rule_keeps_a_token_that_it_would_not_accept():
     make_batch([[3]] * num_rows),
     row_keys(num_rows),
     jnp.float32(25),
-    accept="released_top_k",
-    replace="sample",
+    rule=acceptance.Rule("released_top_k", "sample"),
     max_new_tokens=1,
     teacher_sampling=sampling.GREEDY,
   )
@@ -457,8 +533,7 @@ def test_eos_only_ends_a_row_that_sampled_it():
     make_batch([[3]] * num_rows),
     row_keys(num_rows),
     jnp.float32(3),
-    accept="top_k",
-    replace="sample",
+    rule=acceptance.Rule(),
     max_new_tokens=6,
   )
   for tokens, stopped in zip(
@@ -473,9 +548,7 @@ def test_eos_only_ends_a_row_that_sampled_it():
 def test_rows_that_only_pad_stay_empty():
   batch = make_batch(PROMPTS[:2])
   batch = batch.replace(index=jnp.asarray([0, -1], jnp.int32))
-  result = run(
-    batch, row_keys(2), jnp.float32(2), accept="top_k", replace="sample"
-  )
+  result = run(batch, row_keys(2), jnp.float32(2), rule=acceptance.Rule())
   assert result.length[0] > 0
   assert result.length[1] == 0
   assert result.num_rounds[1] == 0
@@ -487,8 +560,7 @@ def test_rounds_count_teacher_passes_of_live_rows():
     make_batch(PROMPTS),
     row_keys(len(PROMPTS)),
     jnp.float32(0),
-    accept="never",
-    replace="sample",
+    rule=acceptance.Rule("never", "sample"),
     num_draft_tokens=4,
   )
   np.testing.assert_array_equal(result.num_rounds, result.length)

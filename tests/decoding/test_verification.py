@@ -30,6 +30,8 @@ THRESHOLDS = {
   "never": 0,
   "random": 0.3,
   "released_top_k": 3,
+  "bridge": 0.2,
+  "divergence": 0.1,
 }
 
 

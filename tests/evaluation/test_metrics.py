@@ -31,7 +31,7 @@ def test_translations_are_scored_as_sacrebleu_does():
 
 def test_perfect_answers_score_100():
   lines = ["the cat sat on the mat #### 3", "it is raining today #### 4"]
-  metrics = ("bleu", "chrf", "rougeL", "accuracy")
+  metrics = ("bleu", "chrf", "rougeL", "accuracy", "steps")
   values, _ = metrics_lib.score(metrics, lines, lines, lines)
   assert values == pytest.approx(dict.fromkeys(metrics, 100.0))
 
@@ -58,6 +58,47 @@ def test_accuracy_counts_right_final_answers():
     ["#### 12", "#### 12.0", "12 #### 12", "#### 12"],
   )
   assert values == {"accuracy": 50.0}
+
+
+CHAIN = "7+5=12;12-3=9;9+9=18 #### 18"
+
+
+@pytest.mark.parametrize(
+  ("answer", "index"),
+  [
+    (CHAIN, 3),
+    ("7+5=12; 12-3=9 ;9+9=18", 3),
+    ("7+5=12;12-3=9;9+9=18;18-1=17 #### 17", 3),
+    # What comes right again after an error does not count.
+    ("7+5=12;12-3=8;9+9=18 #### 18", 1),
+    # Right by itself, but from a wrong result.
+    ("7+5=13;13-3=10;10+9=19 #### 19", 0),
+    ("7+5=12;12-3=9;9+8=17 #### 18", 2),
+    ("7+5=12;12-3=9 #### 9", 2),
+    ("7+5=12;12-3=9;9+9=1", 2),
+    ("12-3=9;7+5=12;9+9=18 #### 18", 0),
+    ("#### 18", 0),
+    ("", 0),
+  ],
+)
+def test_first_error_is_the_first_step_that_is_wrong_or_missing(answer, index):
+  assert metrics_lib.first_error(answer, CHAIN) == index
+
+
+def test_steps_are_the_share_before_the_first_error():
+  answers = [
+    CHAIN,
+    "7+5=12;12-3=8;8+9=17 #### 17",
+    "1+1=2;2+1=4 #### 4",
+    "no",
+  ]
+  references = [CHAIN, CHAIN, "1+1=2;2+1=3 #### 3", CHAIN]
+  values, signatures = metrics_lib.score(
+    ("steps", "accuracy"), [""] * 4, answers, references
+  )
+  shares = [1, 1 / 3, 1 / 2, 0]
+  assert values == pytest.approx({"steps": 25 * sum(shares), "accuracy": 25.0})
+  assert "steps before the first error" in signatures["steps"]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,6 @@ def test_agreement_is_of_the_most_probable_tokens():
 
 
 def test_weights_choose_what_counts():
-  student, _, inputs = case()
   for source, weight in (
     (structs.STUDENT, 1),
     (structs.TEACHER, 0),
@@ -79,17 +78,32 @@ def test_weights_choose_what_counts():
   ):
     metrics = metrics_of("accepted_only", source)
     np.testing.assert_array_equal(metrics.weight, weight)
-  uniform = metrics_of("uniform", structs.STUDENT)
   np.testing.assert_array_equal(
-    metrics_of("accepted_only", structs.STUDENT).loss, uniform.loss
+    metrics_of("accepted_only", structs.STUDENT).loss,
+    metrics_of("uniform", structs.STUDENT).loss,
   )
-  hard = token_losses.cross_entropy(student, inputs.tokens)
-  np.testing.assert_array_equal(
-    metrics_of("replaced_ce", structs.TEACHER).loss, hard
-  )
-  np.testing.assert_array_equal(
-    metrics_of("replaced_ce", structs.STUDENT).loss, uniform.loss
-  )
+
+
+@pytest.mark.parametrize(
+  "corrections",
+  [
+    token_losses.correction_cross_entropy,
+    token_losses.correction_cross_entropy_top_1,
+  ],
+)
+def test_corrections_have_a_loss_of_their_own(corrections):
+  student, teacher, inputs = case()
+  target = np.asarray(inputs.tokens)
+  if corrections is token_losses.correction_cross_entropy_top_1:
+    target = np.argmax(teacher, axis=-1)
+  hard = -reference.log_softmax(student)[np.arange(C), target]
+  for source, expected in (
+    (structs.STUDENT, plain_divergences()),
+    (structs.REFERENCE, plain_divergences()),
+    (structs.TEACHER, hard),
+  ):
+    metrics = metrics_of("uniform", source, corrections=corrections)
+    np.testing.assert_allclose(metrics.loss, expected, rtol=1e-4)
 
 
 def test_tokens_count_by_the_confidence_of_the_teacher():

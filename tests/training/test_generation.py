@@ -186,6 +186,38 @@ def test_skd_has_no_teacher_pass_besides_its_own(monkeypatch):
     generate(make_spec("on_policy_kd"))
 
 
+def test_teacher_that_writes_has_no_pass_besides_its_own(monkeypatch):
+  spec = make_spec("teacher_kd")
+  monkeypatch.setattr(generation, "with_teacher_hidden", None)
+  rollout, seconds = generate(spec)
+  assert set(np.unique(rollout.source[:, 0])) == {structs.TEACHER}
+  assert set(seconds) == {"generate"}
+  assert_targets_are_the_teachers(rollout)
+
+
+@pytest.mark.parametrize("method", ["skd", "supervised_kd", "imit_kd"])
+def test_first_tokens_alone_are_generated_and_learned(method):
+  spec = make_spec(method)
+  whole, _ = generate(spec)
+  cut, _ = generate(
+    make_spec(
+      method,
+      **{
+        "rollout.first_tokens": 1,
+        "rollout.first_tokens_end": 4,
+        "rollout.first_tokens_schedule": "linear",
+      },
+    ),
+    step=1,  # Of 4: the second of 1, 2, 3, 4.
+  )
+  assert np.max(whole.length) > 2
+  np.testing.assert_array_equal(cut.length, np.minimum(whole.length, 2))
+  for row, length in enumerate(np.asarray(cut.length)):
+    np.testing.assert_array_equal(
+      cut.tokens[row, :length], whole.tokens[row, :length]
+    )
+
+
 @pytest.mark.parametrize("method", ["sft", "seq_kd"])
 def test_cross_entropy_asks_no_teacher_for_targets(method, monkeypatch):
   def refuse(*_):

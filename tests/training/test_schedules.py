@@ -31,6 +31,17 @@ def test_cosine_is_slow_at_both_ends():
   assert found[3] - found[4] < found[2] - found[3]
 
 
+def test_geometric_falls_by_the_same_factor():
+  found = values("geometric")
+  assert found[2] == pytest.approx((25.0 * 5.0) ** 0.5)
+  assert found[0] / found[1] == pytest.approx(found[3] / found[4])
+
+
+def test_geometric_to_zero_is_refused():
+  with pytest.raises(ValueError, match=r"'geometric' from 1\.0 to 0"):
+    Schedule(1.0, 0.0, "geometric")
+
+
 @pytest.mark.parametrize(
   ("switch_at", "num_early"), [(0.0, 0), (0.4, 2), (0.5, 3), (1.0, 5)]
 )
@@ -39,7 +50,7 @@ def test_step_switches_at_a_share_of_the_run(switch_at, num_early):
   assert found == [25.0] * num_early + [5.0] * (5 - num_early)
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "geometric", "step"])
 def test_the_end_is_kept_past_the_run(shape):
   assert make_schedule(shape)(9) == pytest.approx(5.0)
 
