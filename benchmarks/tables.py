@@ -20,9 +20,9 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import harness
-from benchmarks.quality import plots
-from benchmarks.quality import table as table_lib
+from skd_jax import comparison_page, comparison_tests
 from skd_jax import records as records_lib
+from skd_jax.reporting import comparison_table
 
 _CHECK = flags.DEFINE_bool(
   "check", False, "Write nothing; exit with 1 if a page differs."
@@ -32,8 +32,9 @@ PAGES = tuple(
   ROOT / "docs" / "results" / f"{name}.md"
   for name in ("quality", "speed", "tpu")
 )
-COMPARISON = "compare_methods"
-_DRAWN = "methods"  # The grid whose plots are shown.
+COMPARISON = "comparisons"
+_DRAWN = "methods"  # The grid whose plots are shown, and
+_RIVAL = "skd"  # which is tested against this method as well.
 
 # The kept results of each table, in benchmarks/results.
 _FILES = {
@@ -61,7 +62,7 @@ def rebuild(page: str, results: Sequence[Mapping[str, Any]]) -> str:
     found = [result for result in results if result["benchmark"] == name]
     text = "\n".join(section(result) for result in found)
     if found and name == COMPARISON:
-      text = f"{table_lib.LEGEND}\n{text}"
+      text = f"{comparison_table.LEGEND}\n{text}"
     return f"{match[1]}\n{text or 'Not measured yet.'}\n{match[3]}"
 
   return _PLACE.sub(replace, page)
@@ -85,7 +86,7 @@ def section(result: Mapping[str, Any]) -> str:
   """Returns the tables of one result, and how it was measured."""
   if result["benchmark"] == COMPARISON:
     title = f"**{result['task']}: {result['grid']}**"
-    text = table_lib.section(result["rows"], result["tested"])
+    text = comparison_page.section(result["rows"], result["tested"])
     images = "".join(
       f"\n![{path.stem}](../../{path.relative_to(ROOT)})\n"
       for path in result["plots"]
@@ -144,15 +145,29 @@ def _comparison(path: pathlib.Path) -> dict[str, Any]:
     "task": records[-1]["task"],
     "grid": path.parent.name,
     "rows": records,
-    "tested": table_lib.read_tests(path),
+    "tested": _tests(path, records),
     "plots": sorted(path.parent.glob("*.png")),
   }
+
+
+def _tests(
+  path: pathlib.Path, records: records_lib.Records
+) -> comparison_tests.Tests:
+  """Tests a comparison against the usual baselines, from its lines."""
+  names = list(records_lib.arms(records))
+  baselines = comparison_tests.choose_baselines([], names)
+  if path.parent.name == _DRAWN:
+    baselines.append(_RIVAL)
+  return comparison_tests.run_tests(
+    records, baselines, kept=comparison_tests.read(path)
+  )
 
 
 def draw(folder: pathlib.Path) -> None:
   """Draws the plots of each comparison of all methods, beside its lines."""
   for path in folder.glob(f"quality/*/{_DRAWN}/runs.jsonl"):
-    plots.draw_all(records_lib.read(path), path.parent)
+    records = records_lib.read(path)
+    comparison_page.draw(records, _tests(path, records), path.parent)
 
 
 def main(argv: Sequence[str]) -> None:

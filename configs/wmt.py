@@ -93,7 +93,7 @@ def demo() -> ml_collections.ConfigDict:
 def embedded_compare() -> ml_collections.ConfigDict:
   """The demo's data and start, for the ablations.
 
-  python -m benchmarks.compare_methods --grid=threshold_k --seeds=3 \\
+  python -m skd_jax.compare --grid=threshold_k --seeds=3 \\
     --config=configs/wmt.py:embedded_compare --workdir=workdir/embedded_compare
 
   2 CPU cores, shared with other work: 4 minutes for teacher and start, then 30
@@ -182,7 +182,7 @@ def multi30k() -> ml_collections.ConfigDict:
 def multi30k_compare() -> ml_collections.ConfigDict:
   """Every method from one ready teacher.
 
-  python -m benchmarks.compare_methods \\
+  python -m skd_jax.compare \\
     --config=configs/wmt.py:multi30k_compare \\
     --config.data.dir=FOLDER --config.teacher.path=HF_FOLDER \\
     --grid=methods --seeds=3 --workdir=workdir/multi30k_compare

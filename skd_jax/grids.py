@@ -24,12 +24,37 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One row of the table."""
+  """One row of the table.
+
+  control_of: of a method of methods.CONTROLS, the variant of the same group
+    that it is the control of; None: as CONTROLS says.
+  same: what a control has as many of: `replaced` tokens, or `changed` ones,
+    which differ from the student's. The latter needs the control `random` of
+    the same group as well, whose blind replacements tell how many of them
+    change a token.
+  """
 
   name: str
   method: str
   changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   start: Start = Start()
+  control_of: str | None = None
+  same: str = "replaced"
+
+  def __post_init__(self):
+    if self.same not in ("replaced", "changed"):
+      raise ValueError(f"same = {self.same!r}: must be replaced or changed")
+
+  @property
+  def needs(self) -> list[str]:
+    """The variants whose runs, of the same seed, a control is made from."""
+    if self.method not in methods.CONTROLS:
+      return []
+    of = self.control_of or methods.CONTROLS[self.method]
+    needed = [rival(self.name, of)]
+    if self.same == "changed":
+      needed.append(rival(self.name, "random"))
+    return needed
 
 
 # What SKD claims to be better than, and all of them.
@@ -157,8 +182,18 @@ def choose(grid: str | None, names: Sequence[str]) -> list[Variant]:
   if len(set(names)) != len(names):
     raise ValueError(f"--methods={','.join(names)}: must be distinct")
   variants = list(GRIDS[grid]) if grid is not None else _of(names)
+  return controls_last(variants)
+
+
+def controls_last(variants: Sequence[Variant]) -> list[Variant]:
+  """Orders variants so that a control follows what it is made from.
+
+  Raises:
+    ValueError: a control without what it is the control of.
+  """
   found = {variant.name for variant in variants}
-  for name, of in methods.CONTROLS.items():
-    if name in found and of not in found:
-      raise ValueError(f"--methods has {name!r}: needs {of!r} beside it")
-  return sorted(variants, key=lambda v: v.method in methods.CONTROLS)
+  for variant in variants:
+    for name in variant.needs:
+      if name not in found:
+        raise ValueError(f"{variant.name!r} needs {name!r} beside it")
+  return sorted(variants, key=lambda v: len(v.needs))

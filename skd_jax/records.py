@@ -18,7 +18,6 @@ from skd_jax.reporting import files
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
-REFERENCES = "references.json"  # In WORKDIR: the test split's, in order.
 
 # A step that takes so many medians has compiled, or something else has run.
 _OUTLIER = 3.0
@@ -78,37 +77,24 @@ def find(
   return None
 
 
-def summary(records: Records) -> str:
-  """Returns a Markdown table: mean and deviation of the main scores.
+def arms(records: Records) -> dict[str, list[Mapping[str, Any]]]:
+  """Returns the lines of each arm, in order; not the models before."""
+  found: dict[str, list[Mapping[str, Any]]] = {}
+  for record in records:
+    if record["seed"] is not None:
+      found.setdefault(record["method"], []).append(record)
+  return found
 
-  The test of a difference is not in it; see benchmarks/quality.
+
+def before(records: Records, name: str) -> Mapping[str, Any] | None:
+  """Returns the line of the student that an arm starts from, or None.
+
+  "small, skd" starts from "student_init, small" where there is one, else from
+  "student_init".
   """
-  names = list(dict.fromkeys(record["method"] for record in records))
-  scores = [n for n in records[0]["metrics"] if n in _shown(records)]
-  rows = [["method", "seeds", *scores, "replaced", "seconds"]]
-  for name in names:
-    runs = [record for record in records if record["method"] == name]
-    seeds = sum(run["seed"] is not None for run in runs)
-    cells = [
-      _spread([run["metrics"][score] for run in runs]) for score in scores
-    ]
-    rates = [run["replacement_rate"] for run in runs]
-    rate = "-" if None in rates else f"{100 * statistics.fmean(rates):.1f} %"
-    seconds = [run["seconds"] for run in runs]
-    time = "-" if None in seconds else f"{statistics.fmean(seconds):.1f}"
-    rows.append([name, str(seeds or "-"), *cells, rate, time])
-  rule = [":--", *["--:"] * (len(rows[0]) - 1)]
-  return "\n".join(f"| {' | '.join(r)} |" for r in [rows[0], rule, *rows[1:]])
-
-
-def _shown(records: Records) -> set[str]:
-  """The scores of answers: those that have a signature."""
-  return set(records[0]["signature"])
-
-
-def _spread(values: Sequence[float]) -> str:
-  mean = f"{statistics.fmean(values):.2f}"
-  return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.2f}"
+  group, _, _ = name.rpartition(", ")
+  own = find(records, f"student_init, {group}", None)
+  return own or find(records, "student_init", None)
 
 
 def write(path: pathlib.Path, records: Records) -> None:
@@ -128,3 +114,34 @@ def answers_path(workdir: pathlib.Path, name: str, seed: int) -> pathlib.Path:
   """Returns where the greedy answers of a run are, one per line."""
   file_name = f"distill_seed_{seed}.txt"
   return run_folder(workdir, name, seed) / "answers" / file_name
+
+
+def answers(
+  workdir: pathlib.Path, record: Mapping[str, Any]
+) -> list[str] | None:
+  """Returns the greedy answers of a run, or None where they are not here."""
+  path = answers_path(workdir, record["method"], record["seed"])
+  if not path.exists():
+    return None
+  # Not splitlines: an answer may hold characters that it splits at.
+  return path.read_text("utf-8").removesuffix("\n").split("\n")
+
+
+def references_path(workdir: pathlib.Path, start: str) -> pathlib.Path:
+  """Returns where the references of the test split are, in their order.
+
+  Args:
+    workdir: of the comparison.
+    start: the name of the student's start; a regime can have its own data.
+  """
+  return workdir / "starts" / start / "references.json"
+
+
+def references(workdir: pathlib.Path, record: Mapping[str, Any]) -> list[str]:
+  """Returns what the answers of a run are scored against, in their order.
+
+  Raises:
+    FileNotFoundError: the comparison was not run in this workdir.
+  """
+  path = references_path(workdir, record["start"])
+  return json.loads(path.read_text("utf-8"))

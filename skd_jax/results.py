@@ -49,6 +49,8 @@ def write(
   per_seed: Sequence[Mapping[str, Any]],
   seconds: Mapping[str, float],
   command: str,
+  probe: Mapping[str, Any] | None = None,
+  warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
   """Writes samples.html, the plots, report.json and report.md, and prints it.
 
@@ -60,6 +62,8 @@ def write(
       train.score}, "totals": as of train.distill}.
     seconds: of the training of {"teacher", "student_init"}.
     command: that was run.
+    probe: as of pair.probe_start.
+    warnings: that were given before the training.
 
   Returns:
     The report, as in report.json.
@@ -67,7 +71,9 @@ def write(
   workdir = experiment.workdir
   log = metric_log.read_metrics(workdir / metric_log.FILE_NAME)
   result = make_report(experiment, per_seed, seconds, command)
-  result["warnings"] = health.over_the_run(log)
+  result["warnings"] = [*warnings, *health.over_the_run(log)]
+  if probe is not None:
+    result["probe"] = probe
   _write_samples(experiment)
   report.plot_history(
     workdir / metric_log.FILE_NAME,

@@ -24,6 +24,7 @@ from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
 from skd_jax.experiment import Experiment, open_experiment
 from skd_jax.models import LoadedModel
+from skd_jax.pair import pair_warnings, probe_start
 from skd_jax.parallel import processes
 from skd_jax.preparation import (
   export,
@@ -66,13 +67,15 @@ def train_and_evaluate(
   """
   experiment = open_experiment(config, workdir)
   with jax.set_mesh(experiment.mesh):
+    warnings = pair_warnings(experiment)
     teacher, teacher_seconds = prepare_model(experiment, "teacher")
     start, start_seconds = prepare_model(experiment, "student_init")
+    distillation = prepare_distillation(experiment, start, teacher)
+    probe = probe_start(experiment, distillation.spec, start, teacher)
     scores = {
       "teacher": score(experiment, "teacher", teacher, teacher),
       "student_init": score(experiment, "student_init", start, teacher),
     }
-    distillation = prepare_distillation(experiment, start, teacher)
     per_seed = []
     for seed in config.seeds:
       student, totals = distill(experiment, distillation, seed)
@@ -90,6 +93,8 @@ def train_and_evaluate(
       per_seed,
       {"teacher": teacher_seconds, "student_init": start_seconds},
       command=command,
+      probe=probe,
+      warnings=warnings,
     )
 
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 import skd_jax
-from skd_jax import config_checks, methods, records, train
+from skd_jax import (
+  comparison_page,
+  comparison_tests,
+  config_checks,
+  methods,
+  records,
+  train,
+)
 from tests import command_lines, tiny_run
 
 
@@ -45,7 +52,7 @@ def test_comparison_is_a_function_that_continues(
   assert [step for _, step, _ in lines[-1]["curve"]] == [2]
   assert records.read(tmp_path / "methods" / "runs.jsonl") == lines
   # With the references, the answers can be scored again.
-  references = json.loads((tmp_path / records.REFERENCES).read_text())
+  references = records.references(tmp_path, lines[-1])
   assert (
     references
     == (finished.parent / "data" / "test.en").read_text("utf-8").splitlines()
@@ -165,13 +172,29 @@ def test_runs_of_a_seed_see_the_same_examples(compared):
 
 
 @pytest.mark.slow
-def test_summary_has_a_row_for_each_method_and_model(compared):
-  *_, lines = compared
-  header, _, *rows = records.summary(lines).splitlines()
-  assert header == "| method | seeds | bleu | chrf | replaced | seconds |"
-  names = ["teacher", "student_init", *METHODS]
-  assert [row.split(" | ")[0].strip("| ") for row in rows] == names
-  assert all("±" in row for row in rows[2:])
+def test_page_of_a_comparison_has_a_bootstrap_of_its_answers(
+  compared, monkeypatch
+):
+  workdir, *_, lines = compared
+  monkeypatch.setattr(comparison_page, "draw", lambda *_: [])  # It takes long.
+  path = workdir / "methods" / "runs.jsonl"
+  text = comparison_page.write(path, workdir, ["on_policy_kd", "skd"])
+  for name in ("teacher", "student_init", *METHODS):
+    assert f"| {name} " in text
+  assert text in (path.parent / "comparison.md").read_text("utf-8")
+  tests = comparison_tests.read(path)
+  assert {b: set(arms) for b, arms in tests.items()} == {
+    "on_policy_kd": {"skd", "random"},
+    "skd": {"on_policy_kd", "random"},
+  }
+  scores = [
+    [records.find(lines, name, seed)["metrics"]["bleu"] for seed in (0, 1)]
+    for name in ("skd", "on_policy_kd")
+  ]
+  tested = tests["on_policy_kd"]["skd"]
+  expected = np.mean(scores[0]) - np.mean(scores[1])
+  for kind in ("test", "bootstrap"):
+    assert tested[kind]["difference"] == pytest.approx(expected)
 
 
 @pytest.mark.slow
@@ -263,17 +286,26 @@ def _main(*arguments, **options):
   )
 
 
-def test_bad_command_line_is_one_clear_line(tmp_path):
-  for argument, said in (
+@pytest.mark.parametrize(
+  ("argument", "said"),
+  [
     ("--methods=skdd", "--methods has 'skdd': must be of sft"),
-    ("--method=skd", "--method=skd: must not be given; --methods names"),
-    ("--num_processes=2", "--num_processes=2: must not be given"),
-  ):
-    done = _main(argument, f"--workdir={tmp_path / 'w'}")
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("Error: ")
-    assert said in line
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in [
+        ("--method=skd", "--method=skd: must not be given; --methods names"),
+        ("--num_processes=2", "--num_processes=2: must not be given"),
+        ("--study=no.py", "--study=no.py: no such file"),
+      ]
+    ),
+  ],
+)
+def test_bad_command_line_is_one_clear_line(argument, said, tmp_path):
+  done = _main(argument, f"--workdir={tmp_path / 'w'}")
+  assert done.returncode == 1
+  (line,) = done.stderr.strip().splitlines()
+  assert line.startswith("Error: ")
+  assert said in line
   assert not (tmp_path / "w").exists()
 
 
@@ -299,9 +331,14 @@ def test_quick_comparison_from_the_command_line(tmp_path):
     "--methods=on_policy_kd,skd --seeds=1 --workdir=w"
   )
   assert [step for _, step, _ in lines[-1]["curve"]] == [4, 8]
-  assert records.summary(lines) in done.stdout
+  page = (tmp_path / "w" / "methods" / "comparison.md").read_text("utf-8")
+  text = done.stdout.strip().removesuffix(
+    f"Written to {tmp_path / 'w' / 'methods'}"
+  )
+  assert "| skd " in text
+  assert text.strip() in page
   # The same command again runs nothing.
   again = _main(*arguments, timeout=300)
   assert again.returncode == 0, again.stderr
-  assert again.stdout.strip() == records.summary(lines)
+  assert again.stdout == done.stdout
   assert again.stderr.count("finished before") == 2

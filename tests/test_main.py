@@ -101,6 +101,22 @@ def test_report_has_the_scores_of_all_models_and_seeds(workdir):
   assert report["config"] == _read(workdir / "config.json")["config"]
 
 
+def test_report_says_how_student_and_teacher_fit_at_the_start(workdir):
+  report = _read(workdir / "report.json")
+  found = report["probe"]
+  assert found["rule"] == "top_k 2"
+  assert 0 < found["replaced"] < 1
+  assert found["rows"] == 16
+  assert 0 < found["mean_length"] <= 16
+  assert 0 < found["teacher_entropy"] < found["max_entropy"]
+  # As on the references, about.
+  start = report["metrics"]["student_init"]
+  assert found["agreement"] == pytest.approx(start["agreement"], abs=0.2)
+  page = (workdir / "report.md").read_text("utf-8")
+  assert f"The pair at the start: {found['verdict']}." in page
+  assert _read(workdir / "stages" / "probe.json")["result"] == found
+
+
 def test_distillation_brings_the_student_closer_to_the_teacher(workdir):
   scores = _read(workdir / "report.json")["metrics"]
   assert scores["student"]["kl"] < scores["student_init"]["kl"]

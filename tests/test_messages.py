@@ -43,7 +43,7 @@ def test_messages_of_all_packages_are_shown(handler, module):
 
 def test_messages_of_the_benchmarks_are_shown(handler):
   messages.show_all()
-  assert shows(handler, _PACKAGE.parent / "benchmarks" / "quality" / "x.py")
+  assert shows(handler, _PACKAGE.parent / "benchmarks" / "speed" / "x.py")
 
 
 @pytest.mark.parametrize(

@@ -70,14 +70,27 @@ def test_lines_are_json_whatever_the_numbers(tmp_path):
   json.dumps(found, allow_nan=False)
 
 
-def test_summary_has_the_mean_and_deviation_of_each_method():
-  assert records.summary(LINES).splitlines() == [
-    "| method | seeds | bleu | replaced | seconds |",
-    "| :-- | --: | --: | --: | --: |",
-    "| teacher | - | 50.00 | - | - |",
-    "| on_policy_kd | 1 | 20.00 | - | 10.0 |",
-    "| skd | 2 | 24.50 ± 0.71 | 15.0 % | 9.0 |",
-  ]
+def test_arms_are_in_order_without_the_models_before():
+  assert records.arms(LINES) == {"on_policy_kd": LINES[1:2], "skd": LINES[2:]}
+
+
+def test_arm_starts_from_the_student_of_its_group():
+  small, start = (
+    line(name, None, 5.0) for name in ("student_init, small", "student_init")
+  )
+  lines = [*LINES, small, start]
+  assert records.before(lines, "small, skd") == small
+  assert records.before(lines, "100 prompts, skd") == start
+  assert records.before(lines, "skd") == start
+  assert records.before(LINES, "skd") is None
+
+
+def test_answers_are_one_a_line_whatever_they_hold(tmp_path):
+  assert records.answers(tmp_path, LINES[-1]) is None
+  path = records.answers_path(tmp_path, "skd", 1)
+  path.parent.mkdir(parents=True)
+  path.write_text("a\x0bb\u2028c\n\nd\n", "utf-8")
+  assert records.answers(tmp_path, LINES[-1]) == ["a\x0bb\u2028c", "", "d"]
 
 
 @pytest.mark.parametrize(

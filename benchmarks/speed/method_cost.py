@@ -28,7 +28,7 @@ import jax
 from absl import flags
 
 from benchmarks import harness
-from skd_jax import comparison, grids, messages, methods, train
+from skd_jax import comparison, comparison_runs, grids, messages, methods, train
 from skd_jax.decoding import sampling
 from skd_jax.parallel import compilation, sharding
 from skd_jax.training import generation
@@ -45,7 +45,7 @@ _PARTS = ("generate", "verify", "train")
 
 
 def make_step(
-  prepared: comparison.Prepared, method: str, rate: float | None
+  prepared: comparison_runs.Prepared, method: str, rate: float | None
 ) -> Callable[[int], dict[str, float]]:
   """Returns `step -> seconds and tokens` of a method, always from the start.
 
@@ -93,7 +93,7 @@ def make_step(
 
 
 def make_rows(
-  prepared: comparison.Prepared, names: Sequence[str], num_steps: int
+  prepared: comparison_runs.Prepared, names: Sequence[str], num_steps: int
 ) -> list[harness.Row]:
   """Times the methods in turns.
 
@@ -154,7 +154,7 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
     command=messages.command_line("benchmarks.speed.method_cost"),
   )
   with jax.set_mesh(sharding.make_mesh(**asked.config.mesh)):
-    prepared = comparison.prepare(asked, grids.Start())
+    prepared = comparison_runs.prepare(asked, grids.Start())
     return make_rows(prepared, names, _STEPS.value)
 
 

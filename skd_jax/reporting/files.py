@@ -1,10 +1,12 @@
 """Files that are whole or not there, and JSON that any reader takes."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -31,3 +33,24 @@ def finite(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
+  """Holds a lock that other processes see; the system frees it with a process.
+
+  Args:
+    path: of the lock file; it is made, and stays.
+    wait: until it is free; else only try.
+
+  Yields:
+    Whether the lock is held.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      yield False
+    else:
+      yield True

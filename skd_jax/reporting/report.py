@@ -55,7 +55,8 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
       {name: value}}, `rollout` {replacement_rate, accepted_per_round,
       tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
       `signature` {metric: string}, `per_seed` (a list of {seed,
-      metrics}, metrics as above), `warnings` (strings), `command` (a string)
+      metrics}, metrics as above), `probe` (what was found before distillation,
+      with its `verdict`, a string), `warnings` (strings), `command` (a string)
       and `versions` {name: version}. A model that was not measured is absent or
       empty.
 
@@ -71,6 +72,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   sections = [
     f"# {report['task']}",
     margin_sentence(report),
+    _probe_line(report.get("probe") or {}),
     *_score_tables(report),
     _warning_section(report.get("warnings") or ()),
     _rollout_section(report["rollout"]),
@@ -216,6 +218,10 @@ def _decimals(values: Sequence[float]) -> int:
   if largest < 1:
     return 4
   return 2 if largest < 1000 else 0
+
+
+def _probe_line(probe: Mapping[str, Any]) -> str:
+  return f"The pair at the start: {probe['verdict']}." if probe else ""
 
 
 def _warning_section(warnings: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 import pytest
 
 from benchmarks import harness, tables
+from skd_jax import records
+from tests.comparison_lines import LINES
 
 NAMES = {
-  "quality": ("compare_methods",),
+  "quality": ("comparisons",),
   "speed": ("rollout_speed", "step_cost", "method_cost", "loss_memory"),
   "tpu": ("tpu_plan",),
 }
@@ -48,6 +50,22 @@ def test_tables_replace_what_stands_between_the_comments():
   assert "nvidia-h200" in text
   assert text.count("Not measured yet.") == len(tables.NAMES) - 1
   assert tables.rebuild(text, []) == tables.rebuild(before, [])
+
+
+def test_page_shows_a_comparison_from_its_lines(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "ROOT", tmp_path)
+  path = tmp_path / "quality" / "tiny" / "methods" / "runs.jsonl"
+  records.write(path, LINES)
+  tables.draw(tmp_path)
+  (found,) = tables.read_results(tmp_path)
+  text = tables.rebuild(page(*tables.NAMES), [found])
+  assert "**tiny: methods**" in text
+  assert "24.50 ± 0.71" in text
+  # Over the usual baselines, and there over SKD as well.
+  assert "bleu over on_policy_kd" in text
+  assert "bleu over skd" in text
+  assert "(../../quality/tiny/methods/validation_by_step.png)" in text
+  assert "\nold\n" not in text
 
 
 def test_speed_has_a_column_for_each_batch():

@@ -21,3 +21,13 @@ def test_json_makes_its_folder_and_has_no_nan(tmp_path):
   files.write_json(path, {"a": [math.nan, 1.0], "b": {"c": -math.inf}})
   assert json.loads(path.read_text()) == {"a": [None, 1.0], "b": {"c": None}}
   assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_lock_is_seen_by_another_holder_and_freed(tmp_path):
+  path = tmp_path / "folder" / "lock"
+  with files.locked(path) as first:
+    assert first
+    with files.locked(path, wait=False) as second:
+      assert not second
+  with files.locked(path, wait=False) as third:
+    assert third

@@ -198,6 +198,15 @@ def test_warnings_stand_above_the_numbers_of_the_rollouts(tmp_path):
   assert page.index("## Warnings") < page.index("## Rollouts")
 
 
+def test_verdict_on_the_pair_stands_above_the_scores(tmp_path):
+  report = report_of((25.0, 20.0))
+  assert "The pair" not in page_of(tmp_path, report)
+  report["probe"] = {"replaced": 0.12, "verdict": "fits: top_k 25 replaces 12%"}
+  page = page_of(tmp_path, report)
+  assert "\nThe pair at the start: fits: top_k 25 replaces 12%.\n" in page
+  assert page.index("The pair at the start") < page.index("| teacher |")
+
+
 def test_json_keeps_the_report_and_stays_json(tmp_path):
   report = report_of((25.0, 20.0), (26.0, 20.0))
   report["rollout"]["tokens_per_s"] = math.nan

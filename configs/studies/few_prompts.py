@@ -1,0 +1,64 @@
+"""Few prompts, many epochs: the regime of the SKD paper, on embedded data.
+
+python -m skd_jax.compare --study=configs/studies/few_prompts.py \\
+  --workdir=workdir/few_prompts
+
+Written before it was run; what came out is in docs/results/quality.md.
+"""
+
+import ml_collections
+
+from configs import wmt
+from configs.studies import arms
+from skd_jax.study import Study
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The demo's teacher; a start that has seen the distillation set alone."""
+  config = wmt.demo()
+  config.task = "embedded German to English, few prompts"
+  config.seeds = (0,)
+  config.data.max_validation_examples = 256
+  config.data.max_test_examples = 1000
+  config.student.fit.update(
+    num_steps=200, batch_size=32, max_examples=1000, learning_rate=4e-3
+  )
+  config.distill.update(
+    num_steps=400, max_examples=1000, evaluate_every_steps=200
+  )
+  return config
+
+
+def _regime(num_prompts: int, num_steps: int) -> dict[str, int]:
+  """About 13 epochs of distillation, and half as many of SFT before."""
+  return {
+    "student.fit.max_examples": num_prompts,
+    "student.fit.num_steps": num_steps // 2,
+    "distill.max_examples": num_prompts,
+    "distill.num_steps": num_steps,
+    "distill.evaluate_every_steps": num_steps // 2,
+  }
+
+
+STUDY = Study(
+  name="few_prompts",
+  question=(
+    "With few prompts and many epochs, is a response that student and teacher "
+    "write together better to learn from than the reference, the teacher's or "
+    "the student's own?"
+  ),
+  regimes={
+    "1000 prompts": _regime(1000, 400),
+    "300 prompts": _regime(300, 120),
+    "3000 prompts": _regime(3000, 1200),
+  },
+  arms=arms.ARMS,
+  baselines=arms.BASELINES,
+  seeds=10,
+  metric="bleu",
+  stopping=(
+    "All arms have 10 seeds in every regime; no arm is added, dropped or tuned "
+    "on the test split. The rule that is recommended has the best mean rank by "
+    "the last validation score over the regimes of all studies."
+  ),
+)
