@@ -164,6 +164,7 @@ def _with_curves(
       "distill.evaluate_every_steps": every
       or max(1, config.distill.num_steps // 8),
       "evaluate.num_samples": 0,
+      "baselines": (),
     },
   )
 

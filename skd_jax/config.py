@@ -73,6 +73,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.seed = 0  # Of the weights and the data order of teacher and student.
   # Distillation is run once for each of these, from the same start.
   config.seeds = (0,)
+  # Methods of skd_jax/methods.py that are run beside it with the same seeds,
+  # steps and start, to compare with in the report.
+  config.baselines = ()
   # Of activations and caches: float32, bfloat16; auto is bfloat16 where the
   # device has matrix units for it. The student's weights stay float32.
   config.dtype = "auto"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from skd_jax import builders, method_checks, stages
+from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.evaluation import metrics as metrics_lib
@@ -64,6 +64,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     config, _UNKNOWN if has_folder else config.tokenizer.vocab_size
   )
   method_checks.check_combination(config)
+  _check_baselines(config)
 
 
 def check_vocabulary(
@@ -176,6 +177,19 @@ def trained_stages(config: ml_collections.ConfigDict) -> list[str]:
   """Returns the sections of the config that a run trains by."""
   roles = [role for role in ("teacher", "student") if not config[role].path]
   return [*(f"{role}.fit" for role in roles), "distill"]
+
+
+def _check_baselines(config: ml_collections.ConfigDict) -> None:
+  names = tuple(config.baselines)
+  allowed = [name for name in methods.METHODS if name not in methods.CONTROLS]
+  if len(set(names)) != len(names) or not set(names) <= set(allowed):
+    raise ValueError(
+      f"baselines = {names}: must be distinct, of {', '.join(allowed)}"
+    )
+  for name in names:
+    changed = methods.apply_method(config, name)
+    with fields.prefix(f"baselines has {name!r}: "):
+      check_config(methods.change(changed, {"baselines": ()}))
 
 
 def _check_seeds(config: ml_collections.ConfigDict) -> None:

@@ -10,7 +10,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from skd_jax import builders, config_checks, models, stages, structs
+from skd_jax import builders, config_checks, methods, models, stages, structs
 from skd_jax import config as config_lib
 from skd_jax.data import dataset, input_pipeline, tasks
 from skd_jax.data import tokenizer as tokenizer_lib
@@ -151,6 +151,23 @@ def open_experiment(
     stop_table=make_stop_table(task_set),
     dtype=models.compute_dtype(config.dtype),
   )
+
+
+def open_baseline(experiment: Experiment, method: str) -> Experiment:
+  """Opens what is run beside an experiment: another method, the rest the same.
+
+  Its stages, log and answers go to WORKDIR/baselines/METHOD.
+
+  Raises:
+    ValueError: that folder holds a stage with other settings.
+  """
+  config = methods.apply_method(experiment.config, method)
+  config = methods.change(config, {"baselines": (), "profile": 0})
+  workdir = experiment.workdir / "baselines" / method
+  stages.check_fresh(workdir, stages.cache_keys(config))
+  processes.on_first(lambda: workdir.mkdir(parents=True, exist_ok=True))
+  write_config(workdir, config)
+  return dataclasses.replace(experiment, config=config, workdir=workdir)
 
 
 def write_config(

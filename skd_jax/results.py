@@ -58,8 +58,9 @@ def write(
 
   Args:
     experiment: the run.
-    per_seed: {"seed", "scores" {teacher, student_init, student: as of
-      train.score}, "totals": as of train.distill}.
+    per_seed: {"seed", "scores" {teacher, student_init, student, and each
+      baseline: as of train.score}, "totals" {student, and each baseline: as of
+      train.distill}}.
     seconds: of the training of {"teacher", "student_init"}.
     command: that was run.
     probe: as of pair.probe_start.
@@ -93,13 +94,22 @@ def make_report(
 ) -> dict[str, Any]:
   """Returns the report, without its warnings; arguments as of `write`."""
   config = experiment.config
-  of_seeds = [Totals.from_plain(entry["totals"]) for entry in per_seed]
-  totals = Totals()
+  of_seeds = [
+    Totals.from_plain(entry["totals"]["student"]) for entry in per_seed
+  ]
+  totals, of_baselines = Totals(), Totals()
   for of_seed in of_seeds:
     totals.add(of_seed)
+  for entry in per_seed:
+    for name in config.baselines:
+      of_baselines.add(Totals.from_plain(entry["totals"][name]))
   first = per_seed[0]["scores"]
   evaluated = first["teacher"]["seconds"] + first["student_init"]["seconds"]
-  evaluated += sum(entry["scores"]["student"]["seconds"] for entry in per_seed)
+  evaluated += sum(
+    entry["scores"][name]["seconds"]
+    for entry in per_seed
+    for name in ("student", *config.baselines)
+  )
   times = {
     "teacher": seconds["teacher"],
     "student_init": seconds["student_init"],
@@ -107,10 +117,14 @@ def make_report(
     # A pass of its own; those of a rollout are in `generate`.
     "verify": totals.seconds["verify"],
     "train": totals.seconds["train"],
+    "baselines": sum(of_baselines.seconds.values()),
     "evaluate": evaluated,
   }
-  if not times["verify"]:
-    del times["verify"]
+  times = {
+    name: value
+    for name, value in times.items()
+    if value or name not in ("verify", "baselines")
+  }
   rates = totals.rates()
   return {
     "task": config.task,

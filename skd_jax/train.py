@@ -22,7 +22,7 @@ from skd_jax import builders, results
 from skd_jax.data import dataset
 from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
-from skd_jax.experiment import Experiment, open_experiment
+from skd_jax.experiment import Experiment, open_baseline, open_experiment
 from skd_jax.models import LoadedModel
 from skd_jax.pair import pair_warnings, probe_start
 from skd_jax.parallel import processes
@@ -70,23 +70,30 @@ def train_and_evaluate(
     warnings = pair_warnings(experiment)
     teacher, teacher_seconds = prepare_model(experiment, "teacher")
     start, start_seconds = prepare_model(experiment, "student_init")
-    distillation = prepare_distillation(experiment, start, teacher)
-    probe = probe_start(experiment, distillation.spec, start, teacher)
+    students = {"student": experiment} | {
+      name: open_baseline(experiment, name) for name in config.baselines
+    }
+    distillations = {
+      name: prepare_distillation(opened, start, teacher)
+      for name, opened in students.items()
+    }
+    spec = distillations["student"].spec
+    probe = probe_start(experiment, spec, start, teacher)
     scores = {
       "teacher": score(experiment, "teacher", teacher, teacher),
       "student_init": score(experiment, "student_init", start, teacher),
     }
     per_seed = []
     for seed in config.seeds:
-      student, totals = distill(experiment, distillation, seed)
-      name = f"distill_seed_{seed}"
-      of_student = {"student": score(experiment, name, student, teacher)}
-      per_seed.append(
-        {"seed": seed, "scores": scores | of_student, "totals": totals}
-      )
-      if seed == config.seeds[0]:
-        export(experiment, experiment.workdir / "export", student)
-      del student  # Before the next one is trained.
+      of_seed, totals = dict(scores), {}
+      for name, opened in students.items():
+        student, totals[name] = distill(opened, distillations[name], seed)
+        stage = f"distill_seed_{seed}"
+        of_seed[name] = score(opened, stage, student, teacher)
+        if name == "student" and seed == config.seeds[0]:
+          export(experiment, experiment.workdir / "export", student)
+        del student  # Before the next one is trained.
+      per_seed.append({"seed": seed, "scores": of_seed, "totals": totals})
     return processes.on_first(
       results.write,
       experiment,

@@ -266,6 +266,13 @@ _BAD = [
     "loss.corrections = 'reverse_kl' with loss.objective = 'cross_entropy'",
     "must be empty",
   ),
+  ({"baselines": ("skdd",)}, "baselines = ('skdd',)", "of sft, seq_kd"),
+  ({"baselines": ("random",)}, "baselines = ('random',)", "of sft, seq_kd"),
+  (
+    {"baselines": ("bridge",), "rollout.teacher_temperature": 0.0},
+    "baselines has 'bridge': rollout.teacher_temperature = 0",
+    "above 0",
+  ),
   ({"loss.corrections": "cross"}, "loss.corrections = 'cross'", "reverse_kl"),
   ({"rollout.leg_length": 0}, "rollout.leg_length = 0", "1 or above"),
   (

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import types
 
@@ -62,6 +63,24 @@ def test_run_leaves_all_its_artifacts(workdir):
   assert not list(workdir.rglob("*.tmp"))
   # The rollouts of the start, the middle and the end.
   assert {p.stem for p in (workdir / "samples").iterdir()} == {"0", "3", "6"}
+
+
+def test_baseline_can_be_added_to_a_finished_run(workdir, config, tmp_path):
+  copy = tmp_path / "run"
+  shutil.copytree(workdir, copy)
+  config.baselines = ("supervised_kd",)
+  report = train.train_and_evaluate(config, copy)
+  before = _read(workdir / "report.json")["metrics"]
+  assert report["metrics"]["student"] == before["student"]
+  assert set(report["metrics"]) == {*before, "supervised_kd"}
+  assert report["metrics"]["supervised_kd"] != before["student"]
+  assert report["seconds"]["baselines"] > 0
+  assert "| student, supervised_kd |" in (copy / "report.md").read_text("utf-8")
+  folder = copy / "baselines" / "supervised_kd"
+  assert (folder / "answers" / "distill_seed_1.txt").stat().st_size > 0
+  # Its stages stand: the same command again has nothing to do.
+  again = train.train_and_evaluate(config, copy)
+  assert again["metrics"] == report["metrics"]
 
 
 def test_config_json_tells_how_the_run_was_made(workdir):

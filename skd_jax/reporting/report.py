@@ -50,15 +50,15 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   Args:
     workdir: folder of the run.
     report: `task`, `config`, `seeds`, `main_metric` (by which a student is
-      judged: a name in `metrics`), `metrics` {teacher, student_init,
-      student: {name: value}}, where several tasks have {"mean": value, TASK:
-      {name: value}}, `rollout` {replacement_rate, accepted_per_round,
-      tokens_per_s}, `seconds` {generate, train, evaluate, total}. May hold
-      `signature` {metric: string}, `per_seed` (a list of {seed,
-      metrics}, metrics as above), `probe` (what was found before distillation,
-      with its `verdict`, a string), `warnings` (strings), `command` (a string)
-      and `versions` {name: version}. A model that was not measured is absent or
-      empty.
+      judged: a name in `metrics`), `metrics` {teacher, student_init, student,
+      and each baseline: {name: value}}, where several tasks have {"mean":
+      value, TASK: {name: value}}, `rollout` {replacement_rate,
+      accepted_per_round, tokens_per_s}, `seconds` {generate, train, evaluate,
+      total}. May hold `signature` {metric: string}, `per_seed` (a list of
+      {seed, metrics}, metrics as above), `probe` (what was found before
+      distillation, with its `verdict`, a string), `warnings` (strings),
+      `command` (a string) and `versions` {name: version}. A model that was not
+      measured is absent or empty.
 
   Raises:
     ValueError: if one of the keys that every report needs is missing.
@@ -162,7 +162,7 @@ def _values(
   runs = [run["metrics"] for run in report.get("per_seed") or ()]
   runs = runs or [report["metrics"]]
   models: dict[str, dict[str, list[float]]] = {}
-  for model in _MODELS:
+  for model in dict.fromkeys([*_MODELS, *report["metrics"]]):
     values = defaultdict(list)
     for run in runs:
       scores = run.get(model) or {}
@@ -195,7 +195,7 @@ def _score_table(values_of: Mapping[str, dict[str, list[float]]]) -> str:
   }
   rows = [
     [
-      _MODELS[model],
+      _MODELS.get(model, f"student, {model}"),
       *(_mean_and_deviation(values.get(n, []), decimals[n]) for n in names),
     ]
     for model, values in models.items()
