@@ -14,15 +14,17 @@ from skd_jax.study import Study
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The demo's teacher; a start that has seen the distillation set alone."""
+  """The demo's teacher and start, and a larger test set.
+
+  The start has read 11,200 pairs of the corpus once, drawn from all of it: it
+  stands for a pretrained student, which a model of this size that has seen the
+  distillation set alone cannot (0.3 BLEU before distillation, and 4 after it
+  with any method: a pilot).
+  """
   config = wmt.demo()
   config.task = "embedded German to English, few prompts"
   config.seeds = (0,)
-  config.data.max_validation_examples = 256
   config.data.max_test_examples = 1000
-  config.student.fit.update(
-    num_steps=200, batch_size=32, max_examples=1000, learning_rate=4e-3
-  )
   config.distill.update(
     num_steps=400, max_examples=1000, evaluate_every_steps=200
   )
@@ -30,10 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def _regime(num_prompts: int, num_steps: int) -> dict[str, int]:
-  """About 13 epochs of distillation, and half as many of SFT before."""
+  """About 13 epochs of distillation."""
   return {
-    "student.fit.max_examples": num_prompts,
-    "student.fit.num_steps": num_steps // 2,
     "distill.max_examples": num_prompts,
     "distill.num_steps": num_steps,
     "distill.evaluate_every_steps": num_steps // 2,

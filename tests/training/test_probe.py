@@ -178,6 +178,12 @@ def test_numbers_equal_the_slow_ones(method, threshold, rule, judged):
     assert 0 < found[name] < 1, name
 
 
+def test_top_25_are_the_ranks_below_25():
+  logits = -jnp.arange(30.0)[None, :].repeat(2, axis=0)
+  sums = probe._look_at(logits, logits, jnp.asarray([24, 25]))
+  assert sums.outside_top_k.tolist() == [0, 1]
+
+
 def test_pair_of_one_model_is_too_similar():
   found = find(make_spec(), SHARP, SHARP)
   assert found.replaced == 0
