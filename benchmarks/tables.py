@@ -33,8 +33,8 @@ PAGES = tuple(
   for name in ("quality", "speed", "tpu")
 )
 COMPARISON = "comparisons"
-_DRAWN = "methods"  # The grid whose plots are shown, and
-_RIVAL = "skd"  # which is tested against this method as well.
+_DRAWN = ("few_prompts", "methods")  # Those whose plots are shown, in order.
+_RIVAL = "skd"  # What the last of them is tested against as well.
 
 # The kept results of each table, in benchmarks/results.
 _FILES = {
@@ -126,12 +126,12 @@ def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
   found += [
     _comparison(path) for path in sorted(folder.glob("quality/*/*/runs.jsonl"))
   ]
-  # The comparison of all methods comes before the other comparisons.
+  # The comparisons whose plots are shown come before the others.
   return sorted(
     found,
     key=lambda result: (
       not result["device"].startswith("cpu"),
-      result.get("grid") != _DRAWN,
+      [result.get("grid") != name for name in _DRAWN],
     ),
   )
 
@@ -156,7 +156,7 @@ def _tests(
   """Tests a comparison against the usual baselines, from its lines."""
   names = list(records_lib.arms(records))
   baselines = comparison_tests.choose_baselines([], names)
-  if path.parent.name == _DRAWN:
+  if path.parent.name == _DRAWN[-1]:
     baselines.append(_RIVAL)
   return comparison_tests.run_tests(
     records, baselines, kept=comparison_tests.read(path)
@@ -164,8 +164,10 @@ def _tests(
 
 
 def draw(folder: pathlib.Path) -> None:
-  """Draws the plots of each comparison of all methods, beside its lines."""
-  for path in folder.glob(f"quality/*/{_DRAWN}/runs.jsonl"):
+  """Draws the plots of the comparisons of _DRAWN, beside their lines."""
+  for path in folder.glob("quality/*/*/runs.jsonl"):
+    if path.parent.name not in _DRAWN:
+      continue
     records = records_lib.read(path)
     comparison_page.draw(records, _tests(path, records), path.parent)
 

@@ -58,7 +58,7 @@ class Variant:
 
 
 # What SKD claims to be better than, and all of them.
-BASELINES = ("on_policy_kd", "supervised_kd")
+BASELINES = ("on_policy_kd", "supervised_kd", "teacher_kd")
 _RIVALS = (*BASELINES, "skd")
 _RAW = Start("raw", {"student.fit.num_steps": 0})
 _SIZES = {

@@ -1,12 +1,61 @@
 """Toy models and settings that the tests share."""
 
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from skd_jax import structs
 from skd_jax.decoding import stopping
+
+
+@contextlib.contextmanager
+def settings(**values) -> Iterator[None]:
+  """Has other settings of JAX for a while; compiles by the new ones."""
+  before = {name: jax.config.values[name] for name in values}
+  try:
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_compilation(tmp_path_factory):
+  """Compiles without optimizing, and each function once for all workers."""
+  base = tmp_path_factory.getbasetemp()
+  # A worker of pytest-xdist has its folder inside the one of all workers.
+  shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+  with settings(
+    jax_disable_most_optimizations=True,
+    jax_compilation_cache_dir=str(pathlib.Path(shared) / "compiled"),
+    jax_persistent_cache_min_compile_time_secs=0.0,
+    jax_persistent_cache_min_entry_size_bytes=-1,
+  ):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _optimized(request):
+  """Compiles as users do, where a test is slow or looks at the program."""
+  marker = request.node.get_closest_marker
+  if not marker("optimized") and not marker("slow"):
+    yield
+    return
+  with settings(
+    jax_disable_most_optimizations=False, jax_compilation_cache_dir=None
+  ):
+    yield
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ from tests import command_lines, tiny_run
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A finished run, whose teacher and start are compared from."""
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield tiny_run.finish(tmp_path_factory)
+  return tiny_run.finish(tmp_path_factory)
 
 
 def config_of(finished, **changes):
@@ -290,16 +289,12 @@ def _main(*arguments, **options):
   ("argument", "said"),
   [
     ("--methods=skdd", "--methods has 'skdd': must be of sft"),
-    *(
-      pytest.param(*case, marks=pytest.mark.slow)
-      for case in [
-        ("--method=skd", "--method=skd: must not be given; --methods names"),
-        ("--num_processes=2", "--num_processes=2: must not be given"),
-        ("--study=no.py", "--study=no.py: no such file"),
-      ]
-    ),
+    ("--method=skd", "--method=skd: must not be given; --methods names"),
+    ("--num_processes=2", "--num_processes=2: must not be given"),
+    ("--study=no.py", "--study=no.py: no such file"),
   ],
 )
+@pytest.mark.slow
 def test_bad_command_line_is_one_clear_line(argument, said, tmp_path):
   done = _main(argument, f"--workdir={tmp_path / 'w'}")
   assert done.returncode == 1

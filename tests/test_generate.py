@@ -15,8 +15,7 @@ generate = command_lines.load("skd_jax.generate")
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield tiny_run.finish(tmp_path_factory)
+  return tiny_run.finish(tmp_path_factory)
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ from tests import command_lines, tiny_run
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield tiny_run.finish(tmp_path_factory)
+  return tiny_run.finish(tmp_path_factory)
 
 
 @pytest.fixture
@@ -404,6 +403,7 @@ def test_workdir_of_the_earlier_version_is_one_clear_line(
   assert line.startswith(f"Error: workdir = {tmp_path}: was written by another")
 
 
+@pytest.mark.slow
 def test_bad_setting_is_all_that_is_shown(tmp_path):
   done = _main(
     "--config=configs/wmt.py",

@@ -49,9 +49,8 @@ def workdir(tmp_path_factory):
   (folder / "data").mkdir()
   tiny_run.write_data(folder / "data")
   write_sums(folder / "data")
-  with tiny_run.quick_compilation(tmp_path_factory):
-    train.train_and_evaluate(tiny_config(folder / "data"), folder / "workdir")
-    yield folder / "workdir"
+  train.train_and_evaluate(tiny_config(folder / "data"), folder / "workdir")
+  return folder / "workdir"
 
 
 def report_of(workdir):

@@ -31,8 +31,7 @@ FOUND = probe.Probe(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield tiny_run.finish(tmp_path_factory)
+  return tiny_run.finish(tmp_path_factory)
 
 
 @pytest.fixture

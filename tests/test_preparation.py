@@ -33,8 +33,7 @@ def make_config(tmp_path_factory):
     )
     return methods.change(config, changes)
 
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield make
+  return make
 
 
 def prepare(config, workdir):
@@ -93,6 +92,7 @@ def test_student_starts_as_layers_of_a_teacher_from_a_folder(
   assert_layers_are(tmp_path / "student_init", finished / "teacher", (1,))
 
 
+@pytest.mark.slow
 def test_second_start_continues_the_recovery_to_the_same_weights(
   finished, make_config, tmp_path, monkeypatch
 ):

@@ -193,6 +193,7 @@ def test_nothing_but_an_earlier_export_is_replaced(folder, tmp_path, capsys):
   assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+@pytest.mark.slow
 def test_command_shows_one_line_alone(folder, tmp_path):
   done = command_lines.run(
     *("-m", "skd_jax.prune", f"--path={folder}", "--keep=0"),

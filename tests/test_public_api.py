@@ -47,6 +47,7 @@ def test_unknown_name_is_an_attribute_error():
     _ = skd_jax.nope
 
 
+@pytest.mark.slow
 def test_functions_named_like_command_lines_are_functions():
   names = ["generate", "compare"]
   shown = ", ".join(f"skd_jax.{name}.__name__" for name in names)

@@ -1,15 +1,11 @@
 """A run from tokenizer to report that takes seconds, and its data."""
 
-import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
 
 import filelock
-import jax
 import ml_collections
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from skd_jax import config as config_lib
 from skd_jax import train
@@ -90,24 +86,3 @@ def _shared_folder(factory: pytest.TempPathFactory) -> pathlib.Path:
   # A worker of pytest-xdist has its folder inside the one of all workers.
   base = factory.getbasetemp()
   return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-
-
-@contextlib.contextmanager
-def quick_compilation(factory: pytest.TempPathFactory) -> Iterator[None]:
-  """Compiles without optimizing, and each function once for all stages."""
-  settings = {
-    "jax_disable_most_optimizations": True,
-    "jax_compilation_cache_dir": str(_shared_folder(factory) / "compiled"),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: jax.config.values[name] for name in settings}
-  try:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-  finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()

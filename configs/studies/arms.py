@@ -2,8 +2,6 @@
 
 from skd_jax.study import Arm
 
-BASELINES = ("on_policy_kd", "supervised_kd", "teacher_kd")
-
 ARMS = {
   name: Arm(name)
   for name in (

@@ -10,20 +10,22 @@ import ml_collections
 
 from configs import wmt
 from configs.studies import arms
+from skd_jax import grids
 from skd_jax.study import Study
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The demo's teacher and start, and a larger test set.
+  """The embedded corpus, and a larger test set.
 
   The start has read 11,200 pairs of the corpus once, drawn from all of it: it
   stands for a pretrained student, which a model of this size that has seen the
   distillation set alone cannot (0.3 BLEU before distillation, and 4 after it
   with any method: a pilot).
   """
-  config = wmt.demo()
+  config = wmt.embedded_compare()
   config.task = "embedded German to English, few prompts"
   config.seeds = (0,)
+  config.data.max_validation_examples = 256
   config.data.max_test_examples = 1000
   config.distill.update(
     num_steps=400, max_examples=1000, evaluate_every_steps=200
@@ -53,7 +55,7 @@ STUDY = Study(
     "3000 prompts": _regime(3000, 1200),
   },
   arms=arms.ARMS,
-  baselines=arms.BASELINES,
+  baselines=grids.BASELINES,
   seeds=10,
   metric="bleu",
   stopping=(

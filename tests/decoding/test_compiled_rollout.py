@@ -1,6 +1,7 @@
 """What the compiler made of the decode loop: no copies of what is large."""
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -13,6 +14,8 @@ from skd_jax.decoding import acceptance, rollout, stopping
 from skd_jax.decoding.policy import Policy
 from tests import toy_models
 from tests.conftest import make_batch
+
+pytestmark = pytest.mark.optimized
 
 V, T, G = 61, 17, 4
 PROMPTS = [[3, 4, 5]] * 10
@@ -31,6 +34,7 @@ def make_model(num_layers, width):
   return models.create(config), params
 
 
+@functools.cache
 def compiled_text(batch_size):
   (student, student_params), (teacher, teacher_params) = (
     make_model(2, 24),

@@ -52,6 +52,7 @@ def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
   assert np.sum(inside[0]) >= 2000
 
 
+@pytest.mark.optimized
 def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort():
   nucleus_floor = jax.jit(sampling.nucleus_floor, static_argnames="top_p")
   compiled = nucleus_floor.lower(jnp.zeros((2, 50_000)), top_p=0.9).compile()

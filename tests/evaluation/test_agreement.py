@@ -97,6 +97,7 @@ def test_comparison_looks_at_the_teachers_top_tokens():
   assert min(sums.rank_correlation) < 0 < max(sums.rank_correlation)
 
 
+@pytest.mark.optimized
 def test_comparison_does_not_sort_the_vocabulary():
   logits = jnp.zeros((4, 1000))
   compiled = jax.jit(agreement.compare_logits).lower(logits, logits).compile()

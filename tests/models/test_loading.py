@@ -76,6 +76,7 @@ def test_weights_have_the_dtype_of_the_activations_unless_it_is_given(saved):
     assert dtypes_of(cache) == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_initialized_weights_depend_on_the_seed_and_are_placed():
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   placement = loading.Placement(mesh, sharding.TRAINED)

@@ -6,7 +6,6 @@
 Without eight devices all of it is skipped; check.sh sets the flag.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -25,7 +24,6 @@ from skd_jax.evaluation import agreement
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe, train_step
-from tests import tiny_run
 from tests.conftest import make_batch
 from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
 
@@ -231,16 +229,6 @@ def assert_same(got: Result, want: Result):
   jax.tree.map(close, got.agreement, want.agreement)
 
 
-@pytest.fixture
-def quick_compilation(request, tmp_path_factory):
-  """What is not slow is compiled without optimizing."""
-  with contextlib.ExitStack() as stack:
-    if not request.node.get_closest_marker("slow"):
-      stack.enter_context(tiny_run.quick_compilation(tmp_path_factory))
-    yield
-
-
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("family", "shape"), CASES)
 def test_mesh_generates_and_learns_what_one_device_does(family, shape):
   want = on_one_device(family)
@@ -249,7 +237,6 @@ def test_mesh_generates_and_learns_what_one_device_does(family, shape):
   assert_same(run(family, shape), want)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   "method",
   [
@@ -291,7 +278,6 @@ def test_references_are_placed_as_their_rows(shape):
     assert x.sharding.is_equivalent_to(sharding.rows(mesh), x.ndim)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   "shape",
   [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)],
@@ -378,6 +364,7 @@ def in_loops(text: str, operation: str) -> set[tuple[int, ...]]:
   return shapes
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(
   "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
 )
@@ -403,6 +390,7 @@ def gathers_before_the_loop(text):
   )
 
 
+@pytest.mark.optimized
 def test_rollout_gathers_the_weights_of_the_student_once():
   text, _, _, parts = compiled_texts((2, 2, 2))
   assert len(parts) == 2 * 7 + 2
@@ -411,6 +399,7 @@ def test_rollout_gathers_the_weights_of_the_student_once():
   assert not gathers_before_the_loop(compiled_texts((1, 1, 8))[0])
 
 
+@pytest.mark.optimized
 def test_the_train_step_gathers_weights_and_no_activations():
   _, text, _, parts = compiled_texts((2, 2, 2))
   assert set(gathers_before_the_loop(text)) == set(parts)
@@ -424,6 +413,7 @@ def test_the_train_step_gathers_weights_and_no_activations():
   assert max(moved) < width  # Not even the activations of one token.
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("shape", FEW)
 def test_compiled_programs_call_nothing_on_the_host(shape):
   for text in compiled_texts(shape)[:2]:
@@ -431,6 +421,7 @@ def test_compiled_programs_call_nothing_on_the_host(shape):
     assert not [call for call in calls if "callback" in call]
 
 
+@pytest.mark.optimized
 def test_the_train_step_donates_its_state():
   _, text, _, _ = compiled_texts((2, 2, 2))
   header = text.split("\n", 1)[0]
@@ -441,7 +432,6 @@ def test_the_train_step_donates_its_state():
   )
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
 )

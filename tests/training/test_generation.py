@@ -11,15 +11,7 @@ from skd_jax.decoding import sampling, stopping
 from skd_jax.models import forward, loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, rollout_stats
-from tests import tiny_run
 from tests.conftest import make_batch, trigram_model, trigram_params
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield
-
 
 V, T, EOS, ROWS = 7, 8, 0, 40
 MODEL = trigram_model()

@@ -14,7 +14,7 @@ from skd_jax.decoding import sampling, stopping
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe
-from tests import reference, tiny_run
+from tests import reference
 from tests.conftest import make_batch
 from tests.toy_models import LLAMA, noisy_params
 
@@ -22,12 +22,6 @@ SMALL = dataclasses.replace(LLAMA, num_layers=1)
 V, T, EOS = SMALL.vocab_size, 6, 42
 PROMPTS = [[7], [8, 9, 20], [11, 5], [30, 31, 32]]
 STOPS = stopping.make_stop_table(V, (EOS,))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield
 
 
 MODEL = models.create(SMALL)

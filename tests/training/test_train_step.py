@@ -12,15 +12,7 @@ from skd_jax.losses import divergence, token_losses
 from skd_jax.models import forward
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, train_step
-from tests import tiny_run
 from tests.conftest import make_batch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield
-
 
 V = 19
 CONFIG = models.ModelConfig(
@@ -132,6 +124,7 @@ def test_loss_is_the_mean_over_all_response_tokens():
   np.testing.assert_allclose(sums.means()["loss"], np.mean(values), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_student_that_is_the_teacher_stays():
   same = params(0)
   state = train_step.init_train_state(same, optimizer(weight_decay=0.0))
@@ -195,6 +188,7 @@ def test_supervised_loss_is_cross_entropy_on_the_references():
   np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_in_prompts_and_responses_changes_nothing():
   student, teacher = params(0), params(1)
 

@@ -15,8 +15,7 @@ method_cost = command_lines.load(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   """A finished run, whose teacher and start are compared from."""
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield tiny_run.finish(tmp_path_factory)
+  return tiny_run.finish(tmp_path_factory)
 
 
 def config_of(finished, **changes):

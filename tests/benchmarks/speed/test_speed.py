@@ -20,7 +20,6 @@ from benchmarks.speed import (
 )
 from benchmarks.speed import pair as pair_lib
 from skd_jax import structs
-from tests import tiny_run
 
 # The sizes of STEP, so that most is compiled once.
 SPEED = rollout_speed.Settings(
@@ -33,12 +32,6 @@ SPEED = rollout_speed.Settings(
 STEP = step_cost.Settings(
   batch_size=2, prompt_size=4, new_tokens=8, draft_lengths=(5,), repeats=1
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +159,7 @@ def test_step_cost_compares_with_on_policy(tiny, monkeypatch):
   }
 
 
+@pytest.mark.slow
 def test_training_step_changes_the_state_and_not_the_pair(tiny):
   batch = pair_lib.make_prompts(tiny, 2, 4)
   on_policy = rollouts.make_rollout(tiny, "on_policy", max_new_tokens=8)

@@ -19,7 +19,6 @@ from benchmarks import harness
 from benchmarks.tpu import chips, hlo, programs
 from benchmarks.tpu import plan as plan_lib
 from configs import wmt
-from tests import tiny_run
 
 needs_devices = pytest.mark.skipif(
   len(jax.devices()) < 8,
@@ -32,12 +31,6 @@ needs_libtpu = pytest.mark.skipif(
 IDS = [f"{s.variant}-{s.topology}" for s in plan_lib.LARGE]
 
 
-@pytest.fixture(scope="module")
-def quick_compilation(tmp_path_factory):
-  with tiny_run.quick_compilation(tmp_path_factory):
-    yield
-
-
 def small_plan(variant, **mesh):
   config = wmt.get_config(variant)
   config.mesh.update(mesh)
@@ -46,7 +39,6 @@ def small_plan(variant, **mesh):
 
 
 @needs_devices
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
   ("variant", "mesh"),
   [
