@@ -9,9 +9,8 @@ Written before it was run; what came out is in docs/results/quality.md.
 import ml_collections
 
 from configs import wmt
-from configs.studies import arms
 from skd_jax import grids
-from skd_jax.study import Study
+from skd_jax.study import Arm, Study
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -28,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.max_validation_examples = 256
   config.data.max_test_examples = 1000
   config.distill.update(
-    num_steps=400, max_examples=1000, evaluate_every_steps=200
+    num_steps=400, max_examples=1000, evaluate_every_steps=400
   )
   return config
 
@@ -38,7 +37,7 @@ def _regime(num_prompts: int, num_steps: int) -> dict[str, int]:
   return {
     "distill.max_examples": num_prompts,
     "distill.num_steps": num_steps,
-    "distill.evaluate_every_steps": num_steps // 2,
+    "distill.evaluate_every_steps": num_steps,
   }
 
 
@@ -54,7 +53,17 @@ STUDY = Study(
     "300 prompts": _regime(300, 120),
     "3000 prompts": _regime(3000, 1200),
   },
-  arms=arms.ARMS,
+  arms={
+    name: Arm(name)
+    for name in (
+      *grids.BASELINES,
+      "skd",
+      "prob_floor_to_zero",
+      "bridge_to_zero",
+      "saki",
+      "ipd",
+    )
+  },
   baselines=grids.BASELINES,
   seeds=10,
   metric="bleu",
