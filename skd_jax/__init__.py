@@ -9,9 +9,10 @@
   losses     forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
              top_k_forward_kl, distillation_token_loss, chunked_loss,
              rollout_loss
-  models     load_model, save_model, load_tokenizer
+  models     load_model, save_model, load_tokenizer, prune_layers
   text       generate
-  training   default_config, apply_method, train_and_evaluate, compare
+  training   default_config, apply_method, train_and_evaluate, compare, Study,
+             Arm
 
 Each name is loaded when it is first used, so that the import is quick.
 """
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
   from skd_jax.losses.token_losses import TokenInputs, distillation_token_loss
   from skd_jax.methods import apply_method
   from skd_jax.models.loading import load_model, save_model
+  from skd_jax.models.pruning import prune_layers
   from skd_jax.structs import Batch, LanguageModel, Rollout, TrainState
+  from skd_jax.study import Arm, Study
   from skd_jax.text import generate
   from skd_jax.train import train_and_evaluate
   from skd_jax.training.train_step import rollout_loss
@@ -71,6 +74,7 @@ _MODULES = {
   "losses.token_losses": ("TokenInputs", "distillation_token_loss"),
   "losses.chunked": ("chunked_loss",),
   "models.loading": ("load_model", "save_model"),
+  "models.pruning": ("prune_layers",),
   "data.tokenizer": ("load_tokenizer",),
   "text": ("generate",),
   "data.prompts": ("prompt_batch",),
@@ -79,16 +83,19 @@ _MODULES = {
   "methods": ("apply_method",),
   "train": ("train_and_evaluate",),
   "comparison": ("compare",),
+  "study": ("Arm", "Study"),
 }
 _HOMES = {name: home for home, names in _MODULES.items() for name in names}
 
 __all__ = [
+  "Arm",
   "Batch",
   "LanguageModel",
   "Policy",
   "Rollout",
   "Rule",
   "Sampling",
+  "Study",
   "TokenInputs",
   "TrainState",
   "apply_method",
@@ -104,6 +111,7 @@ __all__ = [
   "load_tokenizer",
   "make_stop_table",
   "prompt_batch",
+  "prune_layers",
   "reverse_kl",
   "rollout",
   "rollout_loss",
