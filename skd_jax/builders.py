@@ -65,6 +65,13 @@ def first_tokens(config: ml_collections.ConfigDict) -> schedules.Schedule:
   return schedule(config, "first_tokens")
 
 
+def meant_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """Returns the warnings that are no trouble in a run; see health.signs."""
+  # It may be annealed until the student generates alone.
+  is_constant = config.rollout.threshold_schedule == "constant"
+  return () if is_constant else ("inert",)
+
+
 def rule(config: ml_collections.ConfigDict) -> acceptance.Rule:
   """Returns the acceptance rule, what replaces, and its budget.
 

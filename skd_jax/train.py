@@ -213,6 +213,7 @@ def _distillation_loop(
       _keep_samples(experiment, distillation, seed),
     ),
     tracer=_tracer(experiment, seed),
+    meant=builders.meant_warnings(config),
     num_steps=config.distill.num_steps,
     log_every_steps=config.distill.log_every_steps,
     checkpoint_every_steps=config.distill.checkpoint_every_steps,

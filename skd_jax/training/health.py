@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # The teacher and the student disagree on most tokens.
@@ -14,20 +14,29 @@ _FEWEST_REPLACED = 0.001
 class Watch:
   """Remembers which warnings of a stage were given: each is given once."""
 
-  def __init__(self, stage: str):
+  def __init__(self, stage: str, meant: Sequence[str] = ()):
     self._stage = stage
+    self._meant = meant
     self._given: set[str] = set()
 
   def warnings(self, line: Mapping[str, float]) -> Iterator[str]:
     """Yields the warnings that a line of the log calls for."""
-    for name, text in signs(line).items():
+    for name, text in signs(line, self._meant).items():
       if name not in self._given:
         self._given.add(name)
         yield f"{self._stage}: {text}"
 
 
-def signs(line: Mapping[str, float]) -> dict[str, str]:
-  """Returns what a line of the log shows to be wrong: name -> words."""
+def signs(
+  line: Mapping[str, float], meant: Sequence[str] = ()
+) -> dict[str, str]:
+  """Returns what a line of the log shows to be wrong: name -> words.
+
+  Args:
+    line: of the log.
+    meant: names of signs that are no trouble here: `inert` where the threshold
+      is annealed until nothing is replaced.
+  """
   rate = line.get("replacement_rate")
   # A run without a teacher in the loop has no rounds, and no gate to judge.
   if rate is None or "accepted_per_round" not in line:
@@ -39,7 +48,7 @@ def signs(line: Mapping[str, float]) -> dict[str, str]:
       "fine-tune the student first, or let rollout.threshold accept more "
       "(higher for top_k and top_p, lower for the other rules)."
     }
-  if rate < _FEWEST_REPLACED:
+  if rate < _FEWEST_REPLACED and "inert" not in meant:
     return {
       "inert": f"the teacher replaces {rate:.2%} of the tokens. The gate is "
       "inert and this is on-policy distillation: let rollout.threshold accept "
@@ -49,11 +58,14 @@ def signs(line: Mapping[str, float]) -> dict[str, str]:
   return {}
 
 
-def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+def over_the_run(
+  lines: Iterable[Mapping[str, Any]], meant: Sequence[str] = ()
+) -> list[str]:
   """Sums up the warnings of a whole log, for the report.
 
   Args:
     lines: of metrics.jsonl.
+    meant: as of `signs`.
 
   Returns:
     One text for each warning of each stage and seed: where it was first given,
@@ -62,7 +74,7 @@ def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
   first: dict[tuple, str] = {}
   times: collections.Counter = collections.Counter()
   for line in lines:
-    for name, text in signs(line).items():
+    for name, text in signs(line, meant).items():
       key = line["stage"], line["seed"], name
       times[key] += 1
       first.setdefault(key, f"step {line['step']}: {text}")

@@ -14,7 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import logging
@@ -105,6 +105,7 @@ def open_loop(
   checkpoint_every_steps: int,
   callbacks: Callbacks | None = None,
   tracer: profiling.StepTracer | None = None,
+  meant: Sequence[str] = (),
 ) -> Iterator["TrainLoop"]:
   """Opens the loop of one stage, at its newest checkpoint where there is one.
 
@@ -120,6 +121,7 @@ def open_loop(
     checkpoint_every_steps: 0: only at the end, and where the run is stopped.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
+    meant: warnings that are not to be given, see health.signs.
 
   Yields:
     The TrainLoop, to be iterated over once.
@@ -152,7 +154,7 @@ def open_loop(
         )
       )
     progress = stack.enter_context(
-      contextlib.closing(Progress(name, first, num_steps))
+      contextlib.closing(Progress(name, first, num_steps, meant))
     )
     loop = TrainLoop(
       state=state,
@@ -167,6 +169,7 @@ def open_loop(
       stop=stop,
       log=log,
       progress=progress,
+      meant=meant,
     )
     if restored is None:
       loop.call_back(first)
@@ -189,6 +192,7 @@ class TrainLoop:
   stop: Any
   log: metric_log.LogMetrics
   progress: Progress
+  meant: Sequence[str] = ()
   _metrics: list[Metrics] = dataclasses.field(default_factory=list)
   _since_line: Totals = dataclasses.field(default_factory=Totals)
 
@@ -264,7 +268,7 @@ class TrainLoop:
     line |= since.rates()
     self._metrics, self._since_line = [], Totals()
     health.check_finite(line, self.name, step, self.manager.latest_step())
-    signs = {f"warning_{name}": 1 for name in health.signs(line)}
+    signs = {f"warning_{name}": 1 for name in health.signs(line, self.meant)}
     self.log(step, line | signs)
     self.progress.show(line)
 

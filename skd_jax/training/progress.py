@@ -4,7 +4,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -16,7 +16,9 @@ from skd_jax.training import health
 class Progress:
   """The progress bar of the first process, with the newest of every number."""
 
-  def __init__(self, name: str, first: int, num_steps: int):
+  def __init__(
+    self, name: str, first: int, num_steps: int, meant: Sequence[str] = ()
+  ):
     self._shows = processes.is_first()
     self._bar = tqdm.tqdm(
       total=num_steps,
@@ -25,7 +27,8 @@ class Progress:
       unit="step",
       disable=not self._shows,
     )
-    self._watch = health.Watch(name)
+    self._meant = meant
+    self._watch = health.Watch(name, meant)
     self._newest: dict[str, Any] = {}
 
   def step(self) -> None:
@@ -39,7 +42,7 @@ class Progress:
   def show(self, line: Mapping[str, Any]) -> None:
     """Shows a line of the log, and warns of the trouble that it tells of."""
     self.add(line)
-    self._bar.set_postfix_str(_short(self._newest))
+    self._bar.set_postfix_str(_short(self._newest, self._meant))
     for warning in self._watch.warnings(line) if self._shows else ():
       tqdm.tqdm.write(f"Warning: {warning}")
 
@@ -48,7 +51,7 @@ class Progress:
     self._bar.close()
 
 
-def _short(line: Mapping[str, float]) -> str:
+def _short(line: Mapping[str, float], meant: Sequence[str]) -> str:
   """The newest numbers for the progress bar, and the signs of trouble."""
   formats = {
     "loss": "loss {:.3f}",
@@ -60,7 +63,7 @@ def _short(line: Mapping[str, float]) -> str:
     "validation_student_top_mass": "mass {:.1%}",
   }
   shown = [text.format(line[k]) for k, text in formats.items() if k in line]
-  shown += [f"WARNING {name}" for name in health.signs(line)]
+  shown += [f"WARNING {name}" for name in health.signs(line, meant)]
   if math.isfinite(line.get("tokens_per_s", math.nan)):
     shown.append(f"{line['tokens_per_s']:.0f} tok/s")
   return ", ".join(shown)

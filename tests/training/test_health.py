@@ -48,6 +48,16 @@ def test_signs_are_named():
   assert health.signs(_line(0.2)) == {}
 
 
+def test_warning_that_is_meant_is_not_given():
+  assert health.signs(_line(0.0), meant=("inert",)) == {}
+  assert list(health.signs(_line(0.9), meant=("inert",))) == ["gap"]
+  watch = health.Watch("distill", meant=("inert",))
+  assert not list(watch.warnings(_line(0.0)))
+  line = {"stage": "distill", "seed": 0, "step": 1, **_line(0.0)}
+  assert health.over_the_run([line], meant=("inert",)) == []
+  assert len(health.over_the_run([line])) == 1
+
+
 def test_report_says_where_a_warning_was_first_given_and_how_often():
   rates = [0.9, 0.7, 0.2, 0.0]
   lines = [
