@@ -70,6 +70,7 @@ def test_sampling_repeats_with_its_seed(workdir, answer):
   assert answer(lines, temperature=1.0, seed=6) != first
 
 
+@pytest.mark.slow
 def test_greedy_answers_stay_the_same_with_a_draft(workdir, answer, capsys):
   lines = _test_sources(workdir)
   teacher = str(workdir / "teacher")

@@ -286,6 +286,7 @@ def test_rows_do_not_depend_on_the_queue(batch_size):
   )
 
 
+@pytest.mark.slow
 def test_a_lone_model_decodes_the_same_from_a_queue():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   results = [
@@ -535,6 +536,7 @@ def test_only_the_released_rule_draws_twice(monkeypatch):
     assert (sampling.SECOND_DRAW in roles) == (accept == "released_top_k")
 
 
+@pytest.mark.slow
 def test_released_rule_keeps_a_token_that_it_would_not_accept():
   # A greedy teacher accepts its first choice alone; the check is of another
   # draw than the token that is kept.

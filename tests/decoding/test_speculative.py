@@ -67,11 +67,10 @@ def as_lists(result):
 @pytest.mark.parametrize(
   ("num_draft_tokens", "batch_size"),
   [
-    (2, None),
     (5, 2),
     *(
       pytest.param(*case, marks=pytest.mark.slow)
-      for case in [(1, None), (5, None), (1, 2), (2, 2)]
+      for case in [(1, None), (2, None), (5, None), (1, 2), (2, 2)]
     ),
   ],
 )

@@ -432,9 +432,8 @@ def test_the_train_step_donates_its_state():
   )
 
 
-@pytest.mark.parametrize(
-  "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", FEW)
 def test_probe_finds_on_a_mesh_what_it_finds_on_one_device(shape):
   def find(shape):
     mesh = make_mesh(shape)

@@ -151,7 +151,9 @@ def slow_probe(accept, threshold):
     # As its first step has it, whatever it becomes.
     ("skd", 9.0, "top_k 9", ("top_k", 9)),
     # Nobody judges in the run: the paper's rule does.
-    ("on_policy_kd", 9.0, "top_k 25", ("top_k", 25)),
+    pytest.param(
+      *("on_policy_kd", 9.0, "top_k 25", ("top_k", 25)), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_numbers_equal_the_slow_ones(method, threshold, rule, judged):
