@@ -39,7 +39,7 @@ def demo() -> ml_collections.ConfigDict:
   config.task = "embedded German to English"
   config.baselines = ("on_policy_kd",)
   config.teacher.fit.num_steps = 1200
-  config.student.fit.num_steps = 300
+  config.student.fit.num_steps = 1000
   # The teacher corrects what it gives less than this probability, at the end of
   # the run nothing: the method prob_floor_to_zero.
   config.rollout.update(
@@ -48,7 +48,7 @@ def demo() -> ml_collections.ConfigDict:
     threshold_end=0.0,
     threshold_schedule="linear",
   )
-  config.distill.num_steps = 800
+  config.distill.update(num_steps=300, learning_rate=4e-3)
   return config
 
 
