@@ -38,17 +38,10 @@ def demo() -> ml_collections.ConfigDict:
   config = embedded()
   config.task = "embedded German to English"
   config.baselines = ("on_policy_kd",)
+  config.data.max_test_examples = 400
   config.teacher.fit.num_steps = 1200
   config.student.fit.num_steps = 1000
-  # The teacher corrects what it gives less than this probability, at the end of
-  # the run nothing: the method prob_floor_to_zero.
-  config.rollout.update(
-    accept="prob_floor",
-    threshold=0.5,
-    threshold_end=0.0,
-    threshold_schedule="linear",
-  )
-  config.distill.update(num_steps=300, learning_rate=4e-3)
+  config.distill.update(num_steps=250, learning_rate=4e-3)
   return config
 
 

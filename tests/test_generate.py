@@ -159,6 +159,7 @@ def test_lines_come_from_a_file_or_standard_input(
     assert capsys.readouterr().out.splitlines() == expected
 
 
+@pytest.mark.slow
 def test_nothing_but_answers_is_shown(workdir):
   # An empty line needs no compilation.
   done = command_lines.run(

@@ -34,14 +34,14 @@ def signs(
 
   Args:
     line: of the log.
-    meant: names of signs that are no trouble here: `inert` where the threshold
-      is annealed until nothing is replaced.
+    meant: names of signs that are no trouble here, as where the threshold is
+      annealed from most tokens replaced to none.
   """
   rate = line.get("replacement_rate")
   # A run without a teacher in the loop has no rounds, and no gate to judge.
   if rate is None or "accepted_per_round" not in line:
     return {}
-  if rate > _MOST_REPLACED:
+  if rate > _MOST_REPLACED and "gap" not in meant:
     return {
       "gap": f"the teacher replaces {rate:.0%} of the tokens. The gap between "
       "student and teacher is too large for the student's proposals to matter: "

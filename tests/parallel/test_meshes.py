@@ -53,9 +53,7 @@ CASES = [
     family,
     shape,
     id=f"{family}-{'x'.join(map(str, shape))}",
-    marks=[]
-    if (family, shape) in (("llama", FEW[0]), ("gemma2", (1, 2, 4)))
-    else [pytest.mark.slow],
+    marks=[] if (family, shape) == ("gemma2", FEW[0]) else [pytest.mark.slow],
   )
   for family in EVEN_FAMILIES
   for shape in SHAPES

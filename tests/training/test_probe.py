@@ -180,6 +180,7 @@ def test_top_25_are_the_ranks_below_25():
   assert sums.outside_top_k.tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_pair_of_one_model_is_too_similar():
   found = find(make_spec(), SHARP, SHARP)
   assert found.replaced == 0

@@ -95,6 +95,7 @@ def test_microbatches_give_the_update_of_the_whole_batch():
     assert part_metrics["tokens"] == 10
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_over_all_response_tokens():
   student, teacher = params(0), params(1)
   total, sums = jax.jit(loss_fn())(
