@@ -193,9 +193,8 @@ def test_tokens_do_not_depend_on_the_draft_length(accept, num_draft_tokens):
   np.testing.assert_array_equal(base.stopped, other.stopped)
 
 
-@pytest.mark.parametrize(
-  "num_draft_tokens", [1, pytest.param(5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_draft_tokens", [1, 5])
 def test_budget_is_spent_alike_for_every_draft_length(num_draft_tokens):
   accept, replace, budget = BUDGETS[3]
   rule = acceptance.Rule(accept, replace, **budget)
@@ -259,7 +258,7 @@ def test_rows_do_not_depend_on_their_batch():
 # odd, so that a slot stays empty at first.
 @pytest.mark.parametrize(
   "batch_size",
-  [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 20)), 17],
+  [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3, 17, 20))],
 )
 def test_rows_do_not_depend_on_the_queue(batch_size):
   prompts = PROMPTS * (1 if batch_size < 5 else 5)

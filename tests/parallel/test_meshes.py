@@ -276,10 +276,8 @@ def test_references_are_placed_as_their_rows(shape):
     assert x.sharding.is_equivalent_to(sharding.rows(mesh), x.ndim)
 
 
-@pytest.mark.parametrize(
-  "shape",
-  [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", FEW)
 def test_each_group_refills_its_slots_from_its_own_rows(shape):
   assert_same(
     run("llama", shape, **{"rollout.batch_size": 8}), on_one_device("llama")

@@ -21,6 +21,8 @@ from benchmarks.speed import (
 from benchmarks.speed import pair as pair_lib
 from skd_jax import structs
 
+pytestmark = pytest.mark.slow
+
 # The sizes of STEP, so that most is compiled once.
 SPEED = rollout_speed.Settings(
   batches=((2, 1),),

@@ -42,7 +42,7 @@ def small_plan(variant, **mesh):
 @pytest.mark.parametrize(
   ("variant", "mesh"),
   [
-    ("gemma", {}),
+    pytest.param("gemma", {}, marks=pytest.mark.slow),
     pytest.param("gemma2", {"fsdp": 2, "tensor": 4}, marks=pytest.mark.slow),
     pytest.param("qwen", {}, marks=pytest.mark.slow),
     pytest.param("qwen3", {}, marks=pytest.mark.slow),
