@@ -34,6 +34,17 @@ def demo() -> ml_collections.ConfigDict:
   """The embedded corpus; no download, no accelerator.
 
   python -m skd_jax.main --config=configs/wmt.py
+
+  2 CPU cores: 8 min 14 s (teacher 154 s, student start 49 s, distillation
+  95 s, the baseline 57 s, scores 44 s, the rest data and
+  compilation). 400 held-out sentences, greedy; 11.9 % of the tokens were
+  replaced:
+
+                                  bleu   chrf
+    teacher                      37.76  52.41
+    student, start               17.71  33.26
+    student, distilled           23.68  40.15
+    student, by on-policy KD     23.57  39.40
   """
   config = embedded()
   config.task = "embedded German to English"
