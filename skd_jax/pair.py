@@ -85,7 +85,9 @@ def probe_start(
       mesh=experiment.mesh,
       dtype=experiment.dtype,
     )
-    return dataclasses.asdict(found) | {"verdict": probe_lib.verdict(found)}
+    annealed = config.rollout.threshold_schedule != "constant"
+    verdict = probe_lib.verdict(found, annealed=annealed)
+    return dataclasses.asdict(found) | {"verdict": verdict}
 
   found = experiment.cached("probe", run)
   for line in _lines(found):

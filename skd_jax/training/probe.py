@@ -238,12 +238,17 @@ def _look_at(
   )
 
 
-def verdict(probe: Probe) -> str:
+def verdict(probe: Probe, *, annealed: bool = False) -> str:
   """Says in one sentence whether distilling this pair by SKD changes anything.
 
   The first that holds, by the bounds above: `too weak` (the teacher replaces
   most, or knows next to nothing of what the student writes), `too similar`
   (it replaces next to nothing), `too weak` (the student does not end), `fits`.
+
+  Args:
+    probe: what was found.
+    annealed: whether the rule changes over the run; then it may replace most
+      tokens at the start.
 
   Returns:
     "too similar: ...", "too weak: ..." or "fits: ...", with the numbers.
@@ -260,7 +265,7 @@ def verdict(probe: Probe) -> str:
   ends = (
     f"{probe.truncated:.0%} of the student's responses reach the length limit"
   )
-  if probe.replaced > MOST_REPLACED:
+  if probe.replaced > MOST_REPLACED and not annealed:
     return (
       f"too weak: {replaces}, so that responses are the teacher's; start the "
       "student from SFT, or accept more"

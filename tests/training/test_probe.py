@@ -197,6 +197,12 @@ def test_student_without_knowledge_is_too_weak_for_a_sharp_teacher():
   assert probe.verdict(found).startswith("too weak: top_k 5 replaces ")
 
 
+def test_annealed_rule_may_replace_most_at_the_start():
+  found = dataclasses.replace(GOOD, replaced=0.55)
+  assert probe.verdict(found).startswith("too weak: ")
+  assert probe.verdict(found, annealed=True).startswith("fits: ")
+
+
 def test_probe_changes_neither_weights_nor_rollouts():
   spec = make_spec()
   keys = sampling.row_keys(0, 0, BATCH.index)
