@@ -37,7 +37,7 @@ def demo() -> ml_collections.ConfigDict:
 
   2 CPU cores: 9 min 7 s (teacher 152 s, student start 56 s, distillation 138 s,
   the baseline 65 s, scores 42 s, the rest data and compilation). 500 held-out
-  sentences, greedy; 38.7 % of the tokens were replaced, 51 % in the first steps:
+  sentences, greedy; 38.7 % of the tokens were replaced, at first 51 %:
 
                                   bleu   chrf
     teacher                      37.96  52.52
