@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from skd_jax.decoding import acceptance, sampling
 
 
-def written_log_probs(
+def generation_log_probs(
   rule: acceptance.Rule,
   teacher_logits: jax.Array,
   teacher_sampling: sampling.Sampling,
 ) -> jax.Array:
-  """Returns what the teacher draws from where it does not correct a token.
+  """Returns what the teacher generates from where it corrects no token.
 
   That is also what it corrects from, unless `rule.replace` is `residual`.
 

@@ -15,7 +15,10 @@ from skd_jax import structs
 from skd_jax.decoding import acceptance, legs
 from skd_jax.decoding import sampling as sampling_lib
 from skd_jax.decoding.policy import Policy
-from skd_jax.decoding.replacement import residual_log_probs, written_log_probs
+from skd_jax.decoding.replacement import (
+  generation_log_probs,
+  residual_log_probs,
+)
 from skd_jax.parallel import sharding
 
 
@@ -115,21 +118,17 @@ def judge(
   num_logits = teacher_logits.shape[1]
   offsets = jnp.arange(num_logits)
   positions = length[:, None] + offsets[None, :]
-  thresholds = jnp.full(positions.shape, threshold)
-  if rule.threshold_decay:
-    age = positions.astype(jnp.float32)
-    thresholds *= jnp.exp(-rule.threshold_decay * age)
-  accept = _accept(
-    student,
-    teacher,
-    teacher_logits[:, :num_draft_tokens],
-    proposal,
-    row_keys,
-    positions[:, :num_draft_tokens],
-    thresholds[:, :num_draft_tokens],
-    rule,
-    before,
+  draft = _Draft(
+    student=student,
+    teacher=teacher,
+    rule=rule,
+    teacher_logits=teacher_logits,
+    proposal=proposal,
+    row_keys=row_keys,
+    positions=positions,
+    thresholds=_thresholds(threshold, positions, rule),
   )
+  accept = _accept(draft, before)
   # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
   # wrong prefix and is dropped, whatever the rule says of it.
   num_accepted = jnp.sum(jnp.cumprod(accept.astype(jnp.int32), axis=1), axis=1)
@@ -137,147 +136,152 @@ def judge(
   # made and not used.
   at = jnp.minimum(num_accepted, num_logits - 1)
   is_drafted = offsets < num_draft_tokens
-  # What the teacher writes by itself: it corrects nothing there.
-  is_written = jnp.broadcast_to(~is_drafted, positions.shape)
+  # Where the teacher generates, and corrects nothing.
+  is_generated = jnp.broadcast_to(~is_drafted, positions.shape)
   if before is not None:
-    is_written |= legs.positions(before, num_logits)
-  replacement = _draw_replacement(
-    student,
-    teacher,
-    teacher_logits,
-    proposal,
-    row_keys,
-    positions,
-    thresholds,
-    rule,
-    is_written,
-    at,
-  )
+    is_generated |= legs.positions(before, num_logits)
+  replacement = _draw_replacement(draft, is_generated, at)
   is_replaced = offsets[None, :] == num_accepted[:, None]
-  draft = proposal.tokens
+  proposed = proposal.tokens
   if num_logits > num_draft_tokens:
-    draft = jnp.pad(draft, ((0, 0), (0, 1)))
-  tokens = jnp.where(is_replaced, replacement[:, None], draft)
-  verdict = structs.Verdict(
+    proposed = jnp.pad(proposed, ((0, 0), (0, 1)))
+  tokens = jnp.where(is_replaced, replacement[:, None], proposed)
+  after = None
+  if before is not None:
+    rejected = jnp.any(is_replaced & ~is_generated, axis=1)
+    after = legs.advance(before, at + 1, rejected, rule.leg_length)
+  return structs.Verdict(
     tokens=tokens,
     num_tokens=at + 1,
     source=jnp.where(
-      is_replaced | is_written,
+      is_replaced | is_generated,
       jnp.int8(structs.TEACHER),
       jnp.int8(structs.STUDENT),
     ),
     # Where nothing was proposed, the token stands for its own draft.
-    draft_tokens=jnp.where(is_drafted, draft, tokens),
+    draft_tokens=jnp.where(is_drafted, proposed, tokens),
     teacher_hidden=None,
+    interventions=after,
   )
-  if before is None:
-    return verdict
-  rejected = jnp.any(is_replaced & ~is_written, axis=1)
-  after = legs.advance(before, at + 1, rejected, rule.leg_length)
-  return dataclasses.replace(verdict, interventions=after)
 
 
-def _accept(
-  student: Policy,
-  teacher: Policy,
-  teacher_logits: jax.Array,
-  proposal: structs.Proposal,
-  row_keys: jax.Array,
-  positions: jax.Array,
-  thresholds: jax.Array,
-  rule: acceptance.Rule,
-  before: structs.Interventions | None,
-) -> jax.Array:
-  """Returns which drafted tokens stay, bool [B, G]; logits [B, G, V]."""
+@dataclasses.dataclass(frozen=True)
+class _Draft:
+  """G drafted tokens, and what judges them; n = G or G + 1."""
 
-  def draw(log_probs, role):
-    uniform = sampling_lib.draw_uniform(row_keys, role, positions)
+  student: Policy
+  teacher: Policy
+  rule: acceptance.Rule
+  teacher_logits: jax.Array  # float32 [B, n, V], raw
+  proposal: structs.Proposal  # [B, G]
+  row_keys: jax.Array  # typed PRNG keys [B]
+  positions: jax.Array  # int32 [B, n], in the response
+  thresholds: jax.Array  # float32 [B, n], of the rule
+
+  def student_logits(self) -> jax.Array:
+    """Returns what the tokens were drawn from, float32 [B, G, V], raw."""
+    return self.student.logits(self.proposal.hidden)
+
+  def draw(self, log_probs: jax.Array, role: int) -> jax.Array:
+    """Draws a token at every drafted position: [B, G, V] -> int32 [B, G]."""
+    positions = self.positions[:, : log_probs.shape[1]]
+    uniform = sampling_lib.draw_uniform(self.row_keys, role, positions)
     tokens = sampling_lib.draw_token(
       log_probs.reshape(-1, log_probs.shape[-1]), uniform.reshape(-1)
     )
     return tokens.reshape(positions.shape)
 
+
+def _thresholds(
+  threshold: jax.Array, positions: jax.Array, rule: acceptance.Rule
+) -> jax.Array:
+  """Returns the threshold at each position of a response, [B, n]."""
+  thresholds = jnp.full(positions.shape, threshold)
+  if rule.threshold_decay:
+    age = positions.astype(jnp.float32)
+    thresholds *= jnp.exp(-rule.threshold_decay * age)
+  return thresholds
+
+
+def _accept(draft: _Draft, before: structs.Interventions | None) -> jax.Array:
+  """Returns which drafted tokens stay, bool [B, G]."""
+  student, teacher, rule = draft.student, draft.teacher, draft.rule
+  num_draft_tokens = draft.proposal.tokens.shape[1]
+  teacher_logits = draft.teacher_logits[:, :num_draft_tokens]
+
   def draw_again():
-    log_probs = sampling_lib.warp(
-      student.logits(proposal.hidden), student.sampling
-    )
-    return draw(log_probs, sampling_lib.SECOND_DRAW)
+    log_probs = sampling_lib.warp(draft.student_logits(), student.sampling)
+    return draft.draw(log_probs, sampling_lib.SECOND_DRAW)
 
   accept = rule.accept_fn(
     acceptance.VerificationInputs(
-      tokens=proposal.tokens,
+      tokens=draft.proposal.tokens,
       teacher_logits=teacher_logits,
-      student_log_prob=proposal.log_prob,
+      student_log_prob=draft.proposal.log_prob,
       teacher_log_probs=sampling_lib.warp(teacher_logits, teacher.sampling),
       uniform=sampling_lib.draw_uniform(
-        row_keys, sampling_lib.ACCEPT_DRAW, positions
+        draft.row_keys,
+        sampling_lib.ACCEPT_DRAW,
+        draft.positions[:, :num_draft_tokens],
       ),
-      student_logits=lambda: student.logits(proposal.hidden),
+      student_logits=draft.student_logits,
       draw_again=draw_again,
       student_sampling=student.sampling,
       teacher_sampling=teacher.sampling,
     ),
-    thresholds,
+    draft.thresholds[:, :num_draft_tokens],
   )
   if before is None:
     return accept
   teacher_tokens = None
   if rule.leg_length > 1:
-    teacher_tokens = draw(
-      written_log_probs(rule, teacher_logits, teacher.sampling),
+    teacher_tokens = draft.draw(
+      generation_log_probs(rule, teacher_logits, teacher.sampling),
       sampling_lib.TEACHER_DRAW,
     )
   return legs.judge_by_budget(
-    accept, proposal.tokens, teacher_tokens, before, rule.max_interventions
+    accept,
+    draft.proposal.tokens,
+    teacher_tokens,
+    before,
+    rule.max_interventions,
   )
 
 
 def _draw_replacement(
-  student: Policy,
-  teacher: Policy,
-  teacher_logits: jax.Array,
-  proposal: structs.Proposal,
-  row_keys: jax.Array,
-  positions: jax.Array,
-  thresholds: jax.Array,
-  rule: acceptance.Rule,
-  is_written: jax.Array,
-  at: jax.Array,
+  draft: _Draft, is_generated: jax.Array, at: jax.Array
 ) -> jax.Array:
-  """Draws the teacher's token for position `at` of each row: int32 [B].
+  """Draws the teacher's token for one position of each row.
 
   Args:
-    student: proposed.
-    teacher: gives its sampling distribution.
-    teacher_logits: float32 [B, n, V], raw.
-    proposal: [B, G].
-    row_keys: typed PRNG keys [B].
-    positions: int32 [B, n], in the response.
-    thresholds: float32 [B, n], of the rule.
-    rule: the rule and the replacement.
-    is_written: bool [B, n], where the teacher corrects nothing.
+    draft: the round.
+    is_generated: bool [B, n], where the teacher corrects nothing.
     at: int32 [B], which of the n positions.
+
+  Returns:
+    int32 [B].
   """
 
-  def there(x):
-    index = at.reshape(-1, *[1] * (x.ndim - 1))
+  def there(x, last=None):
+    index = at if last is None else jnp.minimum(at, last)
+    index = index.reshape(-1, *[1] * (x.ndim - 1))
     return jnp.take_along_axis(x, index, axis=1)[:, 0]
 
-  logits = there(teacher_logits)
-  log_probs = written_log_probs(rule, logits, teacher.sampling)
+  student, teacher, rule = draft.student, draft.teacher, draft.rule
+  logits = there(draft.teacher_logits)
+  log_probs = generation_log_probs(rule, logits, teacher.sampling)
   if rule.replace == "residual":
-    last = jnp.minimum(at, proposal.tokens.shape[1] - 1)[:, None, None]
-    hidden = jnp.take_along_axis(proposal.hidden, last, axis=1)[:, 0]
+    hidden = there(draft.proposal.hidden, draft.proposal.tokens.shape[1] - 1)
     proposed = sampling_lib.warp(student.logits(hidden), student.sampling)
     target = rule.target_fn(
-      proposed, logits, teacher.sampling, there(thresholds)
+      proposed, logits, teacher.sampling, there(draft.thresholds)
     )
     log_probs = jnp.where(
-      there(is_written)[:, None],
+      there(is_generated)[:, None],
       log_probs,
       residual_log_probs(target, proposed),
     )
   uniform = sampling_lib.draw_uniform(
-    row_keys, sampling_lib.TEACHER_DRAW, there(positions)
+    draft.row_keys, sampling_lib.TEACHER_DRAW, there(draft.positions)
   )
   return sampling_lib.draw_token(log_probs, uniform)

@@ -21,9 +21,9 @@ def make_logits(seed=0):
 
 
 @pytest.mark.parametrize("replace", ["sample", "argmax", "residual"])
-def test_teacher_writes_from_its_sampling_distribution_or_its_best(replace):
+def test_teacher_generates_from_its_sampling_distribution_or_its_best(replace):
   _, teacher = make_logits()
-  found = replacement.written_log_probs(
+  found = replacement.generation_log_probs(
     acceptance.Rule("lossless", replace), jnp.asarray(teacher), TEACHER
   )
   kind = "argmax" if replace == "argmax" else "sample"
