@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skd_jax import builders
 from skd_jax import config as config_lib
 from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
@@ -73,8 +72,7 @@ def write(
   workdir = experiment.workdir
   log = metric_log.read_metrics(workdir / metric_log.FILE_NAME)
   result = make_report(experiment, per_seed, seconds, command)
-  meant = builders.meant_warnings(experiment.config)
-  result["warnings"] = [*warnings, *health.over_the_run(log, meant)]
+  result["warnings"] = [*warnings, *health.over_the_run(log)]
   if probe is not None:
     result["probe"] = probe
   _write_samples(experiment)

@@ -2,29 +2,13 @@
 
 import collections
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 # The teacher and the student disagree on most tokens.
 _MOST_REPLACED = 0.5
 # Next to no token is replaced.
 _FEWEST_REPLACED = 0.001
-
-
-class Watch:
-  """Remembers which warnings of a stage were given: each is given once."""
-
-  def __init__(self, stage: str, meant: Sequence[str] = ()):
-    self._stage = stage
-    self._meant = meant
-    self._given: set[str] = set()
-
-  def warnings(self, line: Mapping[str, float]) -> Iterator[str]:
-    """Yields the warnings that a line of the log calls for."""
-    for name, text in signs(line, self._meant).items():
-      if name not in self._given:
-        self._given.add(name)
-        yield f"{self._stage}: {text}"
 
 
 def signs(
@@ -58,14 +42,11 @@ def signs(
   return {}
 
 
-def over_the_run(
-  lines: Iterable[Mapping[str, Any]], meant: Sequence[str] = ()
-) -> list[str]:
+def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
   """Sums up the warnings of a whole log, for the report.
 
   Args:
-    lines: of metrics.jsonl.
-    meant: as of `signs`.
+    lines: of metrics.jsonl; a warning that was given has its `warning_NAME`.
 
   Returns:
     One text for each warning of each stage and seed: where it was first given,
@@ -74,7 +55,9 @@ def over_the_run(
   first: dict[tuple, str] = {}
   times: collections.Counter = collections.Counter()
   for line in lines:
-    for name, text in signs(line, meant).items():
+    for name, text in signs(line).items():
+      if f"warning_{name}" not in line:
+        continue
       key = line["stage"], line["seed"], name
       times[key] += 1
       first.setdefault(key, f"step {line['step']}: {text}")

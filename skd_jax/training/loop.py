@@ -154,7 +154,7 @@ def open_loop(
         )
       )
     progress = stack.enter_context(
-      contextlib.closing(Progress(name, first, num_steps, meant))
+      contextlib.closing(Progress(name, first, num_steps))
     )
     loop = TrainLoop(
       state=state,
@@ -268,9 +268,9 @@ class TrainLoop:
     line |= since.rates()
     self._metrics, self._since_line = [], Totals()
     health.check_finite(line, self.name, step, self.manager.latest_step())
-    signs = {f"warning_{name}": 1 for name in health.signs(line, self.meant)}
-    self.log(step, line | signs)
-    self.progress.show(line)
+    signs = health.signs(line, self.meant)
+    self.log(step, line | {f"warning_{name}": 1 for name in signs})
+    self.progress.show(line, signs)
 
 
 def _log_nothing(step: int, scalars: Metrics) -> None:

@@ -4,21 +4,19 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tqdm
 
 from skd_jax.parallel import processes
-from skd_jax.training import health
 
 
 class Progress:
   """The progress bar of the first process, with the newest of every number."""
 
-  def __init__(
-    self, name: str, first: int, num_steps: int, meant: Sequence[str] = ()
-  ):
+  def __init__(self, name: str, first: int, num_steps: int):
+    self._name = name
     self._shows = processes.is_first()
     self._bar = tqdm.tqdm(
       total=num_steps,
@@ -27,9 +25,8 @@ class Progress:
       unit="step",
       disable=not self._shows,
     )
-    self._meant = meant
-    self._watch = health.Watch(name, meant)
     self._newest: dict[str, Any] = {}
+    self._given: set[str] = set()  # Each warning is given once.
 
   def step(self) -> None:
     """One more step is done."""
@@ -39,19 +36,26 @@ class Progress:
     """Takes numbers, to be shown with the next line of the log."""
     self._newest |= line
 
-  def show(self, line: Mapping[str, Any]) -> None:
-    """Shows a line of the log, and warns of the trouble that it tells of."""
+  def show(self, line: Mapping[str, Any], signs: Mapping[str, str]) -> None:
+    """Shows a line of the log, and warns of its signs of trouble.
+
+    Args:
+      line: of the log.
+      signs: as of health.signs.
+    """
     self.add(line)
-    self._bar.set_postfix_str(_short(self._newest, self._meant))
-    for warning in self._watch.warnings(line) if self._shows else ():
-      tqdm.tqdm.write(f"Warning: {warning}")
+    self._bar.set_postfix_str(_short(self._newest, signs))
+    for name, text in signs.items():
+      if self._shows and name not in self._given:
+        tqdm.tqdm.write(f"Warning: {self._name}: {text}")
+    self._given |= signs.keys()
 
   def close(self) -> None:
     """Leaves the bar as it is."""
     self._bar.close()
 
 
-def _short(line: Mapping[str, float], meant: Sequence[str]) -> str:
+def _short(line: Mapping[str, float], signs: Iterable[str]) -> str:
   """The newest numbers for the progress bar, and the signs of trouble."""
   formats = {
     "loss": "loss {:.3f}",
@@ -63,7 +67,7 @@ def _short(line: Mapping[str, float], meant: Sequence[str]) -> str:
     "validation_student_top_mass": "mass {:.1%}",
   }
   shown = [text.format(line[k]) for k, text in formats.items() if k in line]
-  shown += [f"WARNING {name}" for name in health.signs(line, meant)]
+  shown += [f"WARNING {name}" for name in signs]
   if math.isfinite(line.get("tokens_per_s", math.nan)):
     shown.append(f"{line['tokens_per_s']:.0f} tok/s")
   return ", ".join(shown)

@@ -1,45 +1,53 @@
 """Signs of trouble in the log."""
 
+import contextlib
 import math
 
 import pytest
 
-from skd_jax.training import health
+from skd_jax.training import health, progress
 
 
 def _line(rate):
   return {"replacement_rate": rate, "accepted_per_round": 3.0}
 
 
+def _show(rates, capsys):
+  """What the progress bar of a stage warns of, line after line."""
+  bar = progress.Progress("distill", 0, len(rates))
+  with contextlib.closing(bar):
+    for rate in rates:
+      bar.show(_line(rate), health.signs(_line(rate)))
+  shown = capsys.readouterr()
+  lines = (shown.out + shown.err).splitlines()
+  return [line for line in lines if line.startswith("Warning: ")]
+
+
 @pytest.mark.parametrize(
   ("rate", "said"), [(0.51, "gap"), (1.0, "gap"), (0.0009, "inert")]
 )
-def test_strange_replacement_rate_is_said_once(rate, said):
-  watch = health.Watch("distill")
-  (warning,) = watch.warnings(_line(rate))
-  assert warning.startswith("distill: ")
+def test_strange_replacement_rate_is_said_once(rate, said, capsys):
+  (warning,) = _show([rate, rate], capsys)
+  assert warning.startswith("Warning: distill: ")
   assert said in warning
-  assert not list(watch.warnings(_line(rate)))
 
 
-def test_each_warning_is_given_by_itself():
-  watch = health.Watch("distill")
-  assert len(list(watch.warnings(_line(0.9)))) == 1
-  assert len(list(watch.warnings(_line(0.0)))) == 1
-  assert not list(watch.warnings(_line(0.9)))
+def test_each_warning_is_given_by_itself(capsys):
+  first, second = _show([0.9, 0.0, 0.9], capsys)
+  assert "gap" in first
+  assert "inert" in second
 
 
 @pytest.mark.parametrize("rate", [0.5, 0.2, 0.001])
 def test_usual_replacement_rate_is_no_warning(rate):
-  assert not list(health.Watch("distill").warnings(_line(rate)))
+  assert not health.signs(_line(rate))
 
 
 def test_without_a_gate_there_is_nothing_to_warn_of():
-  watch = health.Watch("distill")
-  assert not list(watch.warnings({"loss": 1.0}))
+  assert not health.signs({"loss": 1.0})
   # Where the teacher generates alone, every token is its own, and no round
   # is counted.
-  assert not list(watch.warnings({"replacement_rate": 1.0}))
+  assert not health.signs({"replacement_rate": 1.0})
 
 
 def test_signs_are_named():
@@ -51,17 +59,21 @@ def test_signs_are_named():
 def test_warning_that_is_meant_is_not_given():
   assert health.signs(_line(0.0), meant=("inert",)) == {}
   assert list(health.signs(_line(0.9), meant=("inert",))) == ["gap"]
-  watch = health.Watch("distill", meant=("inert",))
-  assert not list(watch.warnings(_line(0.0)))
   line = {"stage": "distill", "seed": 0, "step": 1, **_line(0.0)}
-  assert health.over_the_run([line], meant=("inert",)) == []
-  assert len(health.over_the_run([line])) == 1
+  assert health.over_the_run([line]) == []
+  assert len(health.over_the_run([line | {"warning_inert": 1}])) == 1
 
 
 def test_report_says_where_a_warning_was_first_given_and_how_often():
   rates = [0.9, 0.7, 0.2, 0.0]
   lines = [
-    {"stage": "distill", "seed": seed, "step": 10 * step, **_line(rate)}
+    {
+      "stage": "distill",
+      "seed": seed,
+      "step": 10 * step,
+      **_line(rate),
+      **{f"warning_{name}": 1 for name in health.signs(_line(rate))},
+    }
     for seed in (0, 1)
     for step, rate in enumerate(rates)
     if seed == 0 or rate < 0.5
