@@ -42,6 +42,7 @@ setuptools.setup(
   install_requires=[
     "absl-py>=2.1,<3",
     "babel>=2.14,<3",
+    "filelock>=3.15,<5",
     "flax>=0.12,<0.13",
     "grain>=0.2.12,<0.3",
     "jax>=0.10,<0.13",

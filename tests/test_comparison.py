@@ -8,12 +8,15 @@ import pytest
 import skd_jax
 from skd_jax import (
   comparison_page,
+  comparison_runs,
   comparison_tests,
   config_checks,
+  grids,
   methods,
   records,
   train,
 )
+from skd_jax.reporting import files
 from tests import command_lines, tiny_run
 
 
@@ -23,13 +26,6 @@ def finished(tmp_path_factory):
   return tiny_run.finish(tmp_path_factory)
 
 
-def config_of(finished, **changes):
-  config = tiny_run.config(finished.parent / "data")
-  config.teacher.path = str(finished / "teacher")
-  config.student.path = str(finished / "student_init")
-  return methods.change(config, changes)
-
-
 def refuse(*_):
   raise AssertionError("a run is repeated")
 
@@ -37,7 +33,7 @@ def refuse(*_):
 def test_comparison_is_a_function_that_continues(
   finished, tmp_path, monkeypatch
 ):
-  config = config_of(
+  config = tiny_run.from_finished(
     finished, **{"distill.num_steps": 2, "distill.evaluate_every_steps": 2}
   )
   how = {"methods": ["on_policy_kd"], "seeds": 1, "command": "the command"}
@@ -66,6 +62,36 @@ def test_comparison_is_a_function_that_continues(
   assert (tmp_path / "elsewhere.jsonl").exists()
 
 
+def test_run_that_another_process_has_is_left_to_it(tmp_path, monkeypatch):
+  asked = comparison_runs.Comparison(
+    config=None,
+    variants=grids.choose(None, ["skd", "random"]),
+    seeds=range(1),
+    workdir=tmp_path,
+    path=tmp_path / "runs.jsonl",
+    command="",
+  )
+  distilled = []
+  monkeypatch.setattr(
+    comparison_runs,
+    "_run_one",
+    lambda asked, before, variant, seed, compiled: distilled.append(variant),
+  )
+
+  def try_one(variant):
+    return comparison_runs.try_one(asked, None, variant, 0, {})
+
+  skd, control = asked.variants
+  folder = records.run_folder(tmp_path, skd.name, 0)
+  with files.locked(folder / "lock"):
+    assert not try_one(skd)
+  # The run that a control is made from is not there yet.
+  assert not try_one(control)
+  assert not distilled
+  assert try_one(skd)
+  assert distilled == [skd]
+
+
 class _Killed(BaseException):
   pass
 
@@ -81,7 +107,10 @@ def compared(finished, tmp_path_factory):
   it, the lines in the end).
   """
   workdir = tmp_path_factory.mktemp("compare")
-  config, how = config_of(finished), {"methods": METHODS, "seeds": 2}
+  config, how = (
+    tiny_run.from_finished(finished),
+    {"methods": METHODS, "seeds": 2},
+  )
   trim_and_count, distill = train.trim_and_count, train.distill
   steps, distilled = [], []
 
@@ -201,7 +230,7 @@ def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
   workdir, *_ = compared
   path = workdir / "methods" / "runs.jsonl"
   before = path.read_bytes()
-  other = config_of(finished, **{"distill.learning_rate": 1e-5})
+  other = tiny_run.from_finished(finished, **{"distill.learning_rate": 1e-5})
   with pytest.raises(ValueError, match="other settings"):
     skd_jax.compare(other, workdir, methods=METHODS, seeds=2)
   assert path.read_bytes() == before
@@ -228,7 +257,7 @@ def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
 def test_impossible_comparison_is_refused_before_it_starts(
   tmp_path, changes, how, said
 ):
-  config = config_of(tmp_path / "finished")
+  config = tiny_run.from_finished(tmp_path / "finished")
   config.unlock()
   for field, value in changes.items():
     *sections, name = field.split(".")
@@ -245,13 +274,15 @@ def test_impossible_comparison_is_refused_before_it_starts(
 def test_address_is_no_workdir(finished, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match=r"^workdir = 'gs://bucket': must be"):
-    skd_jax.compare(config_of(finished), "gs://bucket", methods=["skd"])
+    skd_jax.compare(
+      tiny_run.from_finished(finished), "gs://bucket", methods=["skd"]
+    )
   assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 def test_every_method_runs(finished, tmp_path):
-  config = config_of(
+  config = tiny_run.from_finished(
     finished, **{"distill.num_steps": 4, "distill.evaluate_every_steps": 2}
   )
   lines = skd_jax.compare(config, tmp_path, grid="methods", seeds=1)
@@ -264,7 +295,7 @@ def test_every_method_runs(finished, tmp_path):
 @pytest.mark.slow
 def test_grid_trains_the_starts_that_it_needs(finished, tmp_path):
   changes = {"student.path": "", "student.fit.num_steps": 4}
-  config = config_of(finished, **changes)
+  config = tiny_run.from_finished(finished, **changes)
   lines = skd_jax.compare(config, tmp_path, grid="start", seeds=1)
   assert len(lines) == 3 + 6  # The teacher, two starts, six runs.
   starts = {path.name for path in (tmp_path / "starts").iterdir()}

@@ -8,7 +8,7 @@ import ml_collections
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import train
+from skd_jax import methods, train
 
 _NOUNS = ("Hund", "dog"), ("Baum", "tree"), ("Mann", "man"), ("Ball", "ball")
 _VERBS = ("sieht", "sees"), ("malt", "paints"), ("sucht", "seeks")
@@ -80,6 +80,21 @@ def finish(factory: pytest.TempPathFactory) -> pathlib.Path:
       write_data(folder / "data")
       train.train_and_evaluate(config(folder / "data"), folder / "workdir")
   return folder / "workdir"
+
+
+def from_finished(
+  finished: pathlib.Path, **changes
+) -> ml_collections.ConfigDict:
+  """Returns the config from the teacher and the start of a finished run.
+
+  Args:
+    finished: the workdir, as of `finish`.
+    **changes: other settings, by dotted names.
+  """
+  result = config(finished.parent / "data")
+  result.teacher.path = str(finished / "teacher")
+  result.student.path = str(finished / "student_init")
+  return methods.change(result, changes)
 
 
 def _shared_folder(factory: pytest.TempPathFactory) -> pathlib.Path:

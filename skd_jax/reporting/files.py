@@ -1,13 +1,14 @@
 """Files that are whole or not there, and JSON that any reader takes."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import filelock
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -47,10 +48,13 @@ def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
     Whether the lock is held.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("a") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-      yield False
-    else:
-      yield True
+  lock = filelock.FileLock(path)
+  try:
+    lock.acquire(timeout=-1 if wait else 0)
+  except filelock.Timeout:
+    yield False
+    return
+  try:
+    yield True
+  finally:
+    lock.release()

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from skd_jax import comparison, comparison_runs, grids, methods
+from skd_jax import comparison, comparison_runs, grids
 from skd_jax.parallel import sharding
 from tests import command_lines, tiny_run
 
@@ -18,18 +18,11 @@ def finished(tmp_path_factory):
   return tiny_run.finish(tmp_path_factory)
 
 
-def config_of(finished, **changes):
-  config = tiny_run.config(finished.parent / "data")
-  config.teacher.path = str(finished / "teacher")
-  config.student.path = str(finished / "student_init")
-  return methods.change(config, changes)
-
-
 @pytest.mark.slow
 def test_steps_of_methods_are_timed_in_turns(finished, tmp_path, monkeypatch):
   names = ["on_policy_kd", "skd", "skd_k1", "random"]
   asked = comparison.open_comparison(
-    config_of(finished), tmp_path, methods=names
+    tiny_run.from_finished(finished), tmp_path, methods=names
   )
   turns = []
   generate_responses = method_cost.generation.generate_responses
