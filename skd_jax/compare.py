@@ -68,13 +68,18 @@ def main(argv: Sequence[str]) -> None:
   with main_lib.stop_in_one_line():
     main_lib.refuse_flags_of_one_run()
     study = study_lib.load(_STUDY.value) if _STUDY.value else None
+    if _REGIMES.value and study is None:
+      raise ValueError(
+        f"--regimes={','.join(_REGIMES.value)}: must be of a --study"
+      )
+    if _REGIMES.value and study is not None:
+      study = study.only(_REGIMES.value)
     asked = comparison.open_comparison(
       methods.quick(config) if _QUICK.value else config,
       flags.FLAGS.workdir,
       methods=_METHODS.value,
       grid=_GRID.value,
       study=study,
-      regimes=_REGIMES.value,
       seeds=_SEEDS.value,
       path=_JSON.value,
       command=messages.command_line("skd_jax.compare"),

@@ -40,7 +40,6 @@ def compare(
   methods: Sequence[str] = (),
   grid: str | None = None,
   study: study_lib.Study | None = None,
-  regimes: Sequence[str] = (),
   seeds: int | None = None,
   path: str | pathlib.Path | None = None,
   command: str = "",
@@ -53,7 +52,6 @@ def compare(
     methods: names of methods.METHODS; or
     grid: a name of grids.GRIDS; or
     study: whose `config` is the study's.
-    regimes: of a study, these alone.
     seeds: how many runs of each; default: as the study says, else 3.
     path: of the JSON lines; default: WORKDIR/NAME/runs.jsonl, where NAME is
       that of the grid or study, or "methods".
@@ -75,7 +73,6 @@ def compare(
       methods=methods,
       grid=grid,
       study=study,
-      regimes=regimes,
       seeds=seeds,
       path=path,
       command=command,
@@ -115,7 +112,6 @@ def open_comparison(
   methods: Sequence[str] = (),
   grid: str | None = None,
   study: study_lib.Study | None = None,
-  regimes: Sequence[str] = (),
   seeds: int | None = None,
   path: str | pathlib.Path | None = None,
   command: str = "",
@@ -129,12 +125,7 @@ def open_comparison(
       f"study = {study.name!r} with grid = {grid!r}, methods = "
       f"{list(methods)}: must be given alone"
     )
-  if regimes and not study:
-    raise ValueError(f"regimes = {list(regimes)}: must be of a study")
-  if study:
-    variants = study.variants(regimes)
-  else:
-    variants = grids.choose(grid, methods)
+  variants = study.variants() if study else grids.choose(grid, methods)
   asked = Comparison(
     config=_with_curves(config),
     variants=variants,

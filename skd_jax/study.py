@@ -84,11 +84,8 @@ class Study:
     if name not in self.arms:
       raise ValueError(f"{where} {name!r}: must be of {', '.join(self.arms)}")
 
-  def variants(self, regimes: Sequence[str] = ()) -> list[grids.Variant]:
-    """Returns the rows of the study's tables.
-
-    Args:
-      regimes: of these alone; empty: all.
+  def only(self, regimes: Sequence[str]) -> "Study":
+    """Returns the study of some of its regimes.
 
     Raises:
       ValueError: an unknown regime.
@@ -98,9 +95,14 @@ class Study:
         raise ValueError(
           f"--regimes has {name!r}: must be of {', '.join(self.regimes)}"
         )
+    chosen = {name: self.regimes[name] for name in regimes}
+    return dataclasses.replace(self, regimes=chosen)
+
+  def variants(self) -> list[grids.Variant]:
+    """Returns the rows of the study's tables."""
     found = []
-    for regime in regimes or self.regimes:
-      start = grids.Start(regime or "start", self.regimes[regime])
+    for regime, changes in self.regimes.items():
+      start = grids.Start(regime or "start", changes)
       prefix = f"{regime}, " if regime else ""
       found += [
         grids.Variant(

@@ -53,10 +53,10 @@ def test_every_regime_has_every_arm_and_a_start_of_its_own():
 
 
 def test_one_regime_can_be_asked_for():
-  found = make_study().variants(["many"])
+  found = make_study().only(["many"]).variants()
   assert {variant.start.name for variant in found} == {"many"}
   with pytest.raises(ValueError, match="--regimes has 'some': must be of few"):
-    make_study().variants(["some"])
+    make_study().only(["some"])
 
 
 @pytest.mark.parametrize(
