@@ -81,10 +81,18 @@ class Experiment:
     )
     return (sharding.place_rows(b, self.mesh, batch_size) for b in batches)
 
-  def one_batch(self, split: dataset.TokenizedSet) -> structs.Batch:
-    """Returns a few examples as one batch, filled up for the mesh."""
+  def one_batch(
+    self, split: dataset.TokenizedSet, *, num_rows: int = 1
+  ) -> structs.Batch:
+    """Returns a few examples as one batch, filled up for the mesh.
+
+    Args:
+      split: the examples.
+      num_rows: that the batch has at least.
+    """
     parts = sharding.num_row_shards(self.mesh)
-    (batch,) = self.eval_batches(split, -(-len(split) // parts) * parts)
+    num_rows = max(num_rows, len(split))
+    (batch,) = self.eval_batches(split, -(-num_rows // parts) * parts)
     return batch
 
 

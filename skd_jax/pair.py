@@ -64,7 +64,7 @@ def probe_start(
 
   Returns:
     The fields of probe.Probe and "verdict", a sentence. None where the student
-    writes nothing in the run: what it would write does not matter there.
+    generates nothing in the run: what it would does not matter there.
   """
   if spec.mode not in ("skd", "on_policy"):
     return None
@@ -72,7 +72,8 @@ def probe_start(
   def run() -> dict[str, Any]:
     train, config = experiment.tasks.train, experiment.config
     chosen = dataset.spread_examples(train, min(_NUM_PROMPTS, len(train)))
-    batch = experiment.one_batch(chosen)
+    # With the rows of a training batch: one program serves both.
+    batch = experiment.one_batch(chosen, num_rows=config.distill.batch_size)
     # Keys that no step of the run has, nor the rollouts of samples.html.
     step = config.distill.num_steps + 1
     found = probe_lib.probe_pair(
@@ -98,8 +99,8 @@ def probe_start(
 def _lines(found: dict[str, Any]) -> list[str]:
   """Returns what a probe has found, for people."""
   return [
-    f"alone, the student writes {found['mean_length']:.1f} tokens a response, "
-    f"and {found['truncated']:.0%} of {found['rows']} are cut",
+    f"alone, the student generates {found['mean_length']:.1f} tokens a "
+    f"response, and {found['truncated']:.0%} of {found['rows']} are cut",
     f"the teacher's entropy there is {found['teacher_entropy']:.2f} of at most "
     f"{found['max_entropy']:.2f} nats, and {found['outside_top_k']:.1%} of the "
     f"tokens are outside its top {probe_lib.TOP_K}",
