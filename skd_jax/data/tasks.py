@@ -40,9 +40,9 @@ class TaskSettings:
   stop_strings: tuple[str, ...]
   metrics: tuple[str, ...]
   weight: float
-  num_steps: int = 1
-  min_steps: int = 0
-  noise: float = 0.0
+  num_steps: int
+  min_steps: int
+  noise: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def load_split(
       target_field=settings.target_field or settings.target_language,
       name=settings.name or None,
       num_steps=(settings.min_steps or settings.num_steps, settings.num_steps),
-      noise=settings.noise if split == "train" else 0.0,
+      noise=settings.noise,
       max_examples=getattr(settings, f"max_{split}_examples") or None,
     )
   except (ValueError, FileNotFoundError) as error:

@@ -55,6 +55,9 @@ def settings(folder, **changes):
     "stop_strings": (),
     "metrics": ("accuracy",),
     "weight": 1.0,
+    "num_steps": 5,
+    "min_steps": 0,
+    "noise": 0.0,
   }
   return tasks.TaskSettings(**fields | changes)
 
