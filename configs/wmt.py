@@ -111,7 +111,7 @@ def embedded() -> ml_collections.ConfigDict:
 
 
 def embedded_compare() -> ml_collections.ConfigDict:
-  """The demo's data and start, for the ablations.
+  """The demo's data, a longer teacher and a shorter start, for the ablations.
 
   python -m skd_jax.compare --grid=threshold_k --seeds=3 \\
     --config=configs/wmt.py:embedded_compare --workdir=workdir/embedded_compare

@@ -159,7 +159,7 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.threshold_end = 25.0
   # At token t of a response the threshold is exp(-threshold_decay * t) of that.
   config.rollout.threshold_decay = 0.0
-  # N: from a token that it rejects on, the teacher writes so many itself.
+  # N: from a token that it rejects on, the teacher generates so many itself.
   config.rollout.leg_length = 1
   # M: after so many rejections the student goes on alone; 0 is no limit.
   config.rollout.max_interventions = 0
@@ -193,7 +193,7 @@ def default_config() -> ml_collections.ConfigDict:
   # forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
   # top_k_forward_kl; see skd_jax/losses/divergence.py.
   config.loss.divergence = "forward_kl"
-  # Of the tokens that the teacher wrote: a divergence, cross_entropy (on that
+  # Of the tokens of the teacher: a divergence, cross_entropy (on that
   # token), cross_entropy_top_1 (on the teacher's most probable one). Empty: the
   # divergence above.
   config.loss.corrections = ""

@@ -119,8 +119,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     **_TO_ZERO,
     "loss.corrections": "cross_entropy_top_1",
   },
-  # After Relay-OPD (arXiv 2607.26057): from a rejection on the teacher writes a
-  # few tokens, and not often. The numbers are ours.
+  # After Relay-OPD (arXiv 2607.26057): from a rejection on the teacher
+  # generates a few tokens, and not often. The numbers are ours.
   "leg": _LEG,
   "leg_to_zero": {**_LEG, **_TO_ZERO},
   # SWITCH (arXiv 2410.19503): the teacher where the two diverge, the more

@@ -106,7 +106,7 @@ class Interventions:
   """How much of a budget each response has used; see decoding/legs.py."""
 
   count: jax.Array  # int32 [B], rejections so far
-  leg_left: jax.Array  # int32 [B], tokens that the teacher is still to write
+  leg_left: jax.Array  # int32 [B], tokens that the teacher is still to generate
 
 
 @struct.dataclass

@@ -184,7 +184,7 @@ def skd(
     row_key: of the row.
     eos_id: ends the response.
     max_new_tokens: the most tokens.
-    leg_length: N, tokens that the teacher writes from a rejection on.
+    leg_length: N, tokens that the teacher generates from a rejection on.
     max_interventions: M, after which the student goes on alone.
     **how: of next_token.
 

@@ -45,8 +45,8 @@ STUDY = Study(
   name="few_prompts",
   question=(
     "With few prompts and many epochs, is a response that student and teacher "
-    "write together better to learn from than the reference, the teacher's or "
-    "the student's own?"
+    "generate together better to learn from than the reference, the teacher's "
+    "or the student's own?"
   ),
   regimes={
     "1000 prompts": _regime(1000, 400),

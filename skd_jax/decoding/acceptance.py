@@ -322,8 +322,8 @@ class Rule:
     the student's sampling distribution).
   threshold_decay: at position t of the response the threshold is that of the
     run times exp(-threshold_decay * t).
-  leg_length: N, how many tokens the teacher writes from a rejection on; those
-    after the first are drawn by `argmax` or else `sample`. See legs.py.
+  leg_length: N, how many tokens the teacher generates from a rejection on;
+    those after the first are drawn by `argmax` or else `sample`. See legs.py.
   max_interventions: M, rejections a response may have; None: no limit.
   """
 

@@ -1,6 +1,6 @@
-"""Interventions under a budget: the teacher writes N tokens, M times at most.
+"""Interventions under a budget: the teacher has N tokens, M times at most.
 
-After a rejection the teacher writes a leg of N tokens itself, the rejected
+After a rejection the teacher generates a leg of N tokens itself, the rejected
 position first; once a response has had M interventions, the student goes on
 alone. N = 3, M = 1, the round's draft has G = 4:
 

@@ -67,7 +67,7 @@ def cross_entropy(logits: jax.Array, tokens: jax.Array) -> jax.Array:
 def correction_cross_entropy(
   teacher: jax.Array, student: jax.Array, tokens: jax.Array
 ) -> jax.Array:
-  """-log q(token that the teacher wrote): a CorrectionLoss."""
+  """-log q(the token of the teacher): a CorrectionLoss."""
   del teacher
   return cross_entropy(student, tokens)
 
@@ -113,7 +113,7 @@ def distillation_token_loss(
       after arXiv 2510.24021: the loss counts less where the teacher does not
       verify the token, whoever generated it. The paper verifies what the
       student proposes; on-policy that is the same token).
-    corrections: the loss of the tokens that the teacher wrote, if it is another
+    corrections: the loss of the tokens of the teacher, if it is another
       one; `divergence` is then of the student's own, and of references.
     verified_k: a token in the teacher's top `verified_k` is verified. This
       number and the next are ours, not the paper's.

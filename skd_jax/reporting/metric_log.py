@@ -61,8 +61,8 @@ def open_metric_log(
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE_NAME
   _drop_lines(path, stage, seed, last_step)
-  # TensorBoard hides what an earlier writer left at purge_step and after. The
-  # suffix keeps two writers of one second from sharing a file.
+  # TensorBoard hides what an earlier process left at purge_step and after. The
+  # suffix keeps two logs of one second from sharing a file.
   board = tensorboardX.SummaryWriter(
     str(workdir / "tensorboard" / stage / f"seed_{seed}"),
     purge_step=last_step + 1,

@@ -3,7 +3,7 @@
 Two rollouts of the same few prompts, with the same draws:
 
   with the teacher    what share of the tokens the rule of SKD replaces
-  the student alone   how long it writes, and what the teacher says of it
+  the student alone   how much it generates, and what the teacher says of it
 """
 
 import dataclasses
@@ -242,7 +242,7 @@ def verdict(probe: Probe, *, annealed: bool = False) -> str:
   """Says in one sentence whether distilling this pair by SKD changes anything.
 
   The first that holds, by the bounds above: `too weak` (the teacher replaces
-  most, or knows next to nothing of what the student writes), `too similar`
+  most, or knows next to nothing of what the student generates), `too similar`
   (it replaces next to nothing), `too weak` (the student does not end), `fits`.
 
   Args:

@@ -107,6 +107,17 @@ def as_lists(result, field="tokens"):
   ]
 
 
+def assert_states_of_the_teacher(result, batch):
+  """`teacher_hidden` is what a separate pass of the teacher computes."""
+  separate = forward.response_hidden(
+    MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
+  )
+  for row, length in enumerate(np.asarray(result.length)):
+    np.testing.assert_allclose(
+      result.teacher_hidden[row, :length], separate[row, :length], rtol=1e-6
+    )
+
+
 def replacements(accept):
   return acceptance.RULES[accept].replace[:1]
 
@@ -406,13 +417,7 @@ def test_exact_rules_follow_their_distribution(accept):
 def test_teacher_hidden_is_what_a_separate_pass_would_compute():
   batch, keys = make_batch(PROMPTS), row_keys(len(PROMPTS))
   result = run(batch, keys, jnp.float32(2), rule=acceptance.Rule())
-  separate = forward.response_hidden(
-    MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
-  )
-  for row, length in enumerate(np.asarray(result.length)):
-    np.testing.assert_allclose(
-      result.teacher_hidden[row, :length], separate[row, :length], rtol=1e-6
-    )
+  assert_states_of_the_teacher(result, batch)
 
 
 def test_lone_teacher_keeps_the_states_that_it_drew_from():
@@ -426,13 +431,7 @@ def test_lone_teacher_keeps_the_states_that_it_drew_from():
     source=structs.TEACHER,
     keep_hidden=True,
   )
-  separate = forward.response_hidden(
-    MODEL, TEACHER, batch.prompt, batch.prompt_length, result.tokens
-  )
-  for row, length in enumerate(np.asarray(result.length)):
-    np.testing.assert_allclose(
-      result.teacher_hidden[row, :length], separate[row, :length], rtol=1e-6
-    )
+  assert_states_of_the_teacher(result, batch)
 
 
 def test_a_row_stops_at_a_stop_sequence_of_several_tokens():

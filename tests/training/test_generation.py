@@ -178,7 +178,7 @@ def test_skd_has_no_teacher_pass_besides_its_own(monkeypatch):
     generate(make_spec("on_policy_kd"))
 
 
-def test_teacher_that_writes_has_no_pass_besides_its_own(monkeypatch):
+def test_teacher_that_generates_has_no_pass_besides_its_own(monkeypatch):
   spec = make_spec("teacher_kd")
   monkeypatch.setattr(generation, "with_teacher_hidden", None)
   rollout, seconds = generate(spec)
