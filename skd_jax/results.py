@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skd_jax import builders
 from skd_jax import config as config_lib
 from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
@@ -162,12 +163,14 @@ def _write_samples(experiment: Experiment) -> None:
     return
   config = experiment.config
   rule = config.rollout
+  ends = builders.threshold(config).extremes
+  threshold = " to ".join(f"{value:g}" for value in ends)
   samples_page.write_samples(
     experiment.workdir / "samples.html",
     views,
     title=f"Proposed by the student, corrected by the teacher: {config.task}",
     subtitle=(
-      f"rule {rule.accept}, threshold {rule.threshold:g}, replacement "
+      f"rule {rule.accept}, threshold {threshold}, replacement "
       f"{rule.replace}; held-out prompts, seed {config.seeds[0]}"
     ),
   )
