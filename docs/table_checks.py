@@ -5,8 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sphinx.errors import ExtensionError
-
 from skd_jax import methods
 from skd_jax.decoding import acceptance
 
@@ -23,7 +21,7 @@ def read_table(page: str, name: str) -> list[list[str]]:
   """Returns the cells of the table between two comments, without its head."""
   found = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", page, re.S)
   if found is None:
-    raise ExtensionError(f"methods.md: has no table {name!r}")
+    raise ValueError(f"methods.md: has no table {name!r}")
   rows = re.findall(r"^\|(.*)\|$", found[1], re.M)
   return [[cell.strip() for cell in row.split("|")] for row in rows[2:]]
 
@@ -55,6 +53,8 @@ def _names(table: str, found: Sequence[str], expected: Sequence[str]):
 
 def _check(app) -> None:
   del app
+  from sphinx.errors import ExtensionError
+
   if found := problems(_PAGE.read_text("utf-8")):
     raise ExtensionError("methods.md: " + "; ".join(found))
 

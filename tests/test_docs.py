@@ -142,6 +142,17 @@ def test_links_of_a_page_lead_to_files(page):
     assert (page.parent / target).exists(), target
 
 
+def test_tables_of_methods_and_rules_are_those_of_the_code():
+  path = _ROOT / "docs" / "table_checks.py"
+  spec = importlib.util.spec_from_file_location("table_checks", path)
+  checks = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(checks)
+  page = (_ROOT / "docs" / "methods.md").read_text("utf-8")
+  assert checks.problems(page) == []
+  wrong = page.replace("`rollout.leg_length=4`", "`rollout.leg_length=5`")
+  assert len(checks.problems(wrong)) == 2  # Of leg and leg_to_zero.
+
+
 @pytest.mark.slow
 def test_docs_build_without_a_warning(tmp_path):
   pytest.importorskip("sphinx", reason="needs the extra `docs`")
