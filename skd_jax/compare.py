@@ -68,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
   with main_lib.stop_in_one_line():
     main_lib.refuse_flags_of_one_run()
     study = study_lib.load(_STUDY.value) if _STUDY.value else None
+    if _QUICK.value and study is not None:
+      raise ValueError("--quick: must not be given; the study fixes the sizes")
     if _REGIMES.value and study is None:
       raise ValueError(
         f"--regimes={','.join(_REGIMES.value)}: must be of a --study"
@@ -100,7 +102,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   if given and not any(a.startswith("--config=") for a in argv):
     if not pathlib.Path(given[-1]).is_file():
       sys.exit(f"Error: --study={given[-1]}: no such file")
-    argv.append(f"--config={given[-1]}")
+    # In front: --config.* is known from there on.
+    argv.insert(1, f"--config={given[-1]}")
   return main_lib.parse_flags(argv)
 
 

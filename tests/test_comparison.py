@@ -323,16 +323,41 @@ def _main(*arguments, **options):
     ("--method=skd", "--method=skd: must not be given; --methods names"),
     ("--num_processes=2", "--num_processes=2: must not be given"),
     ("--study=no.py", "--study=no.py: no such file"),
+    ("--regimes=few", "--regimes=few: must be of a --study"),
+    (
+      "--study=configs/studies/few_prompts.py --quick",
+      "--quick: must not be given; the study fixes the sizes",
+    ),
+    (
+      "--study=configs/studies/few_prompts.py --regimes=few",
+      "--regimes has 'few': must be of 1000 prompts",
+    ),
   ],
 )
 @pytest.mark.slow
 def test_bad_command_line_is_one_clear_line(argument, said, tmp_path):
-  done = _main(argument, f"--workdir={tmp_path / 'w'}")
+  done = _main(*argument.split(" "), f"--workdir={tmp_path / 'w'}")
   assert done.returncode == 1
   (line,) = done.stderr.strip().splitlines()
   assert line.startswith("Error: ")
   assert said in line
   assert not (tmp_path / "w").exists()
+
+
+def test_study_brings_its_config_and_settings_go_on_top():
+  done = command_lines.run(
+    "-c",
+    "import importlib, sys\n"
+    "compare = importlib.import_module('skd_jax.compare')\n"
+    "from skd_jax import main\n"
+    "compare.parse_flags(sys.argv)\n"
+    "config = main._CONFIG.value\n"
+    "print(config.distill.max_examples, config.distill.learning_rate)",
+    "--study=configs/studies/few_prompts.py",
+    "--regimes=1000 prompts",
+    "--config.distill.learning_rate=0.5",
+  )
+  assert done.stdout.split() == ["1000", "0.5"], done.stderr
 
 
 @pytest.mark.slow
