@@ -126,7 +126,8 @@ def load_split(
       target_field=settings.target_field or settings.target_language,
       name=settings.name or None,
       num_steps=(settings.min_steps or settings.num_steps, settings.num_steps),
-      noise=settings.noise,
+      # A held-out split may be named "train" too, where data has no other.
+      noise=settings.noise if split == "train" else 0.0,
       max_examples=getattr(settings, f"max_{split}_examples") or None,
     )
   except (ValueError, FileNotFoundError) as error:
