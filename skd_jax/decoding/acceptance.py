@@ -116,12 +116,13 @@ def accept_top_p(inputs: VerificationInputs, threshold: jax.Array) -> jax.Array:
   """Accepts a token in the teacher's nucleus of mass `threshold`.
 
   A token is in the nucleus exactly when the tokens above it have less mass
-  than `threshold`, so one sum decides.
+  than `threshold`, so one sum decides. 1 accepts everything.
   """
   probs = jax.nn.softmax(inputs.teacher_logits)
   own = _own(probs, inputs.tokens)[..., None]
   mass_above = jnp.sum(jnp.where(probs > own, probs, 0.0), axis=-1)
-  return mass_above < threshold
+  # Rounding can give the tokens above the last one a mass of 1.
+  return (mass_above < threshold) | (threshold >= 1)
 
 
 def accept_prob_floor(

@@ -60,7 +60,9 @@ def init_state(
       model.init_cache(batch_size, cache_size) for model, _ in models
     ),
     row=jnp.full(batch_size, num_rows, jnp.int32),
-    prompt_length=zeros,
+    # A slot that never had a row writes keys and values as well: from slot
+    # prompt_length - 1 of its cache, which must not be negative.
+    prompt_length=jnp.ones(batch_size, jnp.int32),
     last_token=zeros,
     length=zeros,
     max_new_tokens=zeros,

@@ -21,6 +21,9 @@ SECOND_DRAW = 4  # The student's other proposal, of `released_top_k`.
 _NUM_BEST = 32
 _NARROW = 32
 
+# Logits of any model, divided by less, could leave float32.
+_LEAST_TEMPERATURE = 1e-6
+
 _BLOCK = 128  # Width of the lower level of the two-level inverse CDF.
 
 
@@ -37,9 +40,10 @@ class Sampling:
   top_p: float = 1.0
 
   def __post_init__(self):
-    if not self.temperature >= 0:
+    if self.temperature != 0 and not self.temperature >= _LEAST_TEMPERATURE:
       raise ValueError(
-        f"temperature = {self.temperature}: must be 0 (greedy) or above"
+        f"temperature = {self.temperature}: must be 0 (greedy) or at least "
+        f"{_LEAST_TEMPERATURE}"
       )
     if not 0 < self.top_p <= 1:
       raise ValueError(f"top_p = {self.top_p}: must be in (0, 1]")
@@ -52,10 +56,18 @@ GREEDY = Sampling(temperature=0.0)
 def row_keys(seed: int, step: int, index: jax.Array) -> jax.Array:
   """Returns one PRNG key a row, [B], from the seed, the step and the example.
 
-  Where the example stands in its batch does not matter.
+  Where the example stands in its batch does not matter. An example that is
+  there several times, as a mixture of tasks may read a small one, has a key
+  for each copy:
+
+    index  7 3 7 7
+    copy   0 0 1 2
   """
   step_key = jax.random.fold_in(jax.random.key(seed), step)
-  return jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
+  keys = jax.vmap(lambda i: jax.random.fold_in(step_key, i))(index)
+  is_same = index[:, None] == index[None, :]
+  copy = jnp.sum(jnp.tril(is_same, -1), axis=1)
+  return jnp.where(copy > 0, jax.vmap(jax.random.fold_in)(keys, copy), keys)
 
 
 def draw_uniform(

@@ -1,5 +1,6 @@
 """Every acceptance rule by its plain formula, and the table of the rules."""
 
+import dataclasses
 import math
 
 import jax
@@ -131,6 +132,16 @@ def test_bounds_are_where_a_rule_accepts_all_or_nothing(
   for value, share in ((rule.low, share_at_low), (high, share_at_high)):
     found = float(jnp.mean(rule.accept(inputs, jnp.float32(value))))
     assert found == share if share is not None else 0 < found < 1
+
+
+def test_top_p_of_one_accepts_what_rounding_leaves_no_mass():
+  inputs, *_ = make_inputs()
+  peaked = jnp.zeros((B, G, V)).at[..., 0].set(30.0)
+  least = dataclasses.replace(
+    inputs, teacher_logits=peaked, tokens=jnp.full((B, G), V - 1)
+  )
+  assert bool(jnp.all(acceptance.accept_top_p(least, jnp.float32(1))))
+  assert not bool(jnp.any(acceptance.accept_top_p(least, jnp.float32(0.99))))
 
 
 def test_table_says_what_goes_with_a_rule():

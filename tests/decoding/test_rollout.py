@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from skd_jax import structs
-from skd_jax.decoding import acceptance, sampling, stopping
+from skd_jax.decoding import acceptance, loop, sampling, stopping
 from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding.policy import Policy
 from skd_jax.models import forward
@@ -294,6 +294,20 @@ def test_rows_do_not_depend_on_the_queue(batch_size):
   np.testing.assert_allclose(
     queued.teacher_hidden, at_once.teacher_hidden, rtol=1e-6
   )
+
+
+def test_slot_that_has_no_row_yet_reads_at_a_slot_of_its_cache():
+  state = loop.init_state(
+    ((MODEL, STUDENT),),
+    make_batch(PROMPTS),
+    batch_size=3,
+    max_new_tokens=9,
+    num_draft_tokens=2,
+    keep_teacher_hidden=False,
+  )
+  # The positions of a draft must ascend, and a negative one counts from the
+  # end.
+  assert int(jnp.min(state.prompt_length - 1 + state.length)) >= 0
 
 
 @pytest.mark.slow

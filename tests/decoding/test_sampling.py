@@ -125,11 +125,29 @@ def test_a_draw_depends_on_row_role_and_position_only():
   assert len(np.unique(np.concatenate([table.ravel(), other]))) == 12
 
 
+def test_least_temperature_draws_as_greedy_does():
+  logits = 1e4 * random_logits(5, 50)
+  warped = sampling.warp(logits, sampling.Sampling(1e-6))
+  np.testing.assert_array_equal(
+    np.exp(warped), np.exp(sampling.warp(logits, sampling.GREEDY))
+  )
+
+
+def test_copies_of_an_example_in_one_batch_have_keys_of_their_own():
+  index = jnp.array([7, 3, 7, 5, 7])
+  keys = jax.random.key_data(sampling.row_keys(1, 2, index))
+  assert len({tuple(key) for key in np.asarray(keys).tolist()}) == 5
+  # Only they: the first copy, and what is there once, have the key of before.
+  alone = jax.random.key_data(sampling.row_keys(1, 2, index[jnp.array([1, 0])]))
+  np.testing.assert_array_equal(keys[jnp.array([1, 0])], alone)
+
+
 @pytest.mark.parametrize(
   ("field", "value"),
   [
     ("temperature", -1.0),
     ("temperature", float("nan")),
+    ("temperature", 1e-38),
     ("top_p", 0.0),
     ("top_p", 1.1),
   ],
