@@ -28,7 +28,7 @@ from skd_jax.training.callbacks import Validate
 
 def prepare_model(
   experiment: Experiment, stage: str
-) -> tuple[LoadedModel, float]:
+) -> tuple[LoadedModel, dict[str, float]]:
   """Gives the teacher, or the student's start: read, or trained by SFT.
 
   Args:
@@ -36,9 +36,9 @@ def prepare_model(
     stage: "teacher" or "student_init".
 
   Returns:
-    (the model, the seconds that its training took). The teacher's weights are
-    in the run's dtype and placed as sharding.FROZEN says, the student's in
-    float32 and as TRAINED.
+    (the model, the seconds that its training took, by part as of timing.py).
+    The teacher's weights are in the run's dtype and placed as sharding.FROZEN
+    says, the student's in float32 and as TRAINED.
 
   Raises:
     ValueError: the student is to start as layers that the teacher has not.
@@ -49,7 +49,7 @@ def prepare_model(
   path = experiment.config[role].path
   if path:
     logging.info("%s: taken from %s", stage, path)
-    return read_model(experiment, role, path, is_trained=is_trained), 0.0
+    return read_model(experiment, role, path, is_trained=is_trained), {}
   folder = experiment.workdir / stage
 
   def fine_tune() -> dict[str, Any]:
@@ -59,7 +59,7 @@ def prepare_model(
 
   totals = experiment.cached(stage, fine_tune)
   model = read_model(experiment, role, folder, is_trained=is_trained)
-  return model, totals["seconds"].get("train", 0.0)
+  return model, totals["seconds"]
 
 
 def read_model(

@@ -7,7 +7,6 @@
 import json
 import pathlib
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,29 +17,23 @@ from skd_jax.reporting import files
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
-
-# A step that takes so many medians has compiled, or something else has run.
-_OUTLIER = 3.0
+_PARTS = ("generate", "verify", "train")  # Of a step, see timing.py.
 
 
 def step_seconds(lines: Records) -> list[float]:
   """Returns what each training step took, by the log of the run.
 
   Without the time that compiling takes, which is once for all runs that share a
-  program: a step of more than three medians counts as one median.
+  program.
 
   Args:
     lines: of metrics.jsonl, one per step, of one stage and seed.
   """
-  seconds = [
-    sum(value for name, value in line.items() if name.endswith("_seconds"))
+  return [
+    sum(line.get(f"{part}_seconds", 0.0) for part in _PARTS)
     for line in lines
     if "loss" in line
   ]
-  if not seconds:
-    return []
-  median = statistics.median(seconds)
-  return [median if s > _OUTLIER * median else s for s in seconds]
 
 
 def validation_curve(

@@ -48,7 +48,9 @@ def describe(scores: Mapping[str, Any]) -> str:
 def write(
   experiment: Experiment,
   per_seed: Sequence[Mapping[str, Any]],
-  seconds: Mapping[str, float],
+  seconds: Mapping[str, Mapping[str, float]],
+  *,
+  clock_seconds: float,
   command: str,
   probe: Mapping[str, Any] | None = None,
   warnings: Sequence[str] = (),
@@ -62,7 +64,8 @@ def write(
     per_seed: {"seed", "scores" {teacher, student_init, student, and each
       baseline: as of train.score}, "totals" {student, and each baseline: as of
       train.distill}}.
-    seconds: of the training of {"teacher", "student_init"}.
+    seconds: of the training of {"teacher", "student_init"}, by part.
+    clock_seconds: since the command began.
     command: that was run.
     probe: as of pair.probe_start.
     warnings: that were given before the training.
@@ -73,6 +76,7 @@ def write(
   workdir = experiment.workdir
   log = metric_log.read_metrics(workdir / metric_log.FILE_NAME)
   result = make_report(experiment, per_seed, seconds, command)
+  result["clock_seconds"] = clock_seconds
   result["warnings"] = [*warnings, *health.over_the_run(log)]
   if probe is not None:
     result["probe"] = probe
@@ -90,10 +94,10 @@ def write(
 def make_report(
   experiment: Experiment,
   per_seed: Sequence[Mapping[str, Any]],
-  seconds: Mapping[str, float],
+  seconds: Mapping[str, Mapping[str, float]],
   command: str,
 ) -> dict[str, Any]:
-  """Returns the report, without its warnings; arguments as of `write`."""
+  """Returns what the stages came to; arguments as of `write`."""
   config = experiment.config
   of_seeds = [
     Totals.from_plain(entry["totals"]["student"]) for entry in per_seed
@@ -111,20 +115,24 @@ def make_report(
     for entry in per_seed
     for name in ("student", *config.baselines)
   )
+  parts = [*seconds.values(), totals.seconds, of_baselines.seconds]
+  compiling = sum(part.get("compile", 0.0) for part in parts)
   times = {
-    "teacher": seconds["teacher"],
-    "student_init": seconds["student_init"],
+    "teacher": seconds["teacher"].get("train", 0.0),
+    "student_init": seconds["student_init"].get("train", 0.0),
     "generate": totals.seconds["generate"],
     # A pass of its own; those of a rollout are in `generate`.
     "verify": totals.seconds["verify"],
     "train": totals.seconds["train"],
-    "baselines": sum(of_baselines.seconds.values()),
+    "baselines": sum(of_baselines.seconds.values())
+    - of_baselines.seconds["compile"],
     "evaluate": evaluated,
+    "compile": compiling,
   }
   times = {
     name: value
     for name, value in times.items()
-    if value or name not in ("verify", "baselines")
+    if value or name not in ("verify", "baselines", "compile")
   }
   rates = totals.rates()
   return {

@@ -41,6 +41,7 @@ from skd_jax.training import (
 )
 from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
+from skd_jax.training.timing import timed
 from skd_jax.training.train_step import TrainFns
 
 
@@ -65,6 +66,7 @@ def train_and_evaluate(
     FloatingPointError: training diverged.
     loop.Interrupted: the run was asked to stop, and has saved.
   """
+  start_time = time.perf_counter()
   experiment = open_experiment(config, workdir)
   with jax.set_mesh(experiment.mesh):
     warnings = pair_warnings(experiment)
@@ -99,6 +101,7 @@ def train_and_evaluate(
       experiment,
       per_seed,
       {"teacher": teacher_seconds, "student_init": start_seconds},
+      clock_seconds=time.perf_counter() - start_time,
       command=command,
       probe=probe,
       warnings=warnings,
@@ -230,16 +233,15 @@ def _distillation_loop(
         step,
       )
       rollout, stats = trim_and_count(rollout, config.data.length_multiple)
-      start_time = time.perf_counter()
-      state, metrics = jax.block_until_ready(
-        train.step(
-          training.state,
-          teacher_head if spec.uses_teacher else None,
-          batch,
-          rollout,
+      with timed(seconds, "train"):
+        state, metrics = jax.block_until_ready(
+          train.step(
+            training.state,
+            teacher_head if spec.uses_teacher else None,
+            batch,
+            rollout,
+          )
         )
-      )
-      seconds["train"] = time.perf_counter() - start_time
       training.record(state, metrics, seconds, stats)
   return training
 

@@ -54,11 +54,11 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
       and each baseline: {name: value}}, where several tasks have {"mean":
       value, TASK: {name: value}}, `rollout` {replacement_rate,
       accepted_per_round, tokens_per_s}, `seconds` {generate, train, evaluate,
-      total}. May hold `signature` {metric: string}, `per_seed` (a list of
-      {seed, metrics}, metrics as above), `probe` (what was found before
-      distillation, with its `verdict`, a string), `warnings` (strings),
-      `command` (a string) and `versions` {name: version}. A model that was not
-      measured is absent or empty.
+      total}. May hold `clock_seconds` (since the command began), `signature`
+      {metric: string}, `per_seed` (a list of {seed, metrics}, metrics as
+      above), `probe` (what was found before distillation, with its `verdict`, a
+      string), `warnings` (strings), `command` (a string) and `versions` {name:
+      version}. A model that was not measured is absent or empty.
 
   Raises:
     ValueError: if one of the keys that every report needs is missing.
@@ -76,7 +76,7 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
     *_score_tables(report),
     _warning_section(report.get("warnings") or ()),
     _rollout_section(report["rollout"]),
-    _time_section(report["seconds"]),
+    _time_section(report["seconds"], report.get("clock_seconds")),
     _origin_section(report),
     _files_section(folder),
   ]
@@ -234,7 +234,7 @@ def _rollout_section(rollout: Mapping[str, Any]) -> str:
   return "## Rollouts\n\n" + _table(["", "value"], rows) if rows else ""
 
 
-def _time_section(seconds: Mapping[str, float]) -> str:
+def _time_section(seconds: Mapping[str, float], clock: float | None) -> str:
   if not seconds:
     return ""
   total = seconds.get("total") or sum(seconds.values())
@@ -243,7 +243,11 @@ def _time_section(seconds: Mapping[str, float]) -> str:
     for name, value in seconds.items()
     if total > 0
   ]
-  return "## Time\n\n" + _table(["", "time", "share"], rows)
+  section = "## Time\n\n" + _table(["", "time", "share"], rows)
+  if clock is not None:
+    # Stages that were finished before are in the table, not on the clock.
+    section += f"\n\nBy the clock, this start took {_duration(clock)}."
+  return section
 
 
 def _origin_section(report: Report) -> str:

@@ -12,7 +12,6 @@ with some references among its rows:
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -26,6 +25,7 @@ from skd_jax.decoding.policy import Policy
 from skd_jax.models import forward
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
+from skd_jax.training.timing import timed
 
 MODES = ("skd", "on_policy", "teacher", "reference")
 
@@ -198,36 +198,35 @@ def generate_responses(
     step: of the run, for the schedules.
 
   Returns:
-    (Rollout [B, T], seconds by part). The rollout has `teacher_hidden`, unless
-    the loss needs no teacher. "verify" is the time of a teacher pass of its
-    own, and absent where the rollout's own passes, which are in "generate", are
-    all.
+    (Rollout [B, T], seconds by part as of timing.py). The rollout has
+    `teacher_hidden`, unless the loss needs no teacher. "verify" is the time of
+    a teacher pass of its own, and absent where the rollout's own passes, which
+    are in "generate", are all.
   """
-  start_time = time.perf_counter()
+  seconds: dict[str, float] = {}
   if first := round(spec.first_tokens(step)):
     batch = first_tokens(batch, first)
   threshold = jnp.float32(spec.threshold(step))
   share = float(spec.reference_share(step))
-  if share >= 1:
-    rollout = reference_rollout(batch)
-  elif share <= 0:
-    rollout = rollout_fn(
-      student_params, teacher_params, batch, row_keys, threshold
-    )
-  else:
-    is_reference, rest = choose_references(batch, row_keys, share)
-    rollout = rollout_fn(
-      student_params, teacher_params, rest, row_keys, threshold
-    )
-    rollout = merge_references(rollout, batch, is_reference)
-  jax.block_until_ready(rollout)
-  seconds = {"generate": time.perf_counter() - start_time}
+  with timed(seconds, "generate"):
+    if share >= 1:
+      rollout = reference_rollout(batch)
+    elif share <= 0:
+      rollout = rollout_fn(
+        student_params, teacher_params, batch, row_keys, threshold
+      )
+    else:
+      is_reference, rest = choose_references(batch, row_keys, share)
+      rollout = rollout_fn(
+        student_params, teacher_params, rest, row_keys, threshold
+      )
+      rollout = merge_references(rollout, batch, is_reference)
+    jax.block_until_ready(rollout)
   if spec.needs_teacher_pass(share):
-    start_time = time.perf_counter()
-    rollout = jax.block_until_ready(
-      with_teacher_hidden(teacher, teacher_params, batch, rollout)
-    )
-    seconds["verify"] = time.perf_counter() - start_time
+    with timed(seconds, "verify"):
+      rollout = jax.block_until_ready(
+        with_teacher_hidden(teacher, teacher_params, batch, rollout)
+      )
   return rollout, seconds
 
 

@@ -61,11 +61,12 @@ class Totals:
   def rates(self) -> dict[str, float]:
     """Returns `RolloutStats.rates`, and what the clock allows.
 
-    tokens_per_s: trained tokens over all seconds; generated_tokens_per_s.
+    tokens_per_s: trained tokens over all seconds that did not compile;
+    generated_tokens_per_s.
     """
     rates = self.stats.rates()
-    seconds = sum(self.seconds.values())
-    if seconds:
+    seconds = sum(self.seconds.values()) - self.seconds["compile"]
+    if seconds > 0:
       rates["tokens_per_s"] = self.tokens / seconds
     if self.stats.emitted and self.seconds["generate"]:
       rates["generated_tokens_per_s"] = (

@@ -1,11 +1,10 @@
 """Supervised fine-tuning (SFT): cross-entropy on the references."""
 
-import time
-
 import jax
 
 from skd_jax.training import generation
 from skd_jax.training.loop import TrainLoop
+from skd_jax.training.timing import timed
 from skd_jax.training.train_step import TrainFns
 
 
@@ -17,8 +16,10 @@ def fine_tune(loop: TrainLoop, train: TrainFns) -> None:
     train: from make_train_fns, without a teacher.
   """
   for _, batch in loop:
-    start_time = time.perf_counter()
-    state, metrics = jax.block_until_ready(
-      train.step(loop.state, None, batch, generation.reference_rollout(batch))
-    )
-    loop.record(state, metrics, {"train": time.perf_counter() - start_time})
+    seconds: dict[str, float] = {}
+    with timed(seconds, "train"):
+      rollout = generation.reference_rollout(batch)
+      state, metrics = jax.block_until_ready(
+        train.step(loop.state, None, batch, rollout)
+      )
+    loop.record(state, metrics, seconds)

@@ -343,3 +343,10 @@ def test_malformed_history_names_the_line(tmp_path):
 def test_absent_history_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError):
     plot_history(tmp_path / "metrics.jsonl", tmp_path, ["bleu"])
+
+
+def test_clock_of_the_start_stands_below_the_parts(tmp_path):
+  report = report_of((25.0, 20.0)) | {"clock_seconds": 75.0}
+  assert "By the clock, this start took 1 min 15 s." in page_of(
+    tmp_path, report
+  )

@@ -173,7 +173,7 @@ def test_skd_has_no_teacher_pass_besides_its_own(monkeypatch):
   monkeypatch.setattr(generation, "with_teacher_hidden", refuse)
   rollout, seconds = generate(make_spec("skd"))
   assert rollout.teacher_hidden is not None
-  assert list(seconds) == ["generate"]
+  assert set(seconds) - {"compile"} == {"generate"}
   with pytest.raises(AssertionError, match="second teacher pass"):
     generate(make_spec("on_policy_kd"))
 
@@ -183,7 +183,7 @@ def test_teacher_that_generates_has_no_pass_besides_its_own(monkeypatch):
   monkeypatch.setattr(generation, "with_teacher_hidden", None)
   rollout, seconds = generate(spec)
   assert set(np.unique(rollout.source[:, 0])) == {structs.TEACHER}
-  assert set(seconds) == {"generate"}
+  assert set(seconds) - {"compile"} == {"generate"}
   assert_targets_are_the_teachers(rollout)
 
 
@@ -218,7 +218,7 @@ def test_cross_entropy_asks_no_teacher_for_targets(method, monkeypatch):
   monkeypatch.setattr(generation, "with_teacher_hidden", refuse)
   rollout, seconds = generate(make_spec(method))
   assert rollout.teacher_hidden is None
-  assert list(seconds) == ["generate"]
+  assert set(seconds) - {"compile"} == {"generate"}
   trimmed, _ = rollout_stats.trim_and_count(rollout, 2)
   assert trimmed.teacher_hidden is None
 
