@@ -8,10 +8,12 @@ in `distill`:
     train step       the student learns the teacher's next-token distribution
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -33,6 +35,7 @@ from skd_jax.preparation import (
   read_model,
   validation_callbacks,
 )
+from skd_jax.reporting import files
 from skd_jax.training import (
   draft_length,
   generation,
@@ -62,13 +65,14 @@ def train_and_evaluate(
     The report, as written to report.json.
 
   Raises:
-    ValueError, FileNotFoundError: bad settings, data or checkpoints.
+    ValueError, FileNotFoundError: bad settings, data or checkpoints; or another
+      run is in the workdir.
     FloatingPointError: training diverged.
     loop.Interrupted: the run was asked to stop, and has saved.
   """
   start_time = time.perf_counter()
   experiment = open_experiment(config, workdir)
-  with jax.set_mesh(experiment.mesh):
+  with _alone_in(experiment.workdir), jax.set_mesh(experiment.mesh):
     warnings = pair_warnings(experiment)
     teacher, teacher_seconds = prepare_model(experiment, "teacher")
     start, start_seconds = prepare_model(experiment, "student_init")
@@ -106,6 +110,21 @@ def train_and_evaluate(
       probe=probe,
       warnings=warnings,
     )
+
+
+@contextlib.contextmanager
+def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of the workdir; two would mix their checkpoints."""
+  if not processes.is_first():
+    yield
+    return
+  with files.locked(workdir / "lock", wait=False) as is_mine:
+    if not is_mine:
+      raise ValueError(
+        f"workdir = {workdir}: another run is in it; wait for its end, or "
+        "choose another --workdir"
+      )
+    yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import types
 
+import filelock
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -344,6 +345,13 @@ def _failed_main(monkeypatch, capsys, config, workdir, **flags):
   assert "Traceback" not in output
   (line,) = output.strip().splitlines()
   return stopped.value.code, line
+
+
+def test_second_run_in_a_workdir_is_refused(config, tmp_path):
+  refused = pytest.raises(ValueError, match=r"workdir = .*: another run is in")
+  with filelock.FileLock(tmp_path / "lock"), refused:
+    train.train_and_evaluate(config, tmp_path)
+  assert not (tmp_path / "checkpoints").exists()
 
 
 def test_missing_data_folder_is_one_clear_line(
