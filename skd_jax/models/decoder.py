@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skd_jax import structs
-from skd_jax.models import layers
+from skd_jax.models import attention, layers
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
@@ -158,7 +158,7 @@ def create(
       (((1,), (1,)), ((), ())),
       preferred_element_type=jnp.float32,
     ).T.reshape(*hidden.shape[:-1], -1)
-    return layers.soft_cap(logits, config.final_soft_cap)
+    return attention.soft_cap(logits, config.final_soft_cap)
 
   def head_params(params):
     tied = config.tie_embeddings
@@ -168,7 +168,7 @@ def create(
     shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
 
     def zeros():
-      return layers.place_cache(jnp.zeros(shape, dtype))
+      return attention.place_cache(jnp.zeros(shape, dtype))
 
     return [{"k": zeros(), "v": zeros()} for _ in range(config.num_layers)]
 

@@ -1,8 +1,6 @@
 """The layers of the decoder: norm, rotary embedding, attention, MLP, block.
 
-Letters beyond those of structs.py: n tokens of one call, R query heads per
-key/value head, F width of the MLP. Attention never repeats keys or values: the
-queries are viewed as [B, N, R*n, H] beside keys and values [B, N, S, H].
+Letters beyond those of structs.py: n tokens of one call, F width of the MLP.
 """
 
 import math
@@ -14,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from skd_jax.models.attention import attend, place_cache, write_slots
 from skd_jax.models.config import ModelConfig, RopeConfig
-from skd_jax.parallel import sharding
 
 INIT_STDDEV = 0.02
 
@@ -24,11 +22,6 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
-
-
-def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
-  """`cap * tanh(x / cap)` as in Gemma 2 (arXiv 2408.00118), or `x`."""
-  return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Any, float]:
@@ -93,52 +86,6 @@ def apply_rope(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
   cos, sin = tables
   a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def attention_mask(
-  query_positions: jax.Array, num_slots: int, window: int | None
-) -> jax.Array:
-  """Which slots a query sees: bool [B, n, S], True means visible.
-
-  With window 3, and a query at position 4:
-
-    slot     0  1  2  3  4  5
-    visible  .  .  x  x  x  .    slots past the query are stale or the future
-  """
-  slots = jnp.arange(num_slots)
-  query = query_positions[:, :, None]
-  visible = slots <= query
-  if window is not None:
-    visible &= slots > query - window
-  return visible
-
-
-def write_slots(
-  cache: jax.Array, new: jax.Array, positions: jax.Array
-) -> jax.Array:
-  """Writes new [B, n, N, H] to the slots positions [B, n] of [B, N, S, H].
-
-  A slot past the end of the cache is dropped, never clamped onto a valid one.
-  """
-  # A scatter, since it was the fastest of six in a decode loop on a 2-core CPU
-  # (B=16, N=4, S=96, H=32, 6 arrays; microseconds per step, n=1 and n=5):
-  # scatter 261 and 636, vmapped dynamic_update_slice 294 and 660, one
-  # dynamic_update_slice a row 328 and 705, select over all slots 332 and 589.
-  row = jnp.arange(cache.shape[0])[:, None]
-  return cache.at[row, :, positions].set(
-    new.astype(cache.dtype),
-    mode="drop",
-    unique_indices=True,
-    indices_are_sorted=True,
-  )
-
-
-def place_cache(x: jax.Array) -> jax.Array:
-  """Fixes how keys or values [B, N, S, H] are placed on the mesh; inside jit.
-
-  Where the heads do not divide, each device has all of them for its rows.
-  """
-  return sharding.constrain(x, "row", "kv_heads", None, None)
 
 
 class Norm(nnx.Module):
@@ -245,33 +192,15 @@ class Attention(nnx.Module):
       key = place_cache(write_slots(cache["k"], key, positions))
       value = place_cache(write_slots(cache["v"], value, positions))
       cache = {"k": key, "v": value}
-    mask = attention_mask(positions, key.shape[2], self.window)
-    return self.out(self._attend(query, key, value, mask)), cache
-
-  def _attend(
-    self, query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array
-  ) -> jax.Array:
-    """query [B, n, N*R, H], key and value [B, N, S, H] -> [B, n, N*R*H]."""
-    batch, n, num_heads, size = query.shape
-    groups = self.config.num_kv_heads
-    # [B, N, R*n, H]: only the small queries and results are moved, the cache is
-    # read in the layout that it has.
-    query = query.reshape(batch, n, groups, -1, size)
-    query = query.transpose(0, 2, 3, 1, 4).reshape(batch, groups, -1, size)
-    scores = jax.lax.dot_general(
+    mixed = attend(
       query,
       key,
-      (((3,), (3,)), ((0, 1), (0, 1))),
-      preferred_element_type=jnp.float32,
+      value,
+      positions,
+      window=self.window,
+      cap=self.config.attention_soft_cap,
     )
-    scores = soft_cap(scores, self.config.attention_soft_cap)
-    scores = scores.reshape(batch, groups, -1, n, key.shape[2])
-    lowest = jnp.finfo(jnp.float32).min
-    scores = jnp.where(mask[:, None, None], scores, lowest)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    weights = weights.reshape(batch, groups, -1, key.shape[2])
-    mixed = (weights @ value).reshape(batch, groups, -1, n, size)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, n, num_heads * size)
+    return self.out(mixed), cache
 
 
 class MLP(nnx.Module):
