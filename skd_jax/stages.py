@@ -230,9 +230,7 @@ def _parse(path: pathlib.Path) -> dict[str, Any] | None:
     # Of an earlier version, unless the name of the checksum is damaged.
     if set(record) != _FIELDS:
       return None
-    logging.log_first_n(
-      logging.WARNING, "%s: such records are used unverified", 1, path
-    )
+    logging.warning("%s: has no checksum: it is used unverified", path)
   return record
 
 

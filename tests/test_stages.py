@@ -191,7 +191,7 @@ def test_record_without_checksum_is_used_and_said(tmp_path, caplog):
   record = {"format": stages.FORMAT, "cache_key": _KEY, "result": _RESULT}
   path.write_text(json.dumps(record))
   assert take(tmp_path) == _RESULT
-  assert f"{path}: such records are used unverified" in caplog.text
+  assert f"{path}: has no checksum: it is used unver" in caplog.text
 
 
 def test_checkpoint_whose_record_is_gone_is_continued_and_said(

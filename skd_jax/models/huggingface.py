@@ -58,8 +58,8 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
 
   Raises:
     FileNotFoundError: no such folder, or no config.json in it.
-    ValueError: config.json cannot be read, names something unsupported, or is
-      not what the manifest of the folder says.
+    ValueError: config.json cannot be read, is not what the manifest of the
+      folder says, or names something unsupported.
   """
   path = _existing(folder, "config.json")
   manifest.check(folder, lambda name: name == "config.json")
@@ -270,8 +270,8 @@ def save(
 
   Raises:
     ValueError: an unknown dtype; weights that do not fit the config; a config
-      that its family cannot express; or `folder` holds files but no
-      config.json, hence is no earlier export.
+      that its family cannot express; or `folder` holds files but neither
+      config.json nor a manifest, hence is no earlier export.
   """
   kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
   if dtype not in kinds:
@@ -332,7 +332,7 @@ def _replaced(folder: str) -> Iterator[str]:
   """A temporary sibling that takes the place of `folder` at the end."""
   if os.path.isdir(folder):
     files = os.listdir(folder)
-    if files and "config.json" not in files:
+    if files and not {"config.json", manifest.NAME} & set(files):
       raise ValueError(
         f"folder = {folder!r} is not empty and no earlier export; "
         "choose another one"

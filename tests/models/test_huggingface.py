@@ -347,6 +347,9 @@ def test_export_replaces_an_export_but_never_other_files(tmp_path):
     manifest.NAME,
     "tokenizer.json",
   ]
+  # Nor does it matter which file of an export is lost.
+  (tmp_path / "m" / "config.json").unlink()
+  models.save(tmp_path / "m", LLAMA, params, eos_token_id=[2, 3])
   config = json.loads((tmp_path / "m" / "config.json").read_text())
   assert config["eos_token_id"] == [2, 3]
   with pytest.raises(ValueError, match="no earlier export"):
