@@ -8,12 +8,14 @@ which setting makes the stage stale, and stops. Of several processes, the first
 reads and writes the records, and all take what it finds.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
+from absl import logging
 
 from skd_jax import config as config_lib
 from skd_jax.parallel import processes
@@ -22,6 +24,9 @@ from skd_jax.training import checkpoint
 
 # Of the records. Before 2 they had no number, and settings other names.
 FORMAT = 2
+
+# What a record holds; without a checksum, those of earlier versions.
+_FIELDS = {"format", "cache_key", "result"}
 
 # Settings that change what is shown or saved when, or the memory that it takes,
 # but not the result; or that only name what a folder holds.
@@ -137,8 +142,9 @@ def check_fresh(workdir: pathlib.Path, keys: Mapping[str, CacheKey]) -> None:
     keys: of the stages, from cache_keys.
 
   Raises:
-    ValueError: the workdir holds a stage with other settings, or of an earlier
-      version; the message names them and the ways out.
+    ValueError: the workdir holds a stage with other settings, of an earlier
+      version, or with a damaged record; the message names them and the ways
+      out.
   """
   for name, key in keys.items():
     _kept(workdir, name, key)
@@ -166,7 +172,7 @@ def cached(
   """
   record = _kept(workdir, name, key)
   if record is None or record["result"] is None:
-    record = processes.on_first(_write, workdir, name, key, None)
+    processes.on_first(_begin, workdir, name, key)
     record = processes.on_first(_write, workdir, name, key, function())
   return record["result"]
 
@@ -192,7 +198,12 @@ def _read(workdir: pathlib.Path, name: str) -> dict[str, Any] | None:
   path = _path(workdir, name)
   if not path.exists():
     return None
-  record = json.loads(path.read_text("utf-8"))
+  record = _parse(path)
+  if record is None:
+    raise ValueError(
+      f"{path}: is damaged. Put the file back, or delete it: the same command "
+      f"then runs stage {name!r} again, from its checkpoint if it has one"
+    )
   if record.get("format") != FORMAT:
     raise ValueError(
       f"workdir = {workdir}: was written by another version of skd_jax, whose "
@@ -204,11 +215,50 @@ def _read(workdir: pathlib.Path, name: str) -> dict[str, Any] | None:
   return record
 
 
+def _parse(path: pathlib.Path) -> dict[str, Any] | None:
+  """Reads a record; None where it is not what was written."""
+  try:
+    record = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError):
+    return None
+  if not isinstance(record, dict):
+    return None
+  checksum = record.pop("sha256", None)
+  if checksum is not None:
+    return record if checksum == _checksum(record) else None
+  if record.get("format") == FORMAT:
+    # Of an earlier version, unless the name of the checksum is damaged.
+    if set(record) != _FIELDS:
+      return None
+    logging.warning("%s: has no checksum: it is used unverified", path)
+  return record
+
+
+def _checksum(record: dict[str, Any]) -> str:
+  text = json.dumps(record, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _begin(workdir: pathlib.Path, name: str, key: CacheKey) -> None:
+  """Writes the record of a stage that has no result yet."""
+  path = _path(workdir, name)
+  if not path.exists() and checkpoint.exist(workdir, name):
+    logging.warning(
+      "%s: is missing; %s is continued, whatever settings it was made with",
+      path,
+      checkpoint.folder(workdir, name),
+    )
+  _write(workdir, name, key, None)
+
+
 def _write(
   workdir: pathlib.Path, name: str, key: CacheKey, result: dict | None
 ) -> dict[str, Any]:
   record = {"format": FORMAT, "cache_key": key, "result": result}
-  files.write_json(_path(workdir, name), record)
+  # Of the record as it is read back: keys are strings, tuples are lists.
+  plain = json.loads(json.dumps(files.finite(record)))
+  checked = {**plain, "sha256": _checksum(plain)}
+  files.write_json(_path(workdir, name), checked)
   return record
 
 

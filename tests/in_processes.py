@@ -152,21 +152,22 @@ def write(folder):
 
 @part
 def save(folder):
-  """Saves a checkpoint."""
+  """Saves two checkpoints."""
   with checkpoint.open_manager(folder) as manager:
-    checkpoint.save(manager, state(7, 1.0), {"next": 7})
+    for step in (6, 7):
+      checkpoint.save(manager, state(step, step), {"next": step})
   return {}
 
 
 @part
 def restore(folder):
-  """Restores it, split among these devices."""
+  """Restores the newest, split among these devices."""
   like = state(0, 0.0)
   with checkpoint.open_manager(folder) as manager:
     restored, data = checkpoint.restore(manager, like)
   for found, wanted, before in zip(
     jax.tree.leaves(processes.to_host(restored)),
-    jax.tree.leaves(processes.to_host(state(7, 1.0))),
+    jax.tree.leaves(processes.to_host(state(data["next"], data["next"]))),
     jax.tree.leaves(like),
     strict=True,
   ):

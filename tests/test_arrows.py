@@ -13,8 +13,8 @@ ARROWS = {
   "structs": set(),
   "parallel": {"structs"},
   "decoding": {"parallel", "structs"},
-  "models": {"parallel", "structs"},
-  "data": {"structs"},
+  "models": {"parallel", "reporting", "structs"},
+  "data": {"reporting", "structs"},
   "losses": {"decoding", "parallel", "structs"},
   "reporting": set(),
   "evaluation": {

@@ -12,6 +12,7 @@ from absl import logging
 from skd_jax import builders, experiment, methods, pair
 from skd_jax.decoding import sampling
 from skd_jax.parallel import processes
+from skd_jax.reporting import manifest
 from skd_jax.training import probe
 from tests import tiny_run
 
@@ -117,6 +118,7 @@ def test_warnings_are_returned_and_logged(
 ):
   folder = tmp_path / "student"
   shutil.copytree(finished / "student_init", folder)
+  (folder / manifest.NAME).unlink()
   of_model = json.loads((folder / "config.json").read_text())
   of_model["max_position_embeddings"] = 47
   (folder / "config.json").write_text(json.dumps(of_model))

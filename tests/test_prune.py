@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors
 
 from skd_jax import models
 from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.reporting import manifest
 from tests import command_lines
 from tests.toy_models import GEMMA, noisy_params
 
@@ -22,7 +23,10 @@ prune = command_lines.load("skd_jax.prune")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """A model of three layers in bfloat16, with a tokenizer and eos ids."""
+  """A model of three layers in bfloat16, with a tokenizer and eos ids.
+
+  It has no manifest, like those of other programs: the tests change its files.
+  """
   path = tmp_path_factory.mktemp("whole") / "model"
   tokenizer = tokenizer_lib.train_bpe(["a b c"], 260, path.parent / "tokenizer")
   # More rows than tokens, as many published models have.
@@ -39,6 +43,7 @@ def folder(tmp_path_factory):
   )
   generation = {"eos_token_id": [2, 3], "temperature": 0.7, "do_sample": True}
   (path / "generation_config.json").write_text(json.dumps(generation))
+  (path / manifest.NAME).unlink()
   return path
 
 

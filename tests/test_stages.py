@@ -2,11 +2,13 @@
 
 import functools
 import json
+import math
 
 import pytest
 
 from skd_jax import config as config_lib
 from skd_jax import stages
+from tests import damage
 
 _KEY = {"data.kind": "embedded", "distill.num_steps": 10}
 _RESULT = {"seconds": {"train": 2.5}}
@@ -44,6 +46,7 @@ def test_new_stage_is_run(tmp_path):
 def test_stage_has_its_record_before_it_is_run(tmp_path):
   def run():
     record = json.loads((tmp_path / "stages" / "teacher.json").read_text())
+    assert len(record.pop("sha256")) == 64
     assert record == {
       "format": stages.FORMAT,
       "cache_key": _KEY,
@@ -145,6 +148,60 @@ def test_workdir_of_another_version_is_one_clear_line(tmp_path, record):
   assert message.startswith(f"workdir = {tmp_path}: was written by another")
   assert "--workdir" in message
   assert json.loads(path.read_text()) == record
+
+
+@pytest.fixture
+def record(tmp_path):
+  """The path of the record of a finished stage."""
+  stages.cached(tmp_path, "teacher", _KEY, lambda: {3: (2.5, math.nan)})
+  return tmp_path / "stages" / "teacher.json"
+
+
+_READ_BACK = {"3": [2.5, None]}
+
+
+@pytest.mark.parametrize("kind", ["truncated", "emptied", "flipped"])
+def test_damaged_record_is_one_clear_line(tmp_path, record, kind):
+  assert take(tmp_path) == _READ_BACK
+  damage.KINDS[kind](record)
+  message = refused(tmp_path, _KEY)
+  assert message.startswith(f"{record}: is damaged. Put the file back, or dele")
+  record.unlink()  # The way out that the line names.
+  assert stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT) == _RESULT
+
+
+def test_flipped_bits_of_a_record_are_noticed(tmp_path, record):
+  whole = record.read_bytes()
+  for place in range(len(whole)):
+    data = bytearray(whole)
+    data[place] ^= 1 << place % 8
+    record.write_bytes(data)
+    assert refused(tmp_path, _KEY).startswith(f"{record}: is damaged")
+
+
+@pytest.mark.parametrize("text", ["\xff", "[]", "3", "null"])
+def test_record_that_is_none_is_damaged(tmp_path, record, text):
+  record.write_text(text, encoding="latin-1")
+  assert refused(tmp_path, _KEY).startswith(f"{record}: is damaged")
+
+
+def test_record_without_checksum_is_used_and_said(tmp_path, caplog):
+  path = tmp_path / "stages" / "teacher.json"
+  path.parent.mkdir()
+  record = {"format": stages.FORMAT, "cache_key": _KEY, "result": _RESULT}
+  path.write_text(json.dumps(record))
+  assert take(tmp_path) == _RESULT
+  assert f"{path}: has no checksum: it is used unver" in caplog.text
+
+
+def test_checkpoint_whose_record_is_gone_is_continued_and_said(
+  tmp_path, caplog
+):
+  leave_unfinished(tmp_path, with_checkpoint=True)
+  assert not caplog.text
+  (tmp_path / "stages" / "teacher.json").unlink()
+  assert stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT) == _RESULT
+  assert "teacher.json: is missing; " in caplog.text
 
 
 def test_cadence_settings_do_not_make_a_stage_stale():

@@ -17,6 +17,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from skd_jax.reporting import manifest
 from skd_jax.structs import Example
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerFast, which is untyped.
@@ -43,8 +44,8 @@ def train_bpe(
     texts: The training text, any number of pieces.
     vocab_size: The size of the vocabulary, <pad>=0, <s>=1, </s>=2 and <sep>=3
       included; smaller only where the texts hold too few pairs to merge.
-    folder: Where tokenizer.json, tokenizer_config.json and the chat template
-      `<s>user<sep>assistant</s>` go; made if it is missing.
+    folder: Where tokenizer.json, tokenizer_config.json, the chat template
+      `<s>user<sep>assistant</s>` and a manifest go; made if it is missing.
 
   Returns:
     The tokenizer, as `load_tokenizer(folder)` gives it.
@@ -79,6 +80,7 @@ def train_bpe(
     chat_template=_CHAT_TEMPLATE,
   )
   tokenizer.save_pretrained(str(folder))
+  manifest.write(folder)
   return load_tokenizer(folder)
 
 
@@ -87,12 +89,16 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
 
   Raises:
     FileNotFoundError: The folder, or the tokenizer files in it, are missing.
-    ValueError: The files cannot be read, the tokenizer names no EOS token, or
-      has several chat templates and none of them is the default.
+    ValueError: The files cannot be read or are not what the manifest of the
+      folder says, the tokenizer names no EOS token, or has several chat
+      templates and none of them is the default.
   """
   path = pathlib.Path(folder)
   if not path.is_dir():
     raise FileNotFoundError(f"tokenizer folder {path}: no such folder")
+  # The settings of the model as well: eos_ids reads them. Weights are large,
+  # and checked where they are read.
+  manifest.check(path, lambda name: ".safetensors" not in name)
   names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
   if not any((path / name).is_file() for name in names):
     raise FileNotFoundError(

@@ -26,6 +26,7 @@ from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, named_leaves
 from skd_jax.parallel import processes
+from skd_jax.reporting import manifest
 
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
@@ -57,9 +58,11 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
 
   Raises:
     FileNotFoundError: no such folder, or no config.json in it.
-    ValueError: config.json cannot be read or names something unsupported.
+    ValueError: config.json cannot be read, is not what the manifest of the
+      folder says, or names something unsupported.
   """
   path = _existing(folder, "config.json")
+  manifest.check(folder, lambda name: name == "config.json")
   with open(path, encoding="utf-8") as file:
     try:
       hf_config = json.load(file)
@@ -94,8 +97,14 @@ def load_params(
   Raises:
     FileNotFoundError: no such folder, or no weights in it.
     ValueError: tensors that are missing, unknown or of another shape, or too
-      few rows for `vocab_size`; the message names them.
+      few rows for `vocab_size`; the message names them. Or a file is not what
+      the manifest of the folder says.
   """
+  # Whole files: the first process reads them for all, each of which may need
+  # only slices.
+  processes.on_first(
+    manifest.check, folder, lambda name: ".safetensors" in name
+  )
   shapes = param_shapes(config, param_dtype=param_dtype)
   leaves, treedef = named_leaves(config, shapes)
   places = [None] * len(leaves)
@@ -240,6 +249,7 @@ def save(
 ) -> None:
   """Writes a folder that transformers' `from_pretrained` loads.
 
+  A manifest of the files is beside them, and is checked when they are read.
   Everything is written to a sibling folder first and renamed at the end, so
   that a killed process leaves the old export or none, never half of one. Of
   several processes, all fetch the tensors, one after the other, and the first
@@ -260,8 +270,8 @@ def save(
 
   Raises:
     ValueError: an unknown dtype; weights that do not fit the config; a config
-      that its family cannot express; or `folder` holds files but no
-      config.json, hence is no earlier export.
+      that its family cannot express; or `folder` holds files but neither
+      config.json nor a manifest, hence is no earlier export.
   """
   kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
   if dtype not in kinds:
@@ -288,6 +298,7 @@ def save(
         )
         if save_tokenizer is not None:
           save_tokenizer(temporary)
+        manifest.write(temporary)
     finally:
       _fetch_all(tensors)  # Also where a write fails: the others do.
 
@@ -321,7 +332,7 @@ def _replaced(folder: str) -> Iterator[str]:
   """A temporary sibling that takes the place of `folder` at the end."""
   if os.path.isdir(folder):
     files = os.listdir(folder)
-    if files and "config.json" not in files:
+    if files and not {"config.json", manifest.NAME} & set(files):
       raise ValueError(
         f"folder = {folder!r} is not empty and no earlier export; "
         "choose another one"

@@ -12,10 +12,22 @@ import filelock
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
-  """Writes the file so that it is either the old one or the whole new one."""
+  """Writes the file so that it is either the old one or the whole new one.
+
+  Raises:
+    OSError: it cannot be written, as on a full disk; the old one stays.
+  """
   temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+  try:
+    with temporary.open("w", encoding="utf-8") as file:
+      file.write(text)
+      file.flush()
+      # First: a power failure may keep the rename and lose what was written.
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

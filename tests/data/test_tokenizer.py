@@ -11,6 +11,7 @@ import transformers
 from tokenizers import models, pre_tokenizers, processors
 
 from skd_jax.data import tokenizer as tokenizer_lib
+from tests import damage
 
 TEXTS = [
   "Zwei junge Männer sind im Freien in der Nähe vieler Büsche.",
@@ -260,6 +261,15 @@ def test_missing_files_are_named(folder, tmp_path):
     tokenizer_lib.load_tokenizer(tmp_path)
   (tmp_path / "tokenizer.json").write_text("{")
   with pytest.raises(ValueError, match="cannot be loaded"):
+    tokenizer_lib.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_damaged_file_of_a_trained_tokenizer_is_named(tmp_path, kind, name):
+  tokenizer_lib.train_bpe(TEXTS, 280, tmp_path)
+  damage.KINDS[kind](tmp_path / name)
+  with pytest.raises(ValueError, match=f"^{tmp_path / name}: .*to accept"):
     tokenizer_lib.load_tokenizer(tmp_path)
 
 

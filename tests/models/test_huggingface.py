@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from skd_jax import models
+from skd_jax.reporting import manifest
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
@@ -343,8 +344,12 @@ def test_export_replaces_an_export_but_never_other_files(tmp_path):
     "config.json",
     "generation_config.json",
     "model.safetensors",
+    manifest.NAME,
     "tokenizer.json",
   ]
+  # Nor does it matter which file of an export is lost.
+  (tmp_path / "m" / "config.json").unlink()
+  models.save(tmp_path / "m", LLAMA, params, eos_token_id=[2, 3])
   config = json.loads((tmp_path / "m" / "config.json").read_text())
   assert config["eos_token_id"] == [2, 3]
   with pytest.raises(ValueError, match="no earlier export"):
@@ -482,6 +487,7 @@ def test_missing_pieces_are_named(tmp_path):
 
 def test_wrong_tensors_are_named(tmp_path):
   models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA))
+  (tmp_path / "m" / manifest.NAME).unlink()
   path = tmp_path / "m" / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
 

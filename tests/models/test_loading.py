@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from skd_jax import models
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
+from skd_jax.reporting import manifest
+from tests import damage
 from tests.toy_models import LLAMA, noisy_params
 
 SMALL = dataclasses.replace(LLAMA, num_layers=1)
@@ -111,3 +114,52 @@ def test_folder_holds_the_tokenizer_and_its_special_tokens(saved, tmp_path):
   alone = config_of("alone", eos_ids=(5,))
   assert alone["eos_token_id"] in (5, [5])
   assert not (tmp_path / "alone" / "tokenizer.json").exists()
+
+
+@pytest.fixture(scope="module")
+def exported(saved, tmp_path_factory):
+  """A folder as a run exports it: weights, settings, tokenizer, manifest."""
+  path = tmp_path_factory.mktemp("exported")
+  tokenizer = tokenizer_lib.train_bpe(["a b c"], 260, path / "tokenizer")
+  models.save_model(path / "model", saved[1], tokenizer)
+  return path / "model"
+
+
+def read(folder):
+  tokenizer = tokenizer_lib.load_tokenizer(folder)
+  return tokenizer, models.load_model(folder)
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_any_damaged_file_of_an_exported_folder_is_named(
+  exported, tmp_path, kind
+):
+  names = damage.files_of(exported)
+  assert {"model.safetensors", "tokenizer.json", manifest.NAME} < set(names)
+  for number, name in enumerate(names):
+    folder = shutil.copytree(exported, tmp_path / str(number))
+    damage.KINDS[kind](folder / name)
+    if (kind, name) == ("deleted", manifest.NAME):
+      read(folder)  # As one that another program has written.
+      continue
+    # A manifest with a flipped bit accuses one of the others.
+    is_accuser = (kind, name) == ("flipped", manifest.NAME)
+    with pytest.raises(ValueError, match=f"^{folder}/") as said:
+      read(folder)
+    assert str(said.value).startswith(f"{folder / name}: ") or is_accuser
+    assert f"or delete {folder / manifest.NAME} to acc" in str(said.value)
+    assert "\n" not in str(said.value)
+
+
+def test_settings_changed_by_hand_are_accepted_without_the_manifest(
+  exported, tmp_path
+):
+  folder = shutil.copytree(exported, tmp_path / "model")
+  path = folder / "config.json"
+  before = models.load_config(folder).max_position_embeddings
+  path.write_text(path.read_text().replace(str(before), str(before + 1)))
+  for function in (models.load_config, tokenizer_lib.load_tokenizer):
+    with pytest.raises(ValueError, match=f"^{path}: .* to accept the folder"):
+      function(folder)
+  (folder / manifest.NAME).unlink()
+  assert models.load_config(folder).max_position_embeddings == before + 1

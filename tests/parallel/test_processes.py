@@ -21,7 +21,7 @@ from safetensors import numpy as safetensors
 from skd_jax import models
 from skd_jax.parallel import processes
 from skd_jax.training import checkpoint
-from tests import tiny_run
+from tests import damage, tiny_run
 from tests.toy_models import LLAMA, noisy_params
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -329,6 +329,12 @@ def test_checkpoint_of_two_processes_is_restored_by_one_and_by_four(
   for count, num_devices in ((1, 1), (4, 1), (1, 2), (2, 2)):
     found = start("restore", folder, count, num_devices).results
     assert found == [{"data": {"next": 7}}] * count
+  # The manifest is of the files of both; all take what the first has chosen.
+  names = damage.files_of(folder / "7" / "state" / "ocdbt.process_1")
+  damage.KINDS["flipped"](folder / "7" / "state" / "ocdbt.process_1" / names[0])
+  group = start("restore", folder, 2, 1)
+  assert group.results == [{"data": {"next": 6}}] * 2
+  assert "that of step 6 is used" in group.errors[0]
 
 
 @pytest.mark.slow

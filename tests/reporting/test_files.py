@@ -1,7 +1,9 @@
 """Files are whole or not there, and JSON is JSON."""
 
+import errno
 import json
 import math
+import os
 
 import pytest
 
@@ -14,6 +16,24 @@ def test_interrupted_write_keeps_the_old_file(tmp_path):
   with pytest.raises(UnicodeEncodeError):
     files.write_atomically(path, "new \ud800")
   assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_full_disk_keeps_the_old_file_and_leaves_no_other(
+  tmp_path, monkeypatch, step
+):
+  path = tmp_path / "file"
+  files.write_atomically(path, "old")
+
+  def fail(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, step, fail)
+  with pytest.raises(OSError, match="No space left"):
+    files.write_atomically(path, "new")
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def test_json_makes_its_folder_and_has_no_nan(tmp_path):

@@ -1,12 +1,16 @@
 """What is saved comes back as it was."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skd_jax import structs
+from skd_jax.reporting import manifest
 from skd_jax.training import checkpoint
+from tests import damage
 
 
 def _state(step=0, width=3, offset=0.0):
@@ -18,6 +22,35 @@ def _state(step=0, width=3, offset=0.0):
       jnp.int32(step),
     ),
   )
+
+
+def _save(path, *steps):
+  with checkpoint.open_manager(path) as manager:
+    for step in steps:
+      checkpoint.save(manager, _state(step, offset=step), {"at": step})
+
+
+def _assert_restored(path, step):
+  with checkpoint.open_manager(path) as manager:
+    state, data = checkpoint.restore(manager, _state())
+  assert data == {"at": step}
+  jax.tree.map(
+    np.testing.assert_array_equal, state, _state(step, offset=float(step))
+  )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+  """A folder with the checkpoints of steps 1 and 2; not to be changed."""
+  path = tmp_path_factory.mktemp("two") / "c"
+  _save(path, 1, 2)
+  return path
+
+
+@pytest.fixture
+def copy(two, tmp_path):
+  """A copy of it, to be changed."""
+  return shutil.copytree(two, tmp_path / "c")
 
 
 def test_state_and_data_position_come_back_bit_for_bit(tmp_path):
@@ -59,3 +92,92 @@ def test_another_shape_is_an_error(tmp_path):
     pytest.raises(ValueError, match=r"shape \(3,\), must be \(4,\)$"),
   ):
     checkpoint.restore(manager, _state(width=4))
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_any_damaged_file_is_named_and_the_one_before_is_used(
+  two, tmp_path, caplog, kind
+):
+  names = damage.files_of(two / "2")
+  assert len(names) > 10
+  for number, name in enumerate(names):
+    path = shutil.copytree(two, tmp_path / str(number))
+    damage.KINDS[kind](path / "2" / name)
+    caplog.clear()
+    if name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
+      _assert_restored(path, 2)
+      continue
+    _assert_restored(path, 1)
+    said = caplog.text
+    # A manifest with a flipped bit accuses one of the others.
+    is_accuser = kind == "flipped" and name == manifest.NAME
+    named = path / "2" / ("" if is_accuser else name)
+    # That one is deleted is all that there is to say of a manifest.
+    if (kind, name) == ("deleted", manifest.NAME):
+      named = f"{path / '2'}: has no manifest"
+    assert str(named) in said
+    assert "of step 2 is now 2.set_aside; that of step 1 is used" in said
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_step_that_was_set_aside_is_saved_again(copy, caplog, kind):
+  for _ in range(2):
+    damage.KINDS[kind](copy / "2" / "state" / "manifest.ocdbt")
+    _assert_restored(copy, 1)
+    assert (copy / "2.set_aside").is_dir()
+    _save(copy, 2)
+    caplog.clear()
+    _assert_restored(copy, 2)
+    assert not caplog.text
+
+
+def test_without_a_whole_checkpoint_nothing_is_restored(copy):
+  for step, name in ((1, "data/metadata"), (2, "state/_METADATA")):
+    damage.KINDS["flipped"](copy / str(step) / name)
+  before = damage.files_of(copy)
+  with (
+    pytest.raises(ValueError, match=f"^no checkpoint in {copy} can be") as said,
+    checkpoint.open_manager(copy),
+  ):
+    pass
+  for path in (copy / "1/data/metadata", copy / "2/state/_METADATA"):
+    assert f"{path}: its content is not what was written" in str(said.value)
+  assert f"or delete {copy} to begin" in str(said.value)
+  assert "\n" not in str(said.value)
+  assert damage.files_of(copy) == before
+
+
+def test_unverified_checkpoint_is_used_where_there_is_no_other(copy, caplog):
+  (copy / "2" / manifest.NAME).unlink()
+  (copy / "1" / manifest.NAME).unlink()
+  _assert_restored(copy, 2)
+  assert f"{copy / '2'}: has no manifest: it is used unverified" in caplog.text
+
+
+def test_verified_checkpoint_is_used_before_a_newer_unverified_one(
+  copy, caplog
+):
+  (copy / "2" / manifest.NAME).unlink()
+  _assert_restored(copy, 1)
+  assert f"{copy / '2'}: has no manifest. The checkpoint of step 2" in (
+    caplog.text
+  )
+
+
+def test_no_checkpoint_counts_without_its_manifest(
+  tmp_path, monkeypatch, caplog
+):
+  _save(tmp_path / "c", 1)
+
+  def fail(*_, **__):
+    raise OSError("killed")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(manifest, "write", fail)
+    with pytest.raises(OSError, match="killed"):
+      _save(tmp_path / "c", 2)
+  caplog.clear()
+  _assert_restored(tmp_path / "c", 1)
+  assert not caplog.text
+  _save(tmp_path / "c", 2)
+  _assert_restored(tmp_path / "c", 2)
