@@ -4,7 +4,9 @@ Everything below takes plain arguments; config_checks.py calls these to check a
 config, train.py to run it.
 """
 
+import datetime
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,6 +20,7 @@ from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
 from skd_jax.training import generation, schedules, train_step
+from skd_jax.training.cadence import Cadence
 
 # Of config.loss.corrections, beside the divergences.
 CORRECTIONS = {
@@ -45,6 +48,35 @@ def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
   """Returns where the metric `comet` finds its model and its library."""
   return metrics_lib.Comet(
     config.evaluate.comet_checkpoint, config.evaluate.comet_python
+  )
+
+
+def cadence(config: ml_collections.ConfigDict, stage: str) -> Cadence:
+  """Returns when a stage logs and saves.
+
+  Args:
+    config: the config.
+    stage: "teacher.fit", "student.fit" or "distill".
+
+  Raises:
+    ValueError: must_save_by is no time.
+  """
+  fit = config_lib.get(config, stage)
+  must_save_by = math.inf
+  if config.must_save_by:
+    try:
+      time = datetime.datetime.fromisoformat(config.must_save_by)
+    except ValueError:
+      raise ValueError(
+        f"must_save_by = {config.must_save_by!r}: must be a time such as "
+        "'2026-12-31T23:30', or empty"
+      ) from None
+    must_save_by = time.timestamp()
+  return Cadence(
+    log_every_steps=fit.log_every_steps,
+    checkpoint_every_steps=fit.checkpoint_every_steps,
+    checkpoint_every_minutes=fit.checkpoint_every_minutes,
+    must_save_by=must_save_by,
   )
 
 

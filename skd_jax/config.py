@@ -32,6 +32,7 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   config.max_examples = 0  # Train on the first so many a task; 0 is all.
   config.log_every_steps = 20
   config.checkpoint_every_steps = 200
+  config.checkpoint_every_minutes = 0.0  # By the clock as well; 0 is not.
   config.evaluate_every_steps = 0  # On validation; 0 is never.
   config.update(changes)
   return config
@@ -79,6 +80,9 @@ def default_config() -> ml_collections.ConfigDict:
   # Of activations and caches: float32, bfloat16; auto is bfloat16 where the
   # device has matrix units for it. The student's weights stay float32.
   config.dtype = "auto"
+  # By this time, as in "2026-12-31T23:30" (local, or with its zone), the run
+  # has saved and stopped: the end of an allocation. Empty: none.
+  config.must_save_by = ""
   # Steps of distillation to trace with jax.profiler, into WORKDIR/profile; the
   # first two, which compile, are left out. 0 is none.
   config.profile = 0

@@ -6,6 +6,7 @@ field is put in front here.
 """
 
 import pathlib
+import time
 from collections.abc import Mapping
 
 import ml_collections
@@ -263,9 +264,14 @@ def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     "max_examples",
     "warmup_steps",
     "checkpoint_every_steps",
+    "checkpoint_every_minutes",
     "evaluate_every_steps",
   ):
     fields.at_least(config, f"{stage}.{field}", 0)
+  if builders.cadence(config, stage).must_save_by <= time.time():
+    raise ValueError(
+      f"must_save_by = {config.must_save_by!r}: must not be over"
+    )
   fields.one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
   fit = config_lib.get(config, stage)
   for field, allowed, valid in (

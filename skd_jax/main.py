@@ -107,8 +107,8 @@ def stop_in_one_line() -> Iterator[None]:
     sys.exit(130)
   except (
     ValueError,
-    FileNotFoundError,
     FloatingPointError,
+    OSError,  # A missing file, a full disk, a folder that is read-only.
     processes.FirstProcessError,
   ) as error:
     logging.debug("Where it was raised:", exc_info=True)

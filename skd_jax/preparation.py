@@ -112,8 +112,7 @@ def _fine_tune(
     seed=config.seed,
     callbacks=validation_callbacks(experiment, shape.fit, model),
     num_steps=shape.fit.num_steps,
-    log_every_steps=shape.fit.log_every_steps,
-    checkpoint_every_steps=shape.fit.checkpoint_every_steps,
+    cadence=builders.cadence(config, f"{role}.fit"),
   ) as training:
     sft.fine_tune(training, train)
   model = dataclasses.replace(model, params=training.state.params)

@@ -33,6 +33,7 @@ _FIELDS = {"format", "cache_key", "result"}
 _WITHOUT_EFFECT = (
   "log_every_steps",
   "checkpoint_every_steps",
+  "checkpoint_every_minutes",
   "evaluate_every_steps",
   "remat",
   ".checkpoint",

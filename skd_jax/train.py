@@ -237,8 +237,7 @@ def _distillation_loop(
     tracer=_tracer(experiment, seed),
     meant=builders.meant_warnings(config),
     num_steps=config.distill.num_steps,
-    log_every_steps=config.distill.log_every_steps,
-    checkpoint_every_steps=config.distill.checkpoint_every_steps,
+    cadence=builders.cadence(config, "distill"),
   ) as training:
     for step, batch in training:
       rollout, seconds = generation.generate_responses(

@@ -365,6 +365,17 @@ _BAD = [
   ),
   ({"teacher.fit.num_steps": -1}, "teacher.fit.num_steps = -1", "0 or above"),
   ({"student.fit.decay": "step"}, "student.fit.decay = 'step'", "'cosine'"),
+  (
+    {"distill.checkpoint_every_minutes": -0.5},
+    "distill.checkpoint_every_minutes = -0.5",
+    "0 or above",
+  ),
+  ({"must_save_by": "soon"}, "must_save_by = 'soon'", "2026-12-31T23:30"),
+  (
+    {"must_save_by": "2026-01-31"},
+    "must_save_by = '2026-01-31'",
+    "not be over",
+  ),
   ({"seeds": (3, 3)}, "seeds = (3, 3)", "distinct"),
   ({"seeds": ()}, "seeds = ()", "at least one"),
   ({"seeds": (0, _TOO_LARGE)}, f"seeds = (0, {_TOO_LARGE})", "at most"),

@@ -517,6 +517,7 @@ def test_one_flag_of_several_processes_is_one_clear_line(
     (loop.Interrupted("Stopped after step 3 of 'distill_seed_0'"), 130),
     (KeyboardInterrupt(), 130),
     (FloatingPointError("distill, step 3: loss is nan"), 1),
+    (OSError(28, "No space left on device", "workdir/export"), 1),
   ],
 )
 def test_stopped_run_says_why_and_exits_with_a_code(

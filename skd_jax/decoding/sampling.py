@@ -42,8 +42,8 @@ class Sampling:
   def __post_init__(self):
     if self.temperature != 0 and not self.temperature >= _LEAST_TEMPERATURE:
       raise ValueError(
-        f"temperature = {self.temperature}: must be 0 (greedy) or at least "
-        f"{_LEAST_TEMPERATURE}"
+        f"temperature = {self.temperature}: must be 0 (greedy), or "
+        f"{_LEAST_TEMPERATURE} or above"
       )
     if not 0 < self.top_p <= 1:
       raise ValueError(f"top_p = {self.top_p}: must be in (0, 1]")

@@ -227,9 +227,14 @@ def _from_first(text: str) -> str:
 
 def any_process(flag: bool) -> bool:
   """Returns whether the flag is true in some process."""
+  return bool(largest(int(flag)))
+
+
+def largest(value: int) -> int:
+  """Returns the largest of the values that the processes have."""
   if jax.process_count() == 1:
-    return flag
-  return bool(multihost_utils.process_allgather(np.int32(flag)).any())
+    return value
+  return int(multihost_utils.process_allgather(np.int32(value)).max())
 
 
 def to_host(tree: Any) -> Any:

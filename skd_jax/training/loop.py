@@ -23,6 +23,7 @@ from skd_jax import structs
 from skd_jax.parallel import processes
 from skd_jax.reporting import metric_log
 from skd_jax.training import checkpoint, health, profiling
+from skd_jax.training.cadence import Cadence, Watch, Wish
 from skd_jax.training.progress import Progress, stop_signals
 from skd_jax.training.rollout_stats import RolloutStats
 
@@ -102,8 +103,7 @@ def open_loop(
   stage: str,
   seed: int,
   num_steps: int,
-  log_every_steps: int,
-  checkpoint_every_steps: int,
+  cadence: Cadence,
   callbacks: Callbacks | None = None,
   tracer: profiling.StepTracer | None = None,
   meant: Sequence[str] = (),
@@ -118,8 +118,7 @@ def open_loop(
     stage: of the log.
     seed: of the log.
     num_steps: where the loop ends.
-    log_every_steps: a line of the log each.
-    checkpoint_every_steps: 0: only at the end, and where the run is stopped.
+    cadence: when it logs and saves.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
     meant: warnings that are not to be given, see health.signs.
@@ -128,8 +127,8 @@ def open_loop(
     The TrainLoop, to be iterated over once.
 
   Raises:
-    Interrupted: SIGINT or SIGTERM came, to any of the processes; the step in
-      flight was finished and saved.
+    Interrupted: SIGINT or SIGTERM came, to any of the processes, or the time
+      that the run must be saved by; the step in flight was finished and saved.
     FloatingPointError: the loss is not finite, or a divergence is negative.
   """
   with contextlib.ExitStack() as stack:
@@ -163,7 +162,7 @@ def open_loop(
       num_steps=num_steps,
       name=name,
       batches=batches,
-      cadence=(log_every_steps, checkpoint_every_steps),
+      cadence=cadence,
       callbacks=callbacks or {},
       tracer=tracer,
       manager=manager,
@@ -186,7 +185,7 @@ class TrainLoop:
   num_steps: int
   name: str
   batches: Any
-  cadence: tuple[int, int]  # Steps between lines, and between checkpoints.
+  cadence: Cadence
   callbacks: Callbacks
   tracer: profiling.StepTracer | None
   manager: Any
@@ -198,21 +197,23 @@ class TrainLoop:
   _since_line: Totals = dataclasses.field(default_factory=Totals)
 
   def __iter__(self) -> Iterator[tuple[int, structs.Batch]]:
-    log_every, checkpoint_every = self.cadence
+    watch = Watch(self.cadence)
     for step in range(int(self.state.step), self.num_steps):
       with profiling.traced(self.tracer, step):
         yield step, next(self.batches)
       self.progress.step()
       done = step + 1
-      is_due = _due(done, checkpoint_every) or done == self.num_steps
-      if _due(done, log_every) or is_due:
+      is_due = self.cadence.saves(done) or done == self.num_steps
+      if self.cadence.logs(done) or is_due:
         self._write_line(done)
       # Before the save: the callbacks of a saved step have been called.
       self.call_back(done)
-      is_stopped = processes.any_process(self.stop.is_set())
-      if is_due or is_stopped:
+      wish = Wish.STOP if self.stop.is_set() else watch.wish()
+      wish = processes.largest(wish)
+      if is_due or wish:
         self._save(done)
-      if is_stopped:
+        watch.saved()
+      if wish == Wish.STOP:
         raise Interrupted(f"Stopped after step {done} of {self.name!r}")
 
   def record(
@@ -276,10 +277,6 @@ class TrainLoop:
 
 def _log_nothing(step: int, scalars: Metrics) -> None:
   """The log of every process but the first."""
-
-
-def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
 
 
 def merge_callbacks(*sources: Callbacks) -> Callbacks:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from skd_jax import structs
-from skd_jax.training import loop
+from skd_jax.training import cadence, checkpoint, loop
+from skd_jax.training.cadence import Cadence
 from skd_jax.training.rollout_stats import RolloutStats
 
 
@@ -65,7 +66,8 @@ def _step_fn(fail_at=None, fail=None, stats=None, **metrics):
 
 def _fit(workdir, step_fn, callbacks=None, **changes):
   """Runs the loop to its end; returns (the last state, the totals)."""
-  cadence = {"log_every_steps": 1, "checkpoint_every_steps": 2}
+  fields = {"log_every_steps": 1, "checkpoint_every_steps": 2}
+  fields |= {k: changes.pop(k) for k in vars(Cadence(1)) if k in changes}
   with loop.open_loop(
     _start(),
     Numbers(),
@@ -74,7 +76,8 @@ def _fit(workdir, step_fn, callbacks=None, **changes):
     stage="distill",
     seed=3,
     callbacks=callbacks,
-    **{"num_steps": 7} | cadence | changes,
+    cadence=Cadence(**fields),
+    **{"num_steps": 7} | changes,
   ) as training:
     for step, batch in training:
       training.record(*step_fn(training.state, batch, step))
@@ -170,6 +173,47 @@ def test_interrupted_run_finishes_its_step_saves_and_continues(
   _assert_same(_fit(tmp_path, watched), whole[0])
   assert seen == [5, 6]
   assert [line["step"] for line in _logged(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
+
+
+class _Clock:
+  """Stands still but for what a step takes, in seconds."""
+
+  def __init__(self, monkeypatch, seconds):
+    self.now, self._seconds = 1000.0, seconds
+    monkeypatch.setattr(cadence.time, "time", lambda: self.now)
+
+  def step_fn(self, *arguments):
+    self.now += self._seconds
+    return _step_fn()(*arguments)
+
+
+def test_run_that_must_be_saved_by_a_time_stops_a_step_before(
+  tmp_path, whole, monkeypatch
+):
+  clock = _Clock(monkeypatch, seconds=100.0)
+  # After step 3 another one would end at 1,400, and 60 s are for the save.
+  with pytest.raises(loop.Interrupted, match="step 3 of 'distill_seed_3'"):
+    _fit(tmp_path, clock.step_fn, checkpoint_every_steps=0, must_save_by=1455.0)
+  assert _fit(tmp_path, _step_fn())[1].tokens == whole[0][1].tokens
+
+
+def test_run_is_saved_by_the_clock_as_well(tmp_path, monkeypatch):
+  clock = _Clock(monkeypatch, seconds=50.0)
+  saved = []
+  save = checkpoint.save
+
+  def watched(manager, state, data):
+    saved.append(int(state.step))
+    save(manager, state, data)
+
+  monkeypatch.setattr(checkpoint, "save", watched)
+  _fit(
+    tmp_path,
+    clock.step_fn,
+    checkpoint_every_steps=0,
+    checkpoint_every_minutes=2.0,
+  )
+  assert saved == [3, 6, 7]
 
 
 def test_second_signal_acts_at_once(tmp_path):
