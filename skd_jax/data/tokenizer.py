@@ -85,6 +85,8 @@ def train_bpe(
 def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder; nothing is downloaded.
 
+  Code that the folder brings is never run.
+
   Raises:
     FileNotFoundError: The folder, or the tokenizer files in it, are missing.
     ValueError: The files cannot be read, the tokenizer names no EOS token, or
@@ -100,7 +102,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
     )
   try:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-      str(path), local_files_only=True
+      str(path), local_files_only=True, trust_remote_code=False
     )
   except Exception as error:
     reason = str(error).strip().split("\n")[0]

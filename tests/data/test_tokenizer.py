@@ -1,6 +1,8 @@
 """Text to ids and back, with chat templates of several habits."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -261,6 +263,47 @@ def test_missing_files_are_named(folder, tmp_path):
   (tmp_path / "tokenizer.json").write_text("{")
   with pytest.raises(ValueError, match="cannot be loaded"):
     tokenizer_lib.load_tokenizer(tmp_path)
+
+
+@pytest.fixture
+def hostile(folder, tmp_path, monkeypatch):
+  """A folder of which evil.py makes evil.marker where it is run."""
+  path = tmp_path / "hostile"
+  shutil.copytree(folder, path)
+  code = f"open({str(path / 'evil.marker')!r}, 'w').close()\n"
+  (path / "evil.py").write_text(code)
+  # What a user types for `skd_jax.generate`, or pipes to it.
+  monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+  return path
+
+
+def change_json(path, **changes):
+  value = json.loads(path.read_text()) if path.exists() else {}
+  path.write_text(json.dumps(value | changes))
+
+
+def test_tokenizer_that_is_code_is_refused(hostile):
+  change_json(
+    hostile / "tokenizer_config.json",
+    tokenizer_class="Evil",
+    auto_map={"AutoTokenizer": [None, "evil.Evil"]},
+  )
+  with pytest.raises(ValueError, match="contains custom code") as caught:
+    tokenizer_lib.load_tokenizer(hostile)
+  assert not (hostile / "evil.marker").exists()
+  assert str(caught.value).startswith(f"tokenizer folder {hostile}: cannot be")
+  assert "\n" not in str(caught.value)
+
+
+def test_model_that_is_code_is_not_run_for_its_tokenizer(hostile):
+  change_json(hostile / "tokenizer_config.json", tokenizer_class=None)
+  change_json(
+    hostile / "config.json",
+    model_type="evil",
+    auto_map={"AutoConfig": "evil.Evil"},
+  )
+  assert tokenizer_lib.load_tokenizer(hostile).eos_token_id == 2
+  assert not (hostile / "evil.marker").exists()
 
 
 def test_several_templates_need_a_default(tokenizer, tmp_path):
