@@ -137,7 +137,7 @@ def open_experiment(
     settings,
     train,
     tokenizer,
-    vocab_size=vocab_size or len(tokenizer),
+    vocab_size=vocab_size or tokenizer_lib.num_ids(tokenizer),
     eos_ids=tokenizer_lib.eos_ids(
       tokenizer, stages.tokenizer_folder(config) or None
     ),
@@ -219,12 +219,12 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
       tokenizer_lib.load_tokenizer(folder),
       tokenizer,
       models.load_config(folder).vocab_size,
-      len(tokenizer),
+      tokenizer_lib.num_ids(tokenizer),
     )
     for role in ("teacher", "student")
     if (folder := config[role].path or config[role].init_path)
   ]
-  return min(sizes, default=len(tokenizer))
+  return min(sizes, default=tokenizer_lib.num_ids(tokenizer))
 
 
 def _load_tokenizer(

@@ -1,9 +1,12 @@
 """An opened run: all is checked before anything is written."""
 
 import json
+import shutil
 
 import jax
 import pytest
+import tokenizers
+import transformers
 
 from skd_jax import experiment, methods, stages
 from tests import tiny_run
@@ -147,6 +150,30 @@ def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   config.tokenizer.vocab_size = 10  # Of a tokenizer that is not trained.
   config.rollout.threshold = 200.0
   experiment.open_experiment(config, tmp_path / "w")
+
+
+@pytest.mark.parametrize("role", ["teacher", None])
+def test_unused_ids_of_the_tokenizer_are_not_cut_off(
+  finished, config, tmp_path, role
+):
+  folder = tmp_path / "gaps"
+  shutil.copytree(finished / "teacher", folder)
+  words = ["<pad>", "<s>", "</s>", "dog", "tree"]
+  core = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({w: 3 * i for i, w in enumerate(words)}, "<s>")
+  )
+  core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_object=core, eos_token="</s>", pad_token="<pad>"
+  ).save_pretrained(folder)
+  config.rollout.threshold = 1.0
+  if role:
+    config.teacher.path = str(folder)
+  else:
+    config.tokenizer.path = str(folder)
+  assert experiment.common_vocab_size(config) == 13
+  opened = experiment.open_experiment(config, tmp_path / "w")
+  assert opened.tasks.vocab_size == 13
 
 
 def test_opened_run_has_its_record_data_and_devices(finished, config):

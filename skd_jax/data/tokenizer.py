@@ -323,6 +323,11 @@ def eos_ids(
   return tuple(sorted(ids))
 
 
+def num_ids(tokenizer: Tokenizer) -> int:
+  """One more than the largest id: more than len() where ids are unused."""
+  return max(tokenizer.get_vocab().values()) + 1
+
+
 def check_same_vocabulary(
   teacher_tokenizer: Tokenizer,
   student_tokenizer: Tokenizer,
@@ -359,4 +364,4 @@ def check_same_vocabulary(
       f" and {student.get(first, 'missing')} for the student "
       f"({len(student)} tokens); both must give every token the same id"
     )
-  return min(max(teacher.values()) + 1, teacher_rows, student_rows)
+  return min(num_ids(teacher_tokenizer), teacher_rows, student_rows)

@@ -313,10 +313,10 @@ def test_several_templates_need_a_default(tokenizer, tmp_path):
     tokenizer_lib.load_tokenizer(tmp_path)
 
 
-def word_tokenizer(words):
-  core = tokenizers.Tokenizer(
-    models.WordLevel({word: i for i, word in enumerate(words)}, words[0])
-  )
+def word_tokenizer(words, step=1):
+  """A tokenizer in which `step` - 1 ids after each word are unused."""
+  ids = {word: step * i for i, word in enumerate(words)}
+  core = tokenizers.Tokenizer(models.WordLevel(ids, words[0]))
   core.pre_tokenizer = pre_tokenizers.Whitespace()
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=core, eos_token=words[0]
@@ -330,6 +330,13 @@ def test_padded_heads_share_the_tokenizer():
   for tokenizer in (one, two):
     tokenizer.add_tokens(["c"])
   assert tokenizer_lib.check_same_vocabulary(one, two, 8, 16) == 4
+
+
+def test_unused_ids_count_as_rows():
+  gaps = word_tokenizer(["e", "a", "b"], step=3)
+  assert gaps.convert_tokens_to_ids("b") == 6
+  assert tokenizer_lib.num_ids(gaps) == 7
+  assert tokenizer_lib.check_same_vocabulary(gaps, gaps, 8, 8) == 7
 
 
 def test_differing_vocabularies_name_the_first_token():
