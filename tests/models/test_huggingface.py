@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from skd_jax import models
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
+INDEX = "model.safetensors.index.json"
 SIZES = {
   "vocab_size": 53,
   "hidden_size": 24,
@@ -478,6 +481,53 @@ def test_missing_pieces_are_named(tmp_path):
   (tmp_path / "model.safetensors").write_bytes(b"broken")
   with pytest.raises(ValueError, match="not a safetensors file"):
     models.load_params(tmp_path, LLAMA)
+
+
+@pytest.fixture
+def shards(tmp_path):
+  """A folder of two shards, whose weights are all zero."""
+  params = jax.tree.map(jnp.zeros_like, noisy_params(LLAMA))
+  models.save(tmp_path / "m", LLAMA, params, max_shard_bytes=30_000)
+  assert (tmp_path / "m" / INDEX).exists()
+  return tmp_path / "m"
+
+
+def change_index(folder, **changes):
+  index = json.loads((folder / INDEX).read_text())
+  (folder / INDEX).write_text(json.dumps(index | changes))
+
+
+def test_single_file_comes_before_shards(shards, tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "single", LLAMA, params)
+  shutil.copy(tmp_path / "single" / "model.safetensors", shards)
+  again = models.load_params(shards, LLAMA)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "pickle", "number"])
+def test_index_names_files_of_its_folder_alone(shards, how):
+  first = sorted(shards.glob("*.safetensors"))[0]
+  outside = shards.parent / first.name
+  first.rename(outside)
+  (shards / "pytorch_model.bin").write_bytes(b"never read")
+  name = {
+    "above": f"../{first.name}",
+    "absolute": str(outside),
+    "pickle": "pytorch_model.bin",
+    "number": 5,
+  }[how]
+  change_index(shards, weight_map={"model.norm.weight": name})
+  with pytest.raises(ValueError, match=re.escape(f"weight_map has {name!r}:")):
+    models.load_params(shards, LLAMA)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}"])
+def test_broken_index_is_named(shards, text):
+  (shards / INDEX).write_text(text)
+  with pytest.raises(ValueError, match=f"{INDEX}: must be JSON") as caught:
+    models.load_params(shards, LLAMA)
+  assert "\n" not in str(caught.value)
 
 
 def test_wrong_tensors_are_named(tmp_path):
