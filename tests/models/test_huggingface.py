@@ -18,6 +18,8 @@ from skd_jax import models
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
+# A soft cap on attention is none of Gemma 3.
+GEMMA3 = dataclasses.replace(GEMMA, attention_soft_cap=None)
 INDEX = "model.safetensors.index.json"
 SIZES = {
   "vocab_size": 53,
@@ -248,7 +250,7 @@ def test_text_part_of_an_image_model_loads(tmp_path, caplog):
 # What follows needs no torch.
 
 
-@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
+@pytest.mark.parametrize("config", [LLAMA, GEMMA3], ids=["llama", "gemma"])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 10_000])
 def test_export_loads_again_bit_for_bit(config, max_shard_bytes, tmp_path):
   params = noisy_params(config)
@@ -326,7 +328,9 @@ def test_killed_export_leaves_the_old_one(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    models.save(tmp_path / "m", GEMMA, noisy_params(GEMMA), save_tokenizer=fail)
+    models.save(
+      tmp_path / "m", GEMMA3, noisy_params(GEMMA3), save_tokenizer=fail
+    )
   assert models.load_config(tmp_path / "m") == LLAMA
   models.load_params(tmp_path / "m", LLAMA)
   assert os.listdir(tmp_path) == ["m"]
@@ -439,6 +443,64 @@ def test_config_survives_export(name):
   config = models.model_config_from_hf(published(name))
   hf = json.loads(json.dumps(models.model_config_to_hf(config)))
   assert models.model_config_from_hf(hf) == config
+
+
+YARN_ROPE = {
+  "rope_type": "yarn",
+  "rope_theta": 1000.0,
+  "factor": 4.0,
+  "original_max_position_embeddings": 16,
+  "beta_fast": 16.0,
+  "beta_slow": 2.0,
+  "attention_factor": 1.5,
+  "truncate": False,
+}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.5}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500.0}
+
+
+@pytest.mark.parametrize(
+  "rope",
+  [PLAIN_ROPE, LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE],
+  ids=lambda rope: rope["rope_type"],
+)
+def test_export_has_the_rope_keys_of_transformers_4_as_well(rope):
+  config = dataclasses.replace(LLAMA, rope=models.RopeConfig(**rope))
+  hf = json.loads(json.dumps(models.model_config_to_hf(config)))
+  assert hf["rope_parameters"] == rope
+  assert hf["rope_theta"] == rope["rope_theta"]
+  assert hf["rope_scaling"] == (None if rope is PLAIN_ROPE else rope)
+  assert models.model_config_from_hf(hf) == config
+  del hf["rope_parameters"]
+  assert models.model_config_from_hf(hf) == config
+
+
+@pytest.mark.parametrize("rope", [PLAIN_ROPE, LINEAR_ROPE])
+def test_export_of_gemma_3_has_both_thetas(rope):
+  config = dataclasses.replace(
+    GEMMA3,
+    rope=models.RopeConfig(**rope),
+    local_rope=models.RopeConfig(rope_theta=50.0),
+  )
+  hf = json.loads(json.dumps(models.model_config_to_hf(config)))
+  assert (hf["rope_theta"], hf["rope_local_base_freq"]) == (
+    rope["rope_theta"],
+    50.0,
+  )
+  assert hf["rope_scaling"] == (None if rope is PLAIN_ROPE else rope)
+  assert models.model_config_from_hf(hf) == config
+  del hf["rope_parameters"]
+  assert models.model_config_from_hf(hf) == config
+
+
+def test_soft_cap_on_the_attention_of_gemma_3_is_refused():
+  hf = published("gemma_3")
+  hf["text_config"]["attn_logit_softcapping"] = 50.0
+  message = r"attn_logit_softcapping = 50\.0 is not supported for gemma3_text"
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf(hf)
+  with pytest.raises(ValueError, match=r"attn_logit_softcapping = 3\.0"):
+    models.model_config_to_hf(GEMMA)
 
 
 @pytest.mark.parametrize(
