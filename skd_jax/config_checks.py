@@ -84,6 +84,30 @@ def check_vocabulary(
     builders.token_loss(config, vocab_size)
 
 
+def check_positions(
+  config: ml_collections.ConfigDict, max_positions: Mapping[str, int]
+) -> None:
+  """Checks that no task is longer than what a checkpoint has learned.
+
+  Args:
+    config: the config.
+    max_positions: max_position_embeddings by the field that names the folder,
+      such as "teacher.path".
+
+  Raises:
+    ValueError: names the fields, their sum and what is allowed.
+  """
+  for name, section in config_lib.task_sections(config).items():
+    length = section.max_prompt_length + section.max_new_tokens
+    for field, longest in max_positions.items():
+      if length > longest:
+        raise ValueError(
+          f"{name}.max_prompt_length + {name}.max_new_tokens = {length}: must "
+          f"be at most {longest}, the max_position_embeddings of {field} = "
+          f"{config_lib.get(config, field)!r}"
+        )
+
+
 def check_layers_of_teacher(
   config: ml_collections.ConfigDict, num_layers: int
 ) -> None:

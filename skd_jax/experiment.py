@@ -121,6 +121,13 @@ def open_experiment(
   vocab_size = common_vocab_size(config)
   if vocab_size:
     config_checks.check_vocabulary(config, vocab_size)
+  config_checks.check_positions(
+    config,
+    {
+      field: models.load_config(folder).max_position_embeddings
+      for field, folder in _checkpoints(config).items()
+    },
+  )
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -221,10 +228,19 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
       models.load_config(folder).vocab_size,
       tokenizer_lib.num_ids(tokenizer),
     )
-    for role in ("teacher", "student")
-    if (folder := config[role].path or config[role].init_path)
+    for folder in _checkpoints(config).values()
   ]
   return min(sizes, default=tokenizer_lib.num_ids(tokenizer))
+
+
+def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns the model folders of the config by the fields that name them."""
+  return {
+    f"{role}.{field}": config[role][field]
+    for role in ("teacher", "student")
+    for field in ("path", "init_path")
+    if config[role][field]
+  }
 
 
 def _load_tokenizer(

@@ -499,6 +499,23 @@ def test_vocabulary_of_a_folder_bounds_what_tokenizer_vocab_size_does_not(
   assert "\n" not in str(caught.value)
 
 
+def test_limits_beyond_the_positions_of_a_checkpoint_are_refused():
+  config = config_lib.default_config()
+  config.student.init_path = "B"
+  config_checks.check_positions(config, {"student.init_path": 128})
+  with pytest.raises(ValueError) as caught:
+    config_checks.check_positions(
+      config, {"teacher.path": 128, "student.init_path": 127}
+    )
+  assert str(caught.value) == (
+    "data.max_prompt_length + data.max_new_tokens = 128: must be at most 127, "
+    "the max_position_embeddings of student.init_path = 'B'"
+  )
+  config.tasks = {"a": {}, "long": {"max_new_tokens": 65}}
+  with pytest.raises(ValueError, match=r"^tasks\.long\.max_prompt_length \+ "):
+    config_checks.check_positions(config, {"student.init_path": 128})
+
+
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket"])
 def test_address_is_no_workdir(address):
   with pytest.raises(ValueError, match=f"^workdir = '{address}': must be a"):

@@ -143,6 +143,21 @@ def test_vocabulary_of_the_models_bounds_what_is_asked_of_the_teacher(
   assert opened.tasks.vocab_size == size
 
 
+@pytest.mark.parametrize("field", ["teacher.path", "student.init_path"])
+def test_limits_beyond_the_positions_of_a_checkpoint_are_refused(
+  finished, config, tmp_path, field
+):
+  folder = str(finished / "teacher")
+  config = methods.change(config, {field: folder, "data.max_new_tokens": 17})
+  with pytest.raises(
+    ValueError,
+    match=r"^data\.max_prompt_length \+ data\.max_new_tokens = 49: must be at "
+    rf"most 48, the max_position_embeddings of {field} = '{folder}'$",
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
 def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   finished, config, tmp_path
 ):
