@@ -13,6 +13,7 @@ import ml_collections
 from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
+from skd_jax.data import templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
 from skd_jax.training import profiling
@@ -60,6 +61,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   method_checks.check_method(config)
   # The vocabulary of a folder is not known yet.
   has_folder = bool(stages.tokenizer_folder(config))
+  _check_template_arguments(config, has_folder)
   check_vocabulary(
     config, _UNKNOWN if has_folder else config.tokenizer.vocab_size
   )
@@ -214,6 +216,19 @@ def _check_baselines(config: ml_collections.ConfigDict) -> None:
     changed = methods.apply_method(config, name)
     with fields.prefix(f"baselines has {name!r}: "):
       check_config(methods.change(changed, {"baselines": ()}))
+
+
+def _check_template_arguments(
+  config: ml_collections.ConfigDict, has_folder: bool
+) -> None:
+  arguments = config.tokenizer.template_arguments.to_dict()
+  with fields.prefix("tokenizer."):
+    templates.check_arguments(arguments)
+  if arguments and not has_folder:
+    raise ValueError(
+      f"tokenizer.template_arguments = {arguments}: must be empty where the "
+      "tokenizer is trained here; its chat template reads none"
+    )
 
 
 def _check_seeds(config: ml_collections.ConfigDict) -> None:

@@ -12,7 +12,8 @@ from absl import logging
 
 from skd_jax import builders, config_checks, methods, models, stages, structs
 from skd_jax import config as config_lib
-from skd_jax.data import dataset, input_pipeline, tasks
+from skd_jax import field_checks as fields
+from skd_jax.data import dataset, input_pipeline, tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.parallel import processes, sharding
@@ -216,11 +217,12 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
     checkpoint; 0 where there is no tokenizer yet.
 
   Raises:
-    ValueError: the tokenizers give a token two ids.
+    ValueError: the tokenizers give a token two ids, or the chat template does
+      not go with its arguments.
   """
   if not stages.tokenizer_folder(config):
     return 0
-  tokenizer = tokenizer_lib.load_tokenizer(stages.tokenizer_folder(config))
+  tokenizer = _read_tokenizer(config)
   sizes = [
     tokenizer_lib.check_same_vocabulary(
       tokenizer_lib.load_tokenizer(folder),
@@ -250,9 +252,8 @@ def _load_tokenizer(
   train: dict[str, list[structs.Example]],
 ) -> tokenizer_lib.Tokenizer:
   """Reads the tokenizer, or trains one where there is none yet."""
-  folder = stages.tokenizer_folder(config)
-  if folder:
-    return tokenizer_lib.load_tokenizer(folder)
+  if stages.tokenizer_folder(config):
+    return _read_tokenizer(config)
 
   def train_tokenizer() -> dict[str, Any]:
     size = config.tokenizer.vocab_size
@@ -272,3 +273,15 @@ def _load_tokenizer(
   key = stages.cache_keys(config)["tokenizer"]
   stages.cached(workdir, "tokenizer", key, train_tokenizer)
   return tokenizer_lib.load_tokenizer(workdir / "tokenizer")
+
+
+def _read_tokenizer(
+  config: ml_collections.ConfigDict,
+) -> tokenizer_lib.Tokenizer:
+  """Reads the tokenizer of a folder; its chat template has its arguments."""
+  tokenizer = tokenizer_lib.load_tokenizer(stages.tokenizer_folder(config))
+  with fields.prefix("tokenizer."):
+    arguments = config.tokenizer.template_arguments.to_dict()
+    templates.set_arguments(tokenizer, arguments)
+    templates.check_dateless(tokenizer)
+  return tokenizer

@@ -140,6 +140,16 @@ _BAD = [
   ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
   ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
   (
+    {"tokenizer.template_arguments": {"x": "y"}},
+    "tokenizer.template_arguments = {'x': 'y'}",
+    "must be empty where the tokenizer is trained",
+  ),
+  (
+    {"tokenizer.template_arguments": {"x": (1, 2)}, "tokenizer.path": "A"},
+    "tokenizer.template_arguments.x = (1, 2)",
+    "must be a text, a number, True, False or None",
+  ),
+  (
     {"rollout.num_draft_tokens": -1},
     "rollout.num_draft_tokens = -1",
     "[0, data.max_new_tokens = 64]",

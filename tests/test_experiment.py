@@ -8,7 +8,8 @@ import pytest
 import tokenizers
 import transformers
 
-from skd_jax import experiment, methods, stages
+from skd_jax import experiment, methods, pair, stages
+from skd_jax.data import tokenizer as tokenizer_lib
 from tests import tiny_run
 
 
@@ -165,6 +166,56 @@ def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   config.tokenizer.vocab_size = 10  # Of a tokenizer that is not trained.
   config.rollout.threshold = 200.0
   experiment.open_experiment(config, tmp_path / "w")
+
+
+@pytest.fixture
+def dated(finished, config, tmp_path):
+  """The config from a teacher whose chat template writes today's date."""
+  folder = tmp_path / "dated"
+  shutil.copytree(finished / "teacher", folder)
+  tokenizer = tokenizer_lib.load_tokenizer(folder)
+  tokenizer.chat_template = (
+    "{% if date is not defined %}{% set date = strftime_now('%d %b %Y') %}"
+    "{% endif %}{{ date }}" + tokenizer.chat_template
+  )
+  tokenizer.save_pretrained(folder)
+  config.teacher.path = str(folder)
+  config.data.max_prompt_length = 30
+  config.data.max_new_tokens = 18
+  return config
+
+
+def test_template_of_today_is_refused_before_anything_is_written(
+  dated, tmp_path
+):
+  with pytest.raises(
+    ValueError, match=r"^tokenizer\.template_arguments: must have the date"
+  ) as caught:
+    experiment.open_experiment(dated, tmp_path / "w")
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "w").exists()
+  dated.tokenizer.template_arguments = {"day": "1 May 2024"}
+  with pytest.raises(
+    ValueError, match=r"^tokenizer\.template_arguments has 'day': the chat"
+  ):
+    experiment.open_experiment(dated, tmp_path / "w")
+
+
+def test_template_arguments_reach_prompts_and_cache_keys(dated, tmp_path):
+  dated.tokenizer.template_arguments = {"date": "1 May"}
+  opened = experiment.open_experiment(dated, tmp_path / "w")
+  (task,) = opened.tasks.tasks
+  prompt = opened.tasks.tokenizer.decode(task.test.prompts[0])
+  assert prompt.strip().startswith("1 May")
+  assert pair.pair_warnings(opened) == []
+  key = stages.cache_keys(dated)["teacher"]
+  assert key["tokenizer.template_arguments.date"] == "1 May"
+  dated.tokenizer.template_arguments = {}
+  assert stages.cache_keys(dated)["teacher"] == {
+    name: value
+    for name, value in key.items()
+    if name != "tokenizer.template_arguments.date"
+  }
 
 
 @pytest.mark.parametrize("role", ["teacher", None])

@@ -8,6 +8,7 @@ is put.
 import os
 from collections.abc import Collection, Mapping
 
+from skd_jax.data import templates
 from skd_jax.data import tokenizer as tokenizer_lib
 
 
@@ -57,7 +58,7 @@ def _about_template(
   tokenizer_folder: str,
 ) -> list[str]:
   """Says whether a model was made for other prompts than those of the run."""
-  if own.chat_template == of_run.chat_template:
+  if templates.is_from(of_run.chat_template, own.chat_template):
     return []
   if of_run.chat_template is None:
     return [
