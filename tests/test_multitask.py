@@ -116,7 +116,7 @@ def test_validation_is_logged_task_by_task(workdir):
 
 
 def test_samples_show_prompts_of_both_tasks(workdir):
-  samples = json.loads((workdir / "samples" / "6.json").read_text("utf-8"))
+  samples = json.loads((workdir / "samples/seed_0/6.json").read_text("utf-8"))
   prompts = sorted(sample["prompt"] for sample in samples)
   assert "+" in prompts[0]
   assert prompts[1].startswith("Der ")
