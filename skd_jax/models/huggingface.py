@@ -123,10 +123,8 @@ def _existing(folder: str | os.PathLike[str], name: str) -> str:
 
 def _weight_files(folder: str | os.PathLike[str]) -> list[str]:
   """The files of the weights; as in transformers, a single one comes first."""
-  if os.path.exists(os.path.join(folder, _SINGLE_FILE)):
-    return [os.path.join(folder, _SINGLE_FILE)]
-  index = os.path.join(folder, _INDEX_FILE)
-  if not os.path.exists(index):
+  single, index = (os.path.join(folder, n) for n in (_SINGLE_FILE, _INDEX_FILE))
+  if os.path.exists(single) or not os.path.exists(index):
     return [_existing(folder, _SINGLE_FILE)]
   with open(index, encoding="utf-8") as file:
     try:
