@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from skd_jax.data import conventions
+from skd_jax.data import conventions, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 
 EOS, OTHER = 2, 3  # </s>, and <sep>, which ends no response by itself.
@@ -98,6 +98,19 @@ def test_other_chat_template_is_named_with_the_one_in_use(
   assert line == (
     f"student {student}: has {has} chat template; that of {teacher} is used "
     "for both models"
+  )
+
+
+def test_template_with_arguments_is_not_another(teacher, student):
+  for folder in (teacher, student):
+    set_template(folder, "{{ day }}{{ messages[0]['content'] }}")
+  tokenizer = tokenizer_lib.load_tokenizer(teacher)
+  templates.set_arguments(tokenizer, {"day": "1 May"})
+  assert not conventions.convention_warnings(
+    {"teacher": str(teacher), "student": str(student)},
+    tokenizer=tokenizer,
+    tokenizer_folder=str(teacher),
+    eos_ids=(EOS,),
   )
 
 
