@@ -318,9 +318,12 @@ def qwen3() -> ml_collections.ConfigDict:
 
   v5e:2x2 (v5litepod-4): 11.9 GiB per chip, 0.69 s a step
   """
-  return _paper(
+  config = _paper(
     "Qwen3 8B to 0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", tensor=4
   )
+  # The empty block of thoughts is then part of the prompt, not of the answer.
+  config.tokenizer.template_arguments = {"enable_thinking": False}
+  return config
 
 
 def llama() -> ml_collections.ConfigDict:

@@ -136,6 +136,10 @@ def default_config() -> ml_collections.ConfigDict:
   # scratch, a byte-level BPE trained on the training split.
   config.tokenizer.path = ""
   config.tokenizer.vocab_size = 4000
+  # What the chat template of the folder reads besides the conversation, such as
+  # {"enable_thinking": False} (Qwen3), {"date_string": "26 Jul 2024"} (Llama
+  # 3.2). Exports have them as defaults of their template.
+  config.tokenizer.template_arguments = ml_collections.ConfigDict()
 
   config.teacher = model_config()
   config.student = model_config(

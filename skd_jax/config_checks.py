@@ -14,6 +14,7 @@ import ml_collections
 from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
+from skd_jax.data import templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
 from skd_jax.training import profiling
@@ -61,6 +62,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   method_checks.check_method(config)
   # The vocabulary of a folder is not known yet.
   has_folder = bool(stages.tokenizer_folder(config))
+  _check_template_arguments(config, has_folder)
   check_vocabulary(
     config, _UNKNOWN if has_folder else config.tokenizer.vocab_size
   )
@@ -83,6 +85,30 @@ def check_vocabulary(
   method_checks.check_threshold(config, vocab_size)
   with fields.prefix("loss."):
     builders.token_loss(config, vocab_size)
+
+
+def check_positions(
+  config: ml_collections.ConfigDict, max_positions: Mapping[str, int]
+) -> None:
+  """Checks that no task is longer than what a checkpoint has learned.
+
+  Args:
+    config: the config.
+    max_positions: max_position_embeddings by the field that names the folder,
+      such as "teacher.path".
+
+  Raises:
+    ValueError: names the fields, their sum and what is allowed.
+  """
+  for name, section in config_lib.task_sections(config).items():
+    length = section.max_prompt_length + section.max_new_tokens
+    for field, longest in max_positions.items():
+      if length > longest:
+        raise ValueError(
+          f"{name}.max_prompt_length + {name}.max_new_tokens = {length}: must "
+          f"be at most {longest}, the max_position_embeddings of {field} = "
+          f"{config_lib.get(config, field)!r}"
+        )
 
 
 def check_layers_of_teacher(
@@ -191,6 +217,19 @@ def _check_baselines(config: ml_collections.ConfigDict) -> None:
     changed = methods.apply_method(config, name)
     with fields.prefix(f"baselines has {name!r}: "):
       check_config(methods.change(changed, {"baselines": ()}))
+
+
+def _check_template_arguments(
+  config: ml_collections.ConfigDict, has_folder: bool
+) -> None:
+  arguments = config.tokenizer.template_arguments.to_dict()
+  with fields.prefix("tokenizer."):
+    templates.check_arguments(arguments)
+  if arguments and not has_folder:
+    raise ValueError(
+      f"tokenizer.template_arguments = {arguments}: must be empty where the "
+      "tokenizer is trained here; its chat template reads none"
+    )
 
 
 def _check_seeds(config: ml_collections.ConfigDict) -> None:

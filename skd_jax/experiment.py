@@ -12,7 +12,8 @@ from absl import logging
 
 from skd_jax import builders, config_checks, methods, models, stages, structs
 from skd_jax import config as config_lib
-from skd_jax.data import dataset, input_pipeline, tasks
+from skd_jax import field_checks as fields
+from skd_jax.data import dataset, input_pipeline, tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.parallel import processes, sharding
@@ -121,6 +122,13 @@ def open_experiment(
   vocab_size = common_vocab_size(config)
   if vocab_size:
     config_checks.check_vocabulary(config, vocab_size)
+  config_checks.check_positions(
+    config,
+    {
+      field: models.load_config(folder).max_position_embeddings
+      for field, folder in _checkpoints(config).items()
+    },
+  )
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -137,7 +145,7 @@ def open_experiment(
     settings,
     train,
     tokenizer,
-    vocab_size=vocab_size or len(tokenizer),
+    vocab_size=vocab_size or tokenizer_lib.num_ids(tokenizer),
     eos_ids=tokenizer_lib.eos_ids(
       tokenizer, stages.tokenizer_folder(config) or None
     ),
@@ -209,22 +217,32 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
     checkpoint; 0 where there is no tokenizer yet.
 
   Raises:
-    ValueError: the tokenizers give a token two ids.
+    ValueError: the tokenizers give a token two ids, or the chat template does
+      not go with its arguments.
   """
   if not stages.tokenizer_folder(config):
     return 0
-  tokenizer = tokenizer_lib.load_tokenizer(stages.tokenizer_folder(config))
+  tokenizer = _read_tokenizer(config)
   sizes = [
     tokenizer_lib.check_same_vocabulary(
       tokenizer_lib.load_tokenizer(folder),
       tokenizer,
       models.load_config(folder).vocab_size,
-      len(tokenizer),
+      tokenizer_lib.num_ids(tokenizer),
     )
-    for role in ("teacher", "student")
-    if (folder := config[role].path or config[role].init_path)
+    for folder in _checkpoints(config).values()
   ]
-  return min(sizes, default=len(tokenizer))
+  return min(sizes, default=tokenizer_lib.num_ids(tokenizer))
+
+
+def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Returns the model folders of the config by the fields that name them."""
+  return {
+    f"{role}.{field}": config[role][field]
+    for role in ("teacher", "student")
+    for field in ("path", "init_path")
+    if config[role][field]
+  }
 
 
 def _load_tokenizer(
@@ -234,9 +252,8 @@ def _load_tokenizer(
   train: dict[str, list[structs.Example]],
 ) -> tokenizer_lib.Tokenizer:
   """Reads the tokenizer, or trains one where there is none yet."""
-  folder = stages.tokenizer_folder(config)
-  if folder:
-    return tokenizer_lib.load_tokenizer(folder)
+  if stages.tokenizer_folder(config):
+    return _read_tokenizer(config)
 
   def train_tokenizer() -> dict[str, Any]:
     size = config.tokenizer.vocab_size
@@ -256,3 +273,15 @@ def _load_tokenizer(
   key = stages.cache_keys(config)["tokenizer"]
   stages.cached(workdir, "tokenizer", key, train_tokenizer)
   return tokenizer_lib.load_tokenizer(workdir / "tokenizer")
+
+
+def _read_tokenizer(
+  config: ml_collections.ConfigDict,
+) -> tokenizer_lib.Tokenizer:
+  """Reads the tokenizer of a folder; its chat template has its arguments."""
+  tokenizer = tokenizer_lib.load_tokenizer(stages.tokenizer_folder(config))
+  with fields.prefix("tokenizer."):
+    arguments = config.tokenizer.template_arguments.to_dict()
+    templates.set_arguments(tokenizer, arguments)
+    templates.check_dateless(tokenizer)
+  return tokenizer

@@ -69,7 +69,7 @@ def make_generator():
       tokenizer_lib.load_tokenizer(folder),
       tokenizer,
       models.load_config(folder).vocab_size,
-      len(tokenizer),
+      tokenizer_lib.num_ids(tokenizer),
     )
     for folder in folders
   )

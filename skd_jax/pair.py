@@ -34,14 +34,9 @@ def pair_warnings(experiment: Experiment) -> list[str]:
   }
   found = conventions.convention_warnings(
     folders,
-    {
-      role: models.load_config(folder).max_position_embeddings
-      for role, folder in folders.items()
-    },
     tokenizer=tasks.tokenizer,
     tokenizer_folder=stages.tokenizer_folder(config),
     eos_ids=tasks.eos_ids,
-    max_length=tasks.max_length,
   )
   for warning in found if processes.is_first() else ():
     logging.warning("%s", warning)

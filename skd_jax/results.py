@@ -74,18 +74,20 @@ def write(
     The report, as in report.json.
   """
   workdir = experiment.workdir
-  log = metric_log.read_metrics(workdir / metric_log.FILE_NAME)
+  # A run with other seeds may have left lines of them.
+  log = [
+    line
+    for line in metric_log.read_metrics(workdir / metric_log.FILE_NAME)
+    if line["stage"] != "distill" or line["seed"] in experiment.config.seeds
+  ]
   result = make_report(experiment, per_seed, seconds, command)
   result["clock_seconds"] = clock_seconds
   result["warnings"] = [*warnings, *health.over_the_run(log)]
   if probe is not None:
     result["probe"] = probe
   _write_samples(experiment)
-  report.plot_history(
-    workdir / metric_log.FILE_NAME,
-    workdir,
-    evaluator.score_names(experiment.tasks.tasks),
-  )
+  names = evaluator.score_names(experiment.tasks.tasks)
+  report.plot_history(log, workdir, names)
   report.write_report(workdir, result)
   print((workdir / "report.md").read_text("utf-8"))
   return result
@@ -165,9 +167,16 @@ def make_report(
   }
 
 
+def samples_folder(experiment: Experiment) -> pathlib.Path:
+  """Returns where the rollouts are that samples.html shows: of one seed."""
+  return experiment.workdir / "samples" / f"seed_{experiment.config.seeds[0]}"
+
+
 def _write_samples(experiment: Experiment) -> None:
-  views = samples_page.read_samples(experiment.workdir / "samples")
+  views = samples_page.read_samples(samples_folder(experiment))
   if not views:
+    # What there is shows another seed.
+    (experiment.workdir / "samples.html").unlink(missing_ok=True)
     return
   config = experiment.config
   rule = config.rollout

@@ -117,9 +117,10 @@ def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
       f"{section}.weight": data.weight for section, data in sections.items()
     }
   key["tokenizer folder"] = tokenizer_folder(config)
-  if not key["tokenizer folder"]:
-    key |= settings(config, "tokenizer")
-  return key
+  section = "tokenizer"
+  if key["tokenizer folder"]:
+    section += ".template_arguments"
+  return key | settings(config, section)
 
 
 def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:

@@ -311,7 +311,7 @@ def _keep_samples(
   batch = experiment.one_batch(dataset.spread_examples(test, count))
   index = processes.to_host(batch.index)
   return KeepSamples(
-    folder=experiment.workdir / "samples",
+    folder=results.samples_folder(experiment),
     batch=batch,
     examples=[test.examples[i] for i in index if i >= 0],
     tokenizer=tasks.tokenizer,

@@ -140,6 +140,16 @@ _BAD = [
   ({"data.prompt": "Translate."}, "data.prompt = 'Translate.'", "{source}"),
   ({"tokenizer.vocab_size": 0}, "tokenizer.vocab_size = 0", "1 or above"),
   (
+    {"tokenizer.template_arguments": {"x": "y"}},
+    "tokenizer.template_arguments = {'x': 'y'}",
+    "must be empty where the tokenizer is trained",
+  ),
+  (
+    {"tokenizer.template_arguments": {"x": (1, 2)}, "tokenizer.path": "A"},
+    "tokenizer.template_arguments.x = (1, 2)",
+    "must be a text, a number, True, False or None",
+  ),
+  (
     {"rollout.num_draft_tokens": -1},
     "rollout.num_draft_tokens = -1",
     "[0, data.max_new_tokens = 64]",
@@ -179,12 +189,12 @@ _BAD = [
   (
     {"rollout.student_temperature": -0.1},
     "rollout.student_temperature = -0.1",
-    "0 (greedy) or above",
+    "0 (greedy), or 1e-06 or above",
   ),
   (
     {"rollout.teacher_temperature": -1.0},
     "rollout.teacher_temperature = -1.0",
-    "0 (greedy) or above",
+    "0 (greedy), or 1e-06 or above",
   ),
   ({"rollout.teacher_top_p": 0.0}, "rollout.teacher_top_p = 0.0", "(0, 1]"),
   ({"rollout.student_top_p": 1.1}, "rollout.student_top_p = 1.1", "(0, 1]"),
@@ -508,6 +518,23 @@ def test_vocabulary_of_a_folder_bounds_what_tokenizer_vocab_size_does_not(
   with pytest.raises(ValueError, match=rf"^{field} = 5000") as caught:
     config_checks.check_vocabulary(config, 4999)
   assert "\n" not in str(caught.value)
+
+
+def test_limits_beyond_the_positions_of_a_checkpoint_are_refused():
+  config = config_lib.default_config()
+  config.student.init_path = "B"
+  config_checks.check_positions(config, {"student.init_path": 128})
+  with pytest.raises(ValueError) as caught:
+    config_checks.check_positions(
+      config, {"teacher.path": 128, "student.init_path": 127}
+    )
+  assert str(caught.value) == (
+    "data.max_prompt_length + data.max_new_tokens = 128: must be at most 127, "
+    "the max_position_embeddings of student.init_path = 'B'"
+  )
+  config.tasks = {"a": {}, "long": {"max_new_tokens": 65}}
+  with pytest.raises(ValueError, match=r"^tasks\.long\.max_prompt_length \+ "):
+    config_checks.check_positions(config, {"student.init_path": 128})
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket"])

@@ -1,11 +1,15 @@
 """An opened run: all is checked before anything is written."""
 
 import json
+import shutil
 
 import jax
 import pytest
+import tokenizers
+import transformers
 
-from skd_jax import experiment, methods, stages
+from skd_jax import experiment, methods, pair, stages
+from skd_jax.data import tokenizer as tokenizer_lib
 from tests import tiny_run
 
 
@@ -140,6 +144,21 @@ def test_vocabulary_of_the_models_bounds_what_is_asked_of_the_teacher(
   assert opened.tasks.vocab_size == size
 
 
+@pytest.mark.parametrize("field", ["teacher.path", "student.init_path"])
+def test_limits_beyond_the_positions_of_a_checkpoint_are_refused(
+  finished, config, tmp_path, field
+):
+  folder = str(finished / "teacher")
+  config = methods.change(config, {field: folder, "data.max_new_tokens": 17})
+  with pytest.raises(
+    ValueError,
+    match=r"^data\.max_prompt_length \+ data\.max_new_tokens = 49: must be at "
+    rf"most 48, the max_position_embeddings of {field} = '{folder}'$",
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
 def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   finished, config, tmp_path
 ):
@@ -147,6 +166,80 @@ def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   config.tokenizer.vocab_size = 10  # Of a tokenizer that is not trained.
   config.rollout.threshold = 200.0
   experiment.open_experiment(config, tmp_path / "w")
+
+
+@pytest.fixture
+def dated(finished, config, tmp_path):
+  """The config from a teacher whose chat template writes today's date."""
+  folder = tmp_path / "dated"
+  shutil.copytree(finished / "teacher", folder)
+  tokenizer = tokenizer_lib.load_tokenizer(folder)
+  tokenizer.chat_template = (
+    "{% if date is not defined %}{% set date = strftime_now('%d %b %Y') %}"
+    "{% endif %}{{ date }}" + tokenizer.chat_template
+  )
+  tokenizer.save_pretrained(folder)
+  config.teacher.path = str(folder)
+  config.data.max_prompt_length = 30
+  config.data.max_new_tokens = 18
+  return config
+
+
+def test_template_of_today_is_refused_before_anything_is_written(
+  dated, tmp_path
+):
+  with pytest.raises(
+    ValueError, match=r"^tokenizer\.template_arguments: must have the date"
+  ) as caught:
+    experiment.open_experiment(dated, tmp_path / "w")
+  assert "\n" not in str(caught.value)
+  assert not (tmp_path / "w").exists()
+  dated.tokenizer.template_arguments = {"day": "1 May 2024"}
+  with pytest.raises(
+    ValueError, match=r"^tokenizer\.template_arguments has 'day': the chat"
+  ):
+    experiment.open_experiment(dated, tmp_path / "w")
+
+
+def test_template_arguments_reach_prompts_and_cache_keys(dated, tmp_path):
+  dated.tokenizer.template_arguments = {"date": "1 May"}
+  opened = experiment.open_experiment(dated, tmp_path / "w")
+  (task,) = opened.tasks.tasks
+  prompt = opened.tasks.tokenizer.decode(task.test.prompts[0])
+  assert prompt.strip().startswith("1 May")
+  assert pair.pair_warnings(opened) == []
+  key = stages.cache_keys(dated)["teacher"]
+  assert key["tokenizer.template_arguments.date"] == "1 May"
+  dated.tokenizer.template_arguments = {}
+  assert stages.cache_keys(dated)["teacher"] == {
+    name: value
+    for name, value in key.items()
+    if name != "tokenizer.template_arguments.date"
+  }
+
+
+@pytest.mark.parametrize("role", ["teacher", None])
+def test_unused_ids_of_the_tokenizer_are_not_cut_off(
+  finished, config, tmp_path, role
+):
+  folder = tmp_path / "gaps"
+  shutil.copytree(finished / "teacher", folder)
+  words = ["<pad>", "<s>", "</s>", "dog", "tree"]
+  core = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({w: 3 * i for i, w in enumerate(words)}, "<s>")
+  )
+  core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_object=core, eos_token="</s>", pad_token="<pad>"
+  ).save_pretrained(folder)
+  config.rollout.threshold = 1.0
+  if role:
+    config.teacher.path = str(folder)
+  else:
+    config.tokenizer.path = str(folder)
+  assert experiment.common_vocab_size(config) == 13
+  opened = experiment.open_experiment(config, tmp_path / "w")
+  assert opened.tasks.vocab_size == 13
 
 
 def test_opened_run_has_its_record_data_and_devices(finished, config):

@@ -62,7 +62,8 @@ def test_run_leaves_all_its_artifacts(workdir):
   assert list((workdir / "tensorboard").rglob("events.*"))
   assert not list(workdir.rglob("*.tmp"))
   # The rollouts of the start, the middle and the end.
-  assert {p.stem for p in (workdir / "samples").iterdir()} == {"0", "3", "6"}
+  samples = workdir / "samples" / "seed_0"
+  assert {p.stem for p in samples.iterdir()} == {"0", "3", "6"}
 
 
 def test_baseline_can_be_added_to_a_finished_run(workdir, config, tmp_path):
@@ -269,7 +270,7 @@ def test_interrupted_run_ends_as_an_undisturbed_one(
   assert {line["stage"] for line in _logged(tmp_path)} == {"distill"}
   assert not (tmp_path / "teacher").exists()
   for step in (0, 3, 6):
-    sample = pathlib.Path("samples") / f"{step}.json"
+    sample = pathlib.Path("samples") / "seed_0" / f"{step}.json"
     assert _read(tmp_path / sample) == _read(workdir / sample)
 
 

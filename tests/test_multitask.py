@@ -11,12 +11,12 @@ pytestmark = pytest.mark.slow
 
 
 def write_sums(folder):
-  """JSON lines of small sums: "2 + 3" -> "2 + 3 = 5 #### 5; that is all"."""
+  """JSON lines of small sums: "2 + 3" -> "2 + 3 = 5 #### 5"."""
   pairs = [(a, b) for a in range(2, 8) for b in range(2, 8)]
   splits = {"train": pairs, "validation": pairs[::9], "test": pairs[1::7]}
   for split, chosen in splits.items():
     lines = [
-      {"q": f"{a} + {b}", "a": f"{a} + {b} = {a + b} #### {a + b}; that is all"}
+      {"q": f"{a} + {b}", "a": f"{a} + {b} = {a + b} #### {a + b}"}
       for a, b in chosen
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -101,9 +101,8 @@ def test_answers_of_each_task_end_at_its_own_stops_and_limit(workdir):
 
   assert len(answers("translation")) == 8
   assert len(answers("sums")) == 5
-  # The references go on after the stop string; what was learned is cut there.
   assert sum("####" in answer for answer in answers("sums")) >= 3
-  assert not any("that is all" in answer for answer in answers("sums"))
+  assert not any(";" in answer for answer in answers("sums"))
   assert all(answer.startswith("The") for answer in answers("translation"))
 
 
@@ -117,7 +116,7 @@ def test_validation_is_logged_task_by_task(workdir):
 
 
 def test_samples_show_prompts_of_both_tasks(workdir):
-  samples = json.loads((workdir / "samples" / "6.json").read_text("utf-8"))
+  samples = json.loads((workdir / "samples/seed_0/6.json").read_text("utf-8"))
   prompts = sorted(sample["prompt"] for sample in samples)
   assert "+" in prompts[0]
   assert prompts[1].startswith("Der ")

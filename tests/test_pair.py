@@ -120,13 +120,13 @@ def test_warnings_are_returned_and_logged(
   shutil.copytree(finished / "student_init", folder)
   (folder / manifest.NAME).unlink()
   of_model = json.loads((folder / "config.json").read_text())
-  of_model["max_position_embeddings"] = 47
-  (folder / "config.json").write_text(json.dumps(of_model))
+  of_model["eos_token_id"] = [2, 3]
+  for name in ("config.json", "generation_config.json"):
+    (folder / name).write_text(json.dumps(of_model))
   config.student.path = str(folder)
   logged = []
   monkeypatch.setattr(logging, "warning", lambda *args: logged.append(args[-1]))
   opened = experiment.open_experiment(config, tmp_path / "w")
   (line,) = pair.pair_warnings(opened)
-  assert line.startswith(f"student {folder}: max_position_embeddings = 47 is ")
-  assert "= 48" in line
+  assert line.startswith(f"student {folder}: ends its responses with [2, 3]; ")
   assert line in logged

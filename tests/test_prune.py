@@ -31,7 +31,10 @@ def folder(tmp_path_factory):
   tokenizer = tokenizer_lib.train_bpe(["a b c"], 260, path.parent / "tokenizer")
   # More rows than tokens, as many published models have.
   config = dataclasses.replace(
-    GEMMA, vocab_size=len(tokenizer) + 4, query_pre_attn_scalar=7
+    GEMMA,
+    vocab_size=len(tokenizer) + 4,
+    query_pre_attn_scalar=7,
+    attention_soft_cap=None,
   )
   models.save(
     path,

@@ -218,6 +218,7 @@ def _convert_gguf(packaged: pathlib.Path, folder: pathlib.Path) -> None:
   source: dict[str, Any] = {
     "pretrained_model_name_or_path": str(packaged),
     "gguf_file": file.name,
+    "trust_remote_code": False,
   }
   packed = transformers.AutoModelForCausalLM.from_pretrained(
     **source, dtype=torch.float32

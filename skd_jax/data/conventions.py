@@ -1,35 +1,32 @@
 """What two checkpoints take for granted, and whether it is the same.
 
 Their vocabularies must be the same (tokenizer.check_same_vocabulary). What is
-here may differ, and is worth knowing: where a response ends, how a prompt is
-put, and how long a sequence may be.
+here may differ, and is worth knowing: where a response ends, and how a prompt
+is put.
 """
 
 import os
 from collections.abc import Collection, Mapping
 
+from skd_jax.data import templates
 from skd_jax.data import tokenizer as tokenizer_lib
 
 
 def convention_warnings(
   folders: Mapping[str, str],
-  max_positions: Mapping[str, int],
   *,
   tokenizer: tokenizer_lib.Tokenizer,
   tokenizer_folder: str,
   eos_ids: Collection[int],
-  max_length: int,
 ) -> list[str]:
   """Says where the conventions of checkpoints and of the run differ.
 
   Args:
     folders: the Hugging Face folders of "teacher" and "student"; a model that
       is made from scratch has none, and follows the run.
-    max_positions: max_position_embeddings of the same.
     tokenizer: of the run.
     tokenizer_folder: where it is from.
     eos_ids: what ends a response of the run.
-    max_length: the most tokens of a prompt and its response together.
 
   Returns:
     One line for each difference.
@@ -37,14 +34,7 @@ def convention_warnings(
   Raises:
     ValueError, FileNotFoundError: a tokenizer cannot be read.
   """
-  lines = [
-    f"{role} {folders[role]}: max_position_embeddings = {longest} is less than "
-    f"max_prompt_length + max_new_tokens = {max_length}; it has not learned "
-    "positions that far"
-    for role, longest in max_positions.items()
-    if longest < max_length
-  ]
-  ends = {}
+  lines, ends = [], {}
   for role, folder in folders.items():
     if _is_same(folder, tokenizer_folder):
       ends[role] = tuple(sorted(eos_ids))
@@ -68,7 +58,7 @@ def _about_template(
   tokenizer_folder: str,
 ) -> list[str]:
   """Says whether a model was made for other prompts than those of the run."""
-  if own.chat_template == of_run.chat_template:
+  if templates.is_from(of_run.chat_template, own.chat_template):
     return []
   if of_run.chat_template is None:
     return [

@@ -169,8 +169,8 @@ def make_task_set(
     mixing_temperature: see mixture.shares.
 
   Raises:
-    ValueError, FileNotFoundError: the data cannot be read, or no example fits
-      the limits.
+    ValueError, FileNotFoundError: the data cannot be read, no example fits the
+      limits, or a stop string cuts a reference.
   """
   needs_bytes = any(task.stop_strings for task in settings.values())
   return TaskSet(
@@ -251,4 +251,33 @@ def _tokenize(
     settings.max_prompt_length,
     settings.max_new_tokens,
   )
+  if settings.stop_strings:
+    _check_stop_strings(tokenizer, section, settings, split, result)
   return result
+
+
+def _check_stop_strings(
+  tokenizer: tokenizer_lib.Tokenizer,
+  section: str,
+  settings: TaskSettings,
+  split: str,
+  tokenized: dataset.TokenizedSet,
+) -> None:
+  """Checks that an answer may be the reference: no stop string cuts that."""
+  texts = tokenizer_lib.decode(tokenizer, tokenized.responses)
+  for index, text in zip(tokenized.indices, texts, strict=True):
+    for stop in settings.stop_strings:
+      cut = text.split(stop)[0].strip()
+      if cut == text.strip():
+        continue
+      way_out = "the stop string, or this example"
+      if stop not in tokenized.examples[index]["target"]:
+        way_out = (
+          "the stop string, or what the chat template adds (Qwen3: "
+          "tokenizer.template_arguments = {'enable_thinking': False})"
+        )
+      raise ValueError(
+        f"{section}.stop_strings has {stop!r}, at which the reference of "
+        f"example {index} of {getattr(settings, f'{split}_split')} would end "
+        f"as {cut[-40:]!r}: must occur in no reference; remove {way_out}"
+      )

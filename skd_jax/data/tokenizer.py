@@ -87,6 +87,8 @@ def train_bpe(
 def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """Loads the tokenizer of a Hugging Face folder; nothing is downloaded.
 
+  Code that the folder brings is never run.
+
   Raises:
     FileNotFoundError: The folder, or the tokenizer files in it, are missing.
     ValueError: The files cannot be read or are not what the manifest of the
@@ -106,7 +108,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
     )
   try:
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-      str(path), local_files_only=True
+      str(path), local_files_only=True, trust_remote_code=False
     )
   except Exception as error:
     reason = str(error).strip().split("\n")[0]
@@ -327,6 +329,11 @@ def eos_ids(
   return tuple(sorted(ids))
 
 
+def num_ids(tokenizer: Tokenizer) -> int:
+  """One more than the largest id: more than len() where ids are unused."""
+  return max(tokenizer.get_vocab().values()) + 1
+
+
 def check_same_vocabulary(
   teacher_tokenizer: Tokenizer,
   student_tokenizer: Tokenizer,
@@ -363,4 +370,4 @@ def check_same_vocabulary(
       f" and {student.get(first, 'missing')} for the student "
       f"({len(student)} tokens); both must give every token the same id"
     )
-  return min(max(teacher.values()) + 1, teacher_rows, student_rows)
+  return min(num_ids(teacher_tokenizer), teacher_rows, student_rows)

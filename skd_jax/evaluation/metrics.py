@@ -8,7 +8,8 @@
                a mean over the answers
   comet        unbabel-comet with a checkpoint, a mean over the answers
 
-All have one scale, so that a mean over tasks means something.
+All have one scale, so that a mean over tasks means something. Answers and
+references are compared in NFC: a tokenizer may write no other form.
 """
 
 import dataclasses
@@ -21,8 +22,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
+from fractions import Fraction
 
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -32,8 +34,14 @@ Lines = Sequence[str]
 # (sources, answers, references) -> (score, signature)
 _Scorer = Callable[[Lines, Lines, Lines], tuple[float, str]]
 
-# Not the minus of 7-5, nor a digit of a word such as B2.
-_NUMBER = re.compile(r"(?:(?<![\w)])-)?(?<![\w.])\d+(?:\.\d+)?|\.\d+")
+# Not the minus of 7-5, nor a digit of a word such as B2, nor the fraction of a
+# date.
+_NUMBER = re.compile(
+  r"(?P<sign>(?<![\w)])-)?(?<![\w.])"
+  r"(?:(?<!/)(?:(?P<whole>\d+) )?"
+  r"(?P<part>\d+)/(?P<of>\d*[1-9]\d*)(?!\d|/|\.\d)"
+  r"|(?P<decimal>\d+(?:\.\d+)?|\.\d+))"
+)
 _COMET_PROGRAM = """
 import json, sys
 from importlib.metadata import version
@@ -122,6 +130,7 @@ def score(
     "steps": _steps,
     "comet": functools.partial(_comet, comet),
   }
+  answers, references = composed(answers), composed(references)
   values, signatures = {}, {}
   for name in metrics:
     if name not in scorers:
@@ -132,24 +141,43 @@ def score(
   return values, signatures
 
 
-def final_answer(text: str) -> Decimal | str:
+def composed(texts: Lines) -> list[str]:
+  """Returns texts in Unicode's composed form (NFC), in which all are scored."""
+  return [unicodedata.normalize("NFC", text) for text in texts]
+
+
+def final_answer(text: str) -> Fraction | str:
   """Returns what a worked answer comes to, to be compared by ==.
 
   That is the first number after `####`, or without that mark the last number:
 
-    "She pays 3 * 4 = 12 dollars. #### $1,200.00"   Decimal("1200.00")
-    "so 12 - 5 = 7 are left."                       Decimal("7")
+    "She pays 3 * 4 = 12 dollars. #### $1,200.00"   Fraction(1200)
+    "so 12 - 5 = 7 are left."                       Fraction(7)
+    "#### -1 3/4 cups"                              Fraction(-7, 4)
     "#### Monday"                                   "monday"
 
-  Text without a number stands for itself, in lower case.
+  A unit is no part of it, nor are a currency and %: 50 % is 50. Text without a
+  number stands for itself, in lower case.
   """
   _, mark, after = text.partition("####")
-  part = (after if mark else text).replace("$", "")
+  part = re.sub(r"[$€£¥]", "", after if mark else text)
+  part = part.replace("\N{MINUS SIGN}", "-")
   part = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part)
-  numbers = _NUMBER.findall(part)
+  numbers = list(_NUMBER.finditer(part))
   if not numbers:
     return part.strip().casefold()
-  return Decimal(numbers[0] if mark else numbers[-1])
+  return _value(numbers[0] if mark else numbers[-1])
+
+
+def _value(number: re.Match[str]) -> Fraction:
+  """Returns what a match of _NUMBER is worth."""
+  if number["decimal"]:
+    value = Fraction(number["decimal"])
+  else:
+    value = int(number["whole"] or 0) + Fraction(
+      int(number["part"]), int(number["of"])
+    )
+  return -value if number["sign"] else value
 
 
 def first_error(answer: str, reference: str) -> int:

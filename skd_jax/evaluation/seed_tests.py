@@ -184,6 +184,8 @@ def item_counts(
       f"answers = {len(answers)}: must be one for each of {len(references)} "
       "references"
     )
+  answers = metrics_lib.composed(answers)
+  references = metrics_lib.composed(references)
   if metric == "bleu":
     # What this option changes is the score; without it each sentence warns.
     scorer = BLEU(effective_order=True)

@@ -248,7 +248,7 @@ def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:
     "max_position_embeddings": config.max_position_embeddings,
     "rms_norm_eps": config.norm_eps,
     "tie_word_embeddings": config.tie_embeddings,
-    "rope_parameters": _ropes_to_hf(config),
+    **_ropes_to_hf(config),
     **{key: values[key] for key in family.options},
   }
   again = model_config_from_hf(hf)
@@ -279,6 +279,12 @@ def _reject_unsupported(hf: Mapping[str, Any]) -> None:
   ):
     if hf.get(key):
       raise ValueError(f"{key}={hf[key]!r} is not supported")
+  cap = hf.get("attn_logit_softcapping")
+  if hf["model_type"] == "gemma3_text" and cap is not None:
+    raise ValueError(
+      f"attn_logit_softcapping = {cap!r} is not supported for gemma3_text, "
+      "of which transformers ignores it: must be null"
+    )
   if (hf.get("partial_rotary_factor") or 1.0) != 1.0:
     raise ValueError(
       f"partial_rotary_factor = {hf['partial_rotary_factor']} is not supported"
@@ -377,9 +383,15 @@ def _rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
 
 
 def _ropes_to_hf(config: ModelConfig) -> dict[str, Any]:
-  if config.local_rope is None:
-    return _rope_to_hf(config.rope)
-  return {
-    FULL: _rope_to_hf(config.rope),
-    SLIDING: _rope_to_hf(config.local_rope),
+  """The keys of transformers 5, and those that 4 reads instead."""
+  rope = _rope_to_hf(config.rope)
+  is_scaled = config.rope.rope_type != "default"
+  older = {
+    "rope_theta": config.rope.rope_theta,
+    "rope_scaling": rope if is_scaled else None,
   }
+  if config.local_rope is None:
+    return {"rope_parameters": rope, **older}
+  local = _rope_to_hf(config.local_rope)
+  older["rope_local_base_freq"] = config.local_rope.rope_theta
+  return {"rope_parameters": {FULL: rope, SLIDING: local}, **older}

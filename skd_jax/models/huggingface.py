@@ -82,7 +82,7 @@ def load_params(
   """Reads the safetensors of a Hugging Face folder.
 
   Args:
-    folder: holds model.safetensors, or its shards with their index.
+    folder: holds model.safetensors, or else its shards with their index.
     config: the shape that the weights must have.
     param_dtype: dtype of the returned arrays; the files may hold another.
     vocab_size: keep this many rows of the embedding and of the head, to drop
@@ -96,9 +96,10 @@ def load_params(
 
   Raises:
     FileNotFoundError: no such folder, or no weights in it.
-    ValueError: tensors that are missing, unknown or of another shape, or too
-      few rows for `vocab_size`; the message names them. Or a file is not what
-      the manifest of the folder says.
+    ValueError: a broken file, one that is not what the folder's manifest says,
+      or an index that names one elsewhere; tensors that are missing, unknown or
+      of another shape, or too few rows for `vocab_size`; the message names
+      them.
   """
   # Whole files: the first process reads them for all, each of which may need
   # only slices.
@@ -130,11 +131,24 @@ def _existing(folder: str | os.PathLike[str], name: str) -> str:
 
 
 def _weight_files(folder: str | os.PathLike[str]) -> list[str]:
-  if os.path.exists(os.path.join(folder, _INDEX_FILE)):
-    with open(os.path.join(folder, _INDEX_FILE), encoding="utf-8") as file:
-      names = sorted(set(json.load(file)["weight_map"].values()))
-    return [_existing(folder, name) for name in names]
-  return [_existing(folder, _SINGLE_FILE)]
+  """The files of the weights; as in transformers, a single one comes first."""
+  single, index = (os.path.join(folder, n) for n in (_SINGLE_FILE, _INDEX_FILE))
+  if os.path.exists(single) or not os.path.exists(index):
+    return [_existing(folder, _SINGLE_FILE)]
+  with open(index, encoding="utf-8") as file:
+    try:
+      names = set(json.load(file)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+      raise ValueError(
+        f"{index}: must be JSON with a weight_map from tensors to files"
+      ) from None
+  for name in names:
+    if not str(name).endswith(".safetensors") or os.path.basename(name) != name:
+      raise ValueError(
+        f"{index}: weight_map has {name!r}: must be the name of a "
+        ".safetensors file in this folder"
+      )
+  return [_existing(folder, name) for name in sorted(names)]
 
 
 def _open_sources(

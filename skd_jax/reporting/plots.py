@@ -1,19 +1,17 @@
 """The plots of a run: one thin line per seed, their mean bold.
 
-metrics.jsonl -> read_curves -> Curves -> draw_... -> Figure
+lines of metrics.jsonl -> read_curves -> Curves -> draw_... -> Figure
 """
 
 import math
-import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-from skd_jax.reporting.metric_log import read_metrics
 
 Curve = Mapping[int, float]  # step -> value
 Curves = Mapping[tuple[str, str], Mapping[int, Curve]]
@@ -41,15 +39,10 @@ _STYLE = {
 }
 
 
-def read_curves(metrics_path: str | pathlib.Path) -> Curves:
-  """Returns every metric that a metrics.jsonl holds, stage by stage.
-
-  Raises:
-    FileNotFoundError: if there is no such file.
-    ValueError: if a line is malformed; a torn last line is left out.
-  """
+def read_curves(lines: Iterable[Mapping[str, Any]]) -> Curves:
+  """Returns every metric of the lines of a metrics.jsonl, stage by stage."""
   curves: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
-  for line in read_metrics(metrics_path):
+  for line in lines:
     for name, value in line.items():
       if name not in _KEYS:
         seeds = curves.setdefault((line["stage"], name), {})

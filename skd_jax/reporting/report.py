@@ -1,14 +1,14 @@
 """report.json, report.md and the plots: what a run found.
 
 report (a dict, see write_report) -> report.json, report.md
-metrics.jsonl                     -> learning_curve.png, replacement_rate.png
+lines of metrics.jsonl            -> learning_curve.png, replacement_rate.png
 """
 
 import math
 import pathlib
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from skd_jax.reporting import files
@@ -121,25 +121,21 @@ def margin_sentence(report: Report) -> str:
 
 
 def plot_history(
-  metrics_path: str | pathlib.Path,
+  lines: Iterable[Mapping[str, Any]],
   folder: str | pathlib.Path,
   scores: Sequence[str],
 ) -> list[pathlib.Path]:
   """Draws the learning curve and the replacement rate of a run.
 
   Args:
-    metrics_path: a metrics.jsonl, see metric_log.py.
+    lines: of its metrics.jsonl, from metric_log.read_metrics.
     folder: where learning_curve.png and replacement_rate.png are written.
     scores: the validation scores that are drawn: NAME of validation_NAME.
 
   Returns:
     The files drawn. One whose numbers were never logged is left out.
-
-  Raises:
-    FileNotFoundError: if there is no such metrics.jsonl.
-    ValueError: if a line of it is malformed; a torn last line is left out.
   """
-  curves = read_curves(metrics_path)
+  curves = read_curves(lines)
   figures = {
     "learning_curve.png": draw_learning_curve(curves, scores),
     "replacement_rate.png": draw_replacement_rate(curves),

@@ -136,6 +136,8 @@ def open_loop(
       checkpoint.open_manager(checkpoint.folder(workdir, name))
     )
     stop = stack.enter_context(stop_signals())
+    if tracer is not None:
+      stack.callback(tracer.close)
     totals = Totals()
     restored = checkpoint.restore(manager, state)
     if restored is not None:

@@ -26,6 +26,24 @@ class StepTracer:
   folder: pathlib.Path
   num_steps: int
   _calls: int = 0
+  _is_tracing: bool = False
+
+  def close(self) -> None:
+    """Ends the trace at the end of a run, and says how many steps it has."""
+    traced = max(self._calls - SKIPPED, 0)
+    if self._is_tracing:
+      self._is_tracing = False
+      jax.profiler.stop_trace()
+      logging.info("%d steps are traced in %s", traced, self.folder)
+    if traced < self.num_steps:
+      logging.warning(
+        "profile: %d of %d steps are traced: this process made only %d, of "
+        "which the first %d are left out",
+        traced,
+        self.num_steps,
+        self._calls,
+        SKIPPED,
+      )
 
 
 @contextlib.contextmanager
@@ -38,8 +56,8 @@ def traced(tracer: StepTracer | None, step: int) -> Iterator[None]:
   tracer._calls += 1
   if call == SKIPPED:
     jax.profiler.start_trace(tracer.folder, create_perfetto_trace=True)
+    tracer._is_tracing = True
   with jax.profiler.StepTraceAnnotation("step", step_num=step):
     yield
-  if call == SKIPPED + tracer.num_steps - 1:
-    jax.profiler.stop_trace()
-    logging.info("%d steps are traced in %s", tracer.num_steps, tracer.folder)
+  if tracer._calls == SKIPPED + tracer.num_steps:
+    tracer.close()

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from skd_jax.data import conventions
+from skd_jax.data import conventions, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 
 EOS, OTHER = 2, 3  # </s>, and <sep>, which ends no response by itself.
@@ -46,20 +46,17 @@ def set_template(folder, template):
   set_eos(folder, EOS)
 
 
-def warnings_of(teacher=None, student=None, *, longest=(64, 64), of_run=None):
+def warnings_of(teacher=None, student=None, *, of_run=None):
   """The lines about a pair whose tokenizer is the teacher's."""
   folders = {"teacher": teacher, "student": student}
   folders = {role: str(path) for role, path in folders.items() if path}
   source = of_run or teacher or student
   tokenizer = tokenizer_lib.load_tokenizer(source)
-  limits = dict(zip(("teacher", "student"), longest, strict=True))
   return conventions.convention_warnings(
     folders,
-    {role: limits[role] for role in folders},
     tokenizer=tokenizer,
     tokenizer_folder=str(source),
     eos_ids=tokenizer_lib.eos_ids(tokenizer, source),
-    max_length=64,
   )
 
 
@@ -69,13 +66,6 @@ def test_pair_of_the_same_conventions_gives_no_warning(teacher, student):
 
 def test_models_from_scratch_follow_the_run(plain):
   assert warnings_of(of_run=plain) == []
-
-
-def test_positions_that_a_model_has_not_learned_are_named(teacher, student):
-  (line,) = warnings_of(teacher, student, longest=(64, 63))
-  assert line.startswith(f"student {student}: max_position_embeddings = 63 ")
-  assert "max_prompt_length + max_new_tokens = 64" in line
-  assert len(warnings_of(teacher, student, longest=(8, 8))) == 2
 
 
 def test_end_that_is_none_in_the_run_is_named(teacher, student):
@@ -111,6 +101,19 @@ def test_other_chat_template_is_named_with_the_one_in_use(
   )
 
 
+def test_template_with_arguments_is_not_another(teacher, student):
+  for folder in (teacher, student):
+    set_template(folder, "{{ day }}{{ messages[0]['content'] }}")
+  tokenizer = tokenizer_lib.load_tokenizer(teacher)
+  templates.set_arguments(tokenizer, {"day": "1 May"})
+  assert not conventions.convention_warnings(
+    {"teacher": str(teacher), "student": str(student)},
+    tokenizer=tokenizer,
+    tokenizer_folder=str(teacher),
+    eos_ids=(EOS,),
+  )
+
+
 def test_template_that_is_not_used_is_named(teacher, student):
   set_template(teacher, None)
   (line,) = warnings_of(teacher, student)
@@ -131,9 +134,7 @@ def test_folder_written_in_another_way_is_the_same(teacher, monkeypatch):
   monkeypatch.setattr(tokenizer_lib, "load_tokenizer", refuse)
   assert not conventions.convention_warnings(
     {"teacher": "teacher/"},
-    {"teacher": 64},
     tokenizer=tokenizer,
     tokenizer_folder=str(teacher),
     eos_ids=(EOS, OTHER),
-    max_length=64,
   )

@@ -9,10 +9,10 @@ from skd_jax.data import tokenizer as tokenizer_lib
 
 SPLITS = {
   "train": [
-    (f"{i} apples", f"{i} pears #### {i}; and so on") for i in range(9)
+    (f"{i} apples", f"{i} pears #### {i}, and so on") for i in range(9)
   ],
-  "dev": [("2 plums", "2 #### 2;"), ("3 plums", "3 #### 3;")],
-  "test": [("4 plums", "4 #### 4;")],
+  "dev": [("2 plums", "2 #### 2"), ("3 plums", "3 #### 3")],
+  "test": [("4 plums", "4 #### 4")],
 }
 
 
@@ -81,7 +81,7 @@ def test_split_is_read_by_the_name_and_limit_of_its_setting(folder):
     for split in ("train", "validation", "test")
   }
   assert [len(examples) for examples in found.values()] == [4, 2, 1]
-  assert found["validation"][1] == {"source": "3 plums", "target": "3 #### 3;"}
+  assert found["validation"][1] == {"source": "3 plums", "target": "3 #### 3"}
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,44 @@ def test_answers_end_before_the_first_stop_string(folder, tokenizer):
     tokenizer,
     **{
       "tasks.a": settings(folder),
-      "tasks.b": settings(folder, stop_strings=(";", "####")),
+      "tasks.b": settings(folder, stop_strings=(";", "!!")),
     },
   )
-  ids = tokenizer(" 4 #### 4; and", add_special_tokens=False)["input_ids"]
+  ids = tokenizer(" 4 !! 4; and", add_special_tokens=False)["input_ids"]
   whole, cut = (task_set.texts(task, [ids])[0] for task in task_set.tasks)
-  assert whole == "4 #### 4; and"
+  assert whole == "4 !! 4; and"
   assert cut == "4"
+
+
+@pytest.mark.parametrize(
+  ("stop", "split", "example", "cut"),
+  [
+    (", and", "train", 0, "0 pears #### 0"),
+    ("pears", "train", 0, "0"),
+    ("8,", "train", 8, "8 pears ####"),
+    ("3 ####", "dev", 1, ""),
+    ("4 ####", "test", 0, ""),
+  ],
+)
+def test_stop_string_that_cuts_a_reference_is_refused(
+  folder, tokenizer, stop, split, example, cut
+):
+  with pytest.raises(ValueError, match="must occur in no reference") as caught:
+    make_task_set(tokenizer, data=settings(folder, stop_strings=("no", stop)))
+  assert str(caught.value) == (
+    f"data.stop_strings has {stop!r}, at which the reference of example "
+    f"{example} of {split} would end as {cut!r}: must occur in no reference; "
+    "remove the stop string, or this example"
+  )
+
+
+def test_stop_string_at_the_very_end_cuts_nothing(folder, tokenizer):
+  tokenizer.chat_template = (
+    "{% for m in messages %}{{ m['content'] }}\n"
+    "{% if m['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
+  )
+  task_set = make_task_set(
+    tokenizer, data=settings(folder, stop_strings=("\n",))
+  )
+  (response,) = task_set.tasks[0].test.responses
+  assert tokenizer.decode(response) == "4 #### 4\n</s>"

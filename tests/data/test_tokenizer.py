@@ -1,6 +1,8 @@
 """Text to ids and back, with chat templates of several habits."""
 
+import io
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import transformers
 from tokenizers import models, pre_tokenizers, processors
 
 from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.reporting import manifest
 from tests import damage
 
 TEXTS = [
@@ -273,6 +276,48 @@ def test_damaged_file_of_a_trained_tokenizer_is_named(tmp_path, kind, name):
     tokenizer_lib.load_tokenizer(tmp_path)
 
 
+@pytest.fixture
+def hostile(folder, tmp_path, monkeypatch):
+  """A folder of which evil.py makes evil.marker where it is run."""
+  path = tmp_path / "hostile"
+  shutil.copytree(folder, path)
+  (path / manifest.NAME).unlink()
+  code = f"open({str(path / 'evil.marker')!r}, 'w').close()\n"
+  (path / "evil.py").write_text(code)
+  # What a user types for `skd_jax.generate`, or pipes to it.
+  monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+  return path
+
+
+def change_json(path, **changes):
+  value = json.loads(path.read_text()) if path.exists() else {}
+  path.write_text(json.dumps(value | changes))
+
+
+def test_tokenizer_that_is_code_is_refused(hostile):
+  change_json(
+    hostile / "tokenizer_config.json",
+    tokenizer_class="Evil",
+    auto_map={"AutoTokenizer": [None, "evil.Evil"]},
+  )
+  with pytest.raises(ValueError, match="contains custom code") as caught:
+    tokenizer_lib.load_tokenizer(hostile)
+  assert not (hostile / "evil.marker").exists()
+  assert str(caught.value).startswith(f"tokenizer folder {hostile}: cannot be")
+  assert "\n" not in str(caught.value)
+
+
+def test_model_that_is_code_is_not_run_for_its_tokenizer(hostile):
+  change_json(hostile / "tokenizer_config.json", tokenizer_class=None)
+  change_json(
+    hostile / "config.json",
+    model_type="evil",
+    auto_map={"AutoConfig": "evil.Evil"},
+  )
+  assert tokenizer_lib.load_tokenizer(hostile).eos_token_id == 2
+  assert not (hostile / "evil.marker").exists()
+
+
 def test_several_templates_need_a_default(tokenizer, tmp_path):
   tokenizer.chat_template = {"tool_use": QWEN, "rag": QWEN}
   tokenizer.save_pretrained(tmp_path)
@@ -280,10 +325,10 @@ def test_several_templates_need_a_default(tokenizer, tmp_path):
     tokenizer_lib.load_tokenizer(tmp_path)
 
 
-def word_tokenizer(words):
-  core = tokenizers.Tokenizer(
-    models.WordLevel({word: i for i, word in enumerate(words)}, words[0])
-  )
+def word_tokenizer(words, step=1):
+  """A tokenizer in which `step` - 1 ids after each word are unused."""
+  ids = {word: step * i for i, word in enumerate(words)}
+  core = tokenizers.Tokenizer(models.WordLevel(ids, words[0]))
   core.pre_tokenizer = pre_tokenizers.Whitespace()
   return transformers.PreTrainedTokenizerFast(
     tokenizer_object=core, eos_token=words[0]
@@ -297,6 +342,13 @@ def test_padded_heads_share_the_tokenizer():
   for tokenizer in (one, two):
     tokenizer.add_tokens(["c"])
   assert tokenizer_lib.check_same_vocabulary(one, two, 8, 16) == 4
+
+
+def test_unused_ids_count_as_rows():
+  gaps = word_tokenizer(["e", "a", "b"], step=3)
+  assert gaps.convert_tokens_to_ids("b") == 6
+  assert tokenizer_lib.num_ids(gaps) == 7
+  assert tokenizer_lib.check_same_vocabulary(gaps, gaps, 8, 8) == 7
 
 
 def test_differing_vocabularies_name_the_first_token():

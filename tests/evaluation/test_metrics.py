@@ -2,7 +2,8 @@
 
 import json
 import sys
-from decimal import Decimal
+import unicodedata
+from fractions import Fraction
 
 import pytest
 import sacrebleu
@@ -60,6 +61,31 @@ def test_accuracy_counts_right_final_answers():
   assert values == {"accuracy": 50.0}
 
 
+def test_a_fraction_is_right_where_its_value_is():
+  values, _ = metrics_lib.score(
+    ("accuracy",),
+    [""] * 3,
+    ["#### 6/8", "#### 0.75", "#### 3"],
+    ["#### 3/4"] * 3,
+  )
+  assert values == {"accuracy": pytest.approx(200 / 3)}
+
+
+@pytest.mark.parametrize("side", ["answers", "references"])
+def test_text_in_decomposed_form_scores_as_its_composed_form(side):
+  # NFC takes the sign U+09DC apart as well: it is not always shorter.
+  lines = ["M\u00e4nner \u00fcber B\u00fcsche", "\u09dc\u09cb\u09a8"] * 3
+  composed = [unicodedata.normalize("NFC", line) for line in lines]
+  other = [unicodedata.normalize("NFD", line) for line in lines]
+  assert composed != other
+  given = {"answers": composed, "references": composed} | {side: other}
+  metrics = ("bleu", "chrf", "rougeL", "accuracy", "steps")
+  values, _ = metrics_lib.score(metrics, [""] * 6, **given)
+  expected, _ = metrics_lib.score(metrics, [""] * 6, composed, composed)
+  assert values == expected
+  assert values["chrf"] == pytest.approx(100)
+
+
 CHAIN = "7+5=12;12-3=9;9+9=18 #### 18"
 
 
@@ -104,17 +130,31 @@ def test_steps_are_the_share_before_the_first_error():
 @pytest.mark.parametrize(
   ("text", "answer"),
   [
-    ("3 * 4 = 12 #### 42", Decimal(42)),
-    ("#### $1,234,567.50 in all", Decimal("1234567.5")),
-    ("#### 42. And 5 more. #### 7", Decimal(42)),
-    ("#### -5", Decimal(-5)),
-    ("-$5", Decimal(-5)),
-    ("so 12 - 5 = 7 are left.", Decimal(7)),
-    ("12-5", Decimal(5)),
-    ("7 - -3", Decimal(-3)),
-    ("it costs .5 dollars", Decimal("0.5")),
-    ("1, 2 and 3,000", Decimal(3000)),
-    ("1,2", Decimal(2)),
+    ("3 * 4 = 12 #### 42", Fraction(42)),
+    ("#### $1,234,567.50 in all", Fraction("1234567.5")),
+    ("#### 42. And 5 more. #### 7", Fraction(42)),
+    ("#### -5", Fraction(-5)),
+    ("-$5", Fraction(-5)),
+    ("so 12 - 5 = 7 are left.", Fraction(7)),
+    ("12-5", Fraction(5)),
+    ("7 - -3", Fraction(-3)),
+    ("it costs .5 dollars", Fraction("0.5")),
+    ("1, 2 and 3,000", Fraction(3000)),
+    ("1,2", Fraction(2)),
+    ("#### -.5", Fraction(-1, 2)),
+    ("it fell by -.5", Fraction(-1, 2)),
+    ("#### \N{MINUS SIGN}5", Fraction(-5)),
+    ("\N{MINUS SIGN}$1,200", Fraction(-1200)),
+    ("12\N{MINUS SIGN}5", Fraction(5)),
+    ("#### 3/4", Fraction(3, 4)),
+    ("they ate 6/8.", Fraction(3, 4)),
+    ("#### -1 3/4 cups", Fraction(-7, 4)),
+    ("12/4 = 3", Fraction(3)),
+    ("on 3/4/2024", Fraction(2024)),
+    ("#### 3/0", Fraction(3)),
+    ("#### 50 %", Fraction(50)),
+    ("#### 2,500.50km in all", Fraction(5001, 2)),
+    ("\N{EURO SIGN}7", Fraction(7)),
     ("vitamin B12", "vitamin b12"),
     ("#### Monday ", "monday"),
     ("", ""),

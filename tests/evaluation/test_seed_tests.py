@@ -241,6 +241,15 @@ def test_mean_of_summed_counts_is_the_score(metric):
   assert 0 < found < 100
 
 
+@pytest.mark.parametrize("metric", seed_tests.COUNTED)
+def test_counts_are_those_of_the_composed_form(metric):
+  composed = ["M\u00e4nner \u00fcber B\u00fcsche"]
+  given = ["Ma\u0308nner u\u0308ber Bu\u0308sche"]
+  counts = seed_tests.item_counts(metric, given, composed)
+  expected = seed_tests.item_counts(metric, composed, composed)
+  np.testing.assert_array_equal(counts, expected)
+
+
 def test_what_has_no_counts_is_named():
   for metric in ("chrf", "comet"):
     with pytest.raises(ValueError, match=f"'{metric}': must be one of bleu, r"):

@@ -4,6 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,9 @@ from skd_jax.reporting import manifest
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
+# A soft cap on attention is none of Gemma 3.
+GEMMA3 = dataclasses.replace(GEMMA, attention_soft_cap=None)
+INDEX = "model.safetensors.index.json"
 SIZES = {
   "vocab_size": 53,
   "hidden_size": 24,
@@ -246,7 +251,7 @@ def test_text_part_of_an_image_model_loads(tmp_path, caplog):
 # What follows needs no torch.
 
 
-@pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
+@pytest.mark.parametrize("config", [LLAMA, GEMMA3], ids=["llama", "gemma"])
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 10_000])
 def test_export_loads_again_bit_for_bit(config, max_shard_bytes, tmp_path):
   params = noisy_params(config)
@@ -324,7 +329,9 @@ def test_killed_export_leaves_the_old_one(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    models.save(tmp_path / "m", GEMMA, noisy_params(GEMMA), save_tokenizer=fail)
+    models.save(
+      tmp_path / "m", GEMMA3, noisy_params(GEMMA3), save_tokenizer=fail
+    )
   assert models.load_config(tmp_path / "m") == LLAMA
   models.load_params(tmp_path / "m", LLAMA)
   assert os.listdir(tmp_path) == ["m"]
@@ -443,6 +450,64 @@ def test_config_survives_export(name):
   assert models.model_config_from_hf(hf) == config
 
 
+YARN_ROPE = {
+  "rope_type": "yarn",
+  "rope_theta": 1000.0,
+  "factor": 4.0,
+  "original_max_position_embeddings": 16,
+  "beta_fast": 16.0,
+  "beta_slow": 2.0,
+  "attention_factor": 1.5,
+  "truncate": False,
+}
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.5}
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 500.0}
+
+
+@pytest.mark.parametrize(
+  "rope",
+  [PLAIN_ROPE, LINEAR_ROPE, LLAMA3_ROPE, YARN_ROPE],
+  ids=lambda rope: rope["rope_type"],
+)
+def test_export_has_the_rope_keys_of_transformers_4_as_well(rope):
+  config = dataclasses.replace(LLAMA, rope=models.RopeConfig(**rope))
+  hf = json.loads(json.dumps(models.model_config_to_hf(config)))
+  assert hf["rope_parameters"] == rope
+  assert hf["rope_theta"] == rope["rope_theta"]
+  assert hf["rope_scaling"] == (None if rope is PLAIN_ROPE else rope)
+  assert models.model_config_from_hf(hf) == config
+  del hf["rope_parameters"]
+  assert models.model_config_from_hf(hf) == config
+
+
+@pytest.mark.parametrize("rope", [PLAIN_ROPE, LINEAR_ROPE])
+def test_export_of_gemma_3_has_both_thetas(rope):
+  config = dataclasses.replace(
+    GEMMA3,
+    rope=models.RopeConfig(**rope),
+    local_rope=models.RopeConfig(rope_theta=50.0),
+  )
+  hf = json.loads(json.dumps(models.model_config_to_hf(config)))
+  assert (hf["rope_theta"], hf["rope_local_base_freq"]) == (
+    rope["rope_theta"],
+    50.0,
+  )
+  assert hf["rope_scaling"] == (None if rope is PLAIN_ROPE else rope)
+  assert models.model_config_from_hf(hf) == config
+  del hf["rope_parameters"]
+  assert models.model_config_from_hf(hf) == config
+
+
+def test_soft_cap_on_the_attention_of_gemma_3_is_refused():
+  hf = published("gemma_3")
+  hf["text_config"]["attn_logit_softcapping"] = 50.0
+  message = r"attn_logit_softcapping = 50\.0 is not supported for gemma3_text"
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf(hf)
+  with pytest.raises(ValueError, match=r"attn_logit_softcapping = 3\.0"):
+    models.model_config_to_hf(GEMMA)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -483,6 +548,53 @@ def test_missing_pieces_are_named(tmp_path):
   (tmp_path / "model.safetensors").write_bytes(b"broken")
   with pytest.raises(ValueError, match="not a safetensors file"):
     models.load_params(tmp_path, LLAMA)
+
+
+@pytest.fixture
+def shards(tmp_path):
+  """A folder of two shards, whose weights are all zero."""
+  params = jax.tree.map(jnp.zeros_like, noisy_params(LLAMA))
+  models.save(tmp_path / "m", LLAMA, params, max_shard_bytes=30_000)
+  assert (tmp_path / "m" / INDEX).exists()
+  return tmp_path / "m"
+
+
+def change_index(folder, **changes):
+  index = json.loads((folder / INDEX).read_text())
+  (folder / INDEX).write_text(json.dumps(index | changes))
+
+
+def test_single_file_comes_before_shards(shards, tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "single", LLAMA, params)
+  shutil.copy(tmp_path / "single" / "model.safetensors", shards)
+  again = models.load_params(shards, LLAMA)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+@pytest.mark.parametrize("how", ["above", "absolute", "pickle", "number"])
+def test_index_names_files_of_its_folder_alone(shards, how):
+  first = sorted(shards.glob("*.safetensors"))[0]
+  outside = shards.parent / first.name
+  first.rename(outside)
+  (shards / "pytorch_model.bin").write_bytes(b"never read")
+  name = {
+    "above": f"../{first.name}",
+    "absolute": str(outside),
+    "pickle": "pytorch_model.bin",
+    "number": 5,
+  }[how]
+  change_index(shards, weight_map={"model.norm.weight": name})
+  with pytest.raises(ValueError, match=re.escape(f"weight_map has {name!r}:")):
+    models.load_params(shards, LLAMA)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}"])
+def test_broken_index_is_named(shards, text):
+  (shards / INDEX).write_text(text)
+  with pytest.raises(ValueError, match=f"{INDEX}: must be JSON") as caught:
+    models.load_params(shards, LLAMA)
+  assert "\n" not in str(caught.value)
 
 
 def test_wrong_tensors_are_named(tmp_path):
