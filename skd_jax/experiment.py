@@ -10,7 +10,15 @@ import jax
 import ml_collections
 from absl import logging
 
-from skd_jax import builders, config_checks, methods, models, stages, structs
+from skd_jax import (
+  builders,
+  config_checks,
+  methods,
+  models,
+  stage_changes,
+  stages,
+  structs,
+)
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.data import dataset, input_pipeline, tasks, templates
@@ -107,12 +115,21 @@ def _train_set(
 
 
 def open_experiment(
-  config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  continue_with_changes: bool = False,
 ) -> Experiment:
   """Checks the config and the workdir, reads the data, writes config.json.
 
   Nothing is written before all checks have passed. What computes with the
   experiment does so within `jax.set_mesh(experiment.mesh)`.
+
+  Args:
+    config: the settings.
+    workdir: the folder of the run.
+    continue_with_changes: whether a stage under way may go on with other
+      settings than it was begun with, see stage_changes.py.
 
   Raises:
     ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
@@ -132,7 +149,10 @@ def open_experiment(
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
-  stages.check_fresh(workdir, stages.cache_keys(config))
+  keys = stages.cache_keys(config)
+  if continue_with_changes:
+    stage_changes.accept(workdir, keys)
+  stages.check_fresh(workdir, keys)
   settings = builders.task_settings(config)
   train = {
     name: tasks.load_split(name, task, "train")
@@ -191,6 +211,8 @@ def write_config(
 ) -> None:
   """Writes config.json: the resolved config, versions, devices, revision."""
   record = {"config": config_lib.to_plain(config), **provenance.provenance()}
+  if changes := stage_changes.read(workdir):
+    record["changes"] = changes
   processes.on_first(files.write_json, workdir / "config.json", record)
 
 

@@ -27,6 +27,12 @@ _METHOD = flags.DEFINE_string(
   "A way to distil by its name, such as skd, gkd or supervised_kd (see "
   "skd_jax/methods.py); --config.* goes on top of it.",
 )
+_CONTINUE_WITH_CHANGES = flags.DEFINE_bool(
+  "continue_with_changes",
+  False,
+  "A stage under way goes on with other settings of its training, such as a "
+  "lower learning rate; config.json records them.",
+)
 # SLURM and TPU VMs need none of these.
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   "coordinator_address",
@@ -62,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
       with_method(_CONFIG.value),
       _WORKDIR.value,
       command=messages.command_line("skd_jax.main"),
+      continue_with_changes=_CONTINUE_WITH_CHANGES.value,
     )
 
 
@@ -126,6 +133,11 @@ def refuse_flags_of_one_run() -> None:
     raise ValueError(
       f"--method={_METHOD.value}: must not be given; --methods names what is "
       "compared"
+    )
+  if _CONTINUE_WITH_CHANGES.value:
+    raise ValueError(
+      "--continue_with_changes: must not be given; what is compared has the "
+      "same settings from its first step to its last"
     )
   for flag in (_COORDINATOR_ADDRESS, _NUM_PROCESSES, _PROCESS_ID):
     if flag.value is not None:

@@ -39,9 +39,10 @@ _WITHOUT_EFFECT = (
   ".checkpoint",
 )
 
-# What no other stage depends on: with other settings it is made again, as its
-# verdict must not forbid the change that it asks for.
-_INFORMATION = ("probe",)
+# What no result depends on: with other settings it is made again. The verdict
+# of the probe must not forbid the change that it asks for, and the draft length
+# changes the speed alone.
+_INFORMATION = ("probe", "draft_length")
 
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
@@ -150,6 +151,33 @@ def check_fresh(workdir: pathlib.Path, keys: Mapping[str, CacheKey]) -> None:
   """
   for name, key in keys.items():
     _kept(workdir, name, key)
+
+
+def changed_settings(
+  workdir: pathlib.Path, name: str, key: CacheKey
+) -> dict[str, tuple[Any, Any]]:
+  """Returns what makes a kept stage stale: field -> (value before, now).
+
+  For the first process.
+
+  Raises:
+    ValueError: the record is damaged, or of an earlier version.
+  """
+  record = _read(workdir, name)
+  if record is None or name in _INFORMATION:
+    return {}
+  return _changes(record["cache_key"], key)
+
+
+def is_finished(workdir: pathlib.Path, name: str) -> bool:
+  """Whether a stage has its result; for the first process."""
+  record = _read(workdir, name)
+  return record is not None and record["result"] is not None
+
+
+def rewrite(workdir: pathlib.Path, name: str, key: CacheKey) -> None:
+  """Lets a stage under way go on with other settings; for the first process."""
+  _write(workdir, name, key, None)
 
 
 def cached(
@@ -264,13 +292,20 @@ def _write(
   return record
 
 
+def _changes(before: CacheKey, now: CacheKey) -> dict[str, tuple[Any, Any]]:
+  return {
+    field: (before.get(field), now.get(field))
+    for field in sorted(before.keys() | now.keys())
+    if before.get(field) != now.get(field)
+  }
+
+
 def _check_same(
   workdir: pathlib.Path, name: str, before: CacheKey, now: CacheKey
 ) -> None:
   changed = [
-    f"{field} was {before.get(field)!r} and is {now.get(field)!r}"
-    for field in sorted(before.keys() | now.keys())
-    if before.get(field) != now.get(field)
+    f"{field} was {was!r} and is {value!r}"
+    for field, (was, value) in _changes(before, now).items()
   ]
   if not changed:
     return

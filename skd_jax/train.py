@@ -53,6 +53,7 @@ def train_and_evaluate(
   workdir: str | pathlib.Path,
   *,
   command: str = "",
+  continue_with_changes: bool = False,
 ) -> dict[str, Any]:
   """Runs an experiment, or continues it.
 
@@ -60,6 +61,7 @@ def train_and_evaluate(
     config: from a file in configs/, or from default_config().
     workdir: where everything goes; docs/workdir.md says what.
     command: what runs it, for the report.
+    continue_with_changes: as in open_experiment.
 
   Returns:
     The report, as written to report.json.
@@ -71,7 +73,9 @@ def train_and_evaluate(
     loop.Interrupted: the run was asked to stop, and has saved.
   """
   start_time = time.perf_counter()
-  experiment = open_experiment(config, workdir)
+  experiment = open_experiment(
+    config, workdir, continue_with_changes=continue_with_changes
+  )
   with _alone_in(experiment.workdir), jax.set_mesh(experiment.mesh):
     warnings = pair_warnings(experiment)
     teacher, teacher_seconds = prepare_model(experiment, "teacher")

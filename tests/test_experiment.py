@@ -10,6 +10,7 @@ import transformers
 
 from skd_jax import experiment, methods, pair, stages
 from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.reporting import manifest
 from tests import tiny_run
 
 
@@ -173,6 +174,7 @@ def dated(finished, config, tmp_path):
   """The config from a teacher whose chat template writes today's date."""
   folder = tmp_path / "dated"
   shutil.copytree(finished / "teacher", folder)
+  (folder / manifest.NAME).unlink()  # Files are changed on purpose.
   tokenizer = tokenizer_lib.load_tokenizer(folder)
   tokenizer.chat_template = (
     "{% if date is not defined %}{% set date = strftime_now('%d %b %Y') %}"
@@ -224,6 +226,7 @@ def test_unused_ids_of_the_tokenizer_are_not_cut_off(
 ):
   folder = tmp_path / "gaps"
   shutil.copytree(finished / "teacher", folder)
+  (folder / manifest.NAME).unlink()  # Files are changed on purpose.
   words = ["<pad>", "<s>", "</s>", "dog", "tree"]
   core = tokenizers.Tokenizer(
     tokenizers.models.WordLevel({w: 3 * i for i, w in enumerate(words)}, "<s>")

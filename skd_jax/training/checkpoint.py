@@ -37,6 +37,12 @@ def exist(workdir: pathlib.Path, name: str) -> bool:
   return any(path.name.isdecimal() for path in folder(workdir, name).glob("*"))
 
 
+def newest_step(workdir: pathlib.Path, name: str) -> int:
+  """Returns the step of the newest checkpoint of a stage that has one."""
+  names = (path.name for path in folder(workdir, name).glob("*"))
+  return max(int(name) for name in names if name.isdecimal())
+
+
 @contextlib.contextmanager
 def open_manager(
   path: str | pathlib.Path, *, max_to_keep: int = 2
