@@ -35,6 +35,7 @@ from skd_jax.preparation import (
   read_model,
   validation_callbacks,
 )
+from skd_jax.preview import write_example
 from skd_jax.reporting import files
 from skd_jax.training import (
   draft_length,
@@ -77,6 +78,7 @@ def train_and_evaluate(
     config, workdir, continue_with_changes=continue_with_changes
   )
   with _alone_in(experiment.workdir), jax.set_mesh(experiment.mesh):
+    write_example(experiment)
     warnings = pair_warnings(experiment)
     teacher, teacher_seconds = prepare_model(experiment, "teacher")
     start, start_seconds = prepare_model(experiment, "student_init")

@@ -43,6 +43,7 @@ def _logged(workdir):
 def test_run_leaves_all_its_artifacts(workdir):
   for name in (
     "config.json",
+    "example.txt",
     "metrics.jsonl",
     "export/config.json",
     "export/model.safetensors",
