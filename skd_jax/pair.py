@@ -96,6 +96,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
   return [
     f"alone, the student generates {found['mean_length']:.1f} tokens a "
     f"response, and {found['truncated']:.0%} of {found['rows']} are cut",
+    "the teacher's loss on the references is "
+    f"{found['teacher_loss']:.2f} nats a token",
     f"the teacher's entropy there is {found['teacher_entropy']:.2f} of at most "
     f"{found['max_entropy']:.2f} nats, and {found['outside_top_k']:.1%} of the "
     f"tokens are outside its top {probe_lib.TOP_K}",

@@ -24,6 +24,7 @@ FOUND = probe.Probe(
   truncated=0.0,
   outside_top_k=0.0,
   teacher_entropy=1.0,
+  teacher_loss=0.5,
   max_entropy=5.7,
   kl=0.1,
   agreement=0.8,

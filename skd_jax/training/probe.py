@@ -4,6 +4,9 @@ Two rollouts of the same few prompts, with the same draws:
 
   with the teacher    what share of the tokens the rule of SKD replaces
   the student alone   how much it generates, and what the teacher says of it
+
+And one pass of the teacher over the references: what it makes of them shows
+whether its weights, its tokenizer and its template go together.
 """
 
 import dataclasses
@@ -31,6 +34,8 @@ MOST_TRUNCATED = 0.5  # Most responses of the student do not end.
 # Of the entropy of a teacher that knows nothing, log V: what it accepts says
 # little, and so does what the student would learn of it.
 MOST_UNCERTAIN = 0.5
+# Of log V, the loss of guessing: a teacher that is read rightly is far below.
+MOST_LOST = 0.8
 
 _DRAFT_TOKENS = 5  # Of the paper's rule.
 _CHUNK_SIZE = 256  # Tokens whose logits are held at once.
@@ -56,6 +61,10 @@ class Probe:
   max_entropy: log V, that of a teacher that knows nothing.
   kl: KL(teacher || student), in nats.
   agreement: where the most probable token of both is the same.
+
+  Of the references:
+
+  teacher_loss: the teacher's cross-entropy a token, in nats.
   """
 
   rule: str
@@ -68,6 +77,7 @@ class Probe:
   max_entropy: float
   kl: float
   agreement: float
+  teacher_loss: float
 
 
 @struct.dataclass
@@ -79,6 +89,7 @@ class _Sums:
   teacher_entropy: jax.Array
   kl: jax.Array
   agreement: jax.Array
+  teacher_loss: jax.Array
 
 
 def probe_pair(
@@ -122,16 +133,21 @@ def probe_pair(
   judged = rollout_stats.count(run(with_rule))
   alone = run(dataclasses.replace(spec, mode="on_policy"))
   counts = rollout_stats.count(alone)
-  sums = _token_sums(
-    student.params,
-    teacher.params,
-    batch,
-    alone,
-    student=student.model,
-    teacher=teacher.model,
-  )
-  found = {k: float(v) for k, v in vars(processes.to_host(sums)).items()}
-  tokens = found.pop("tokens")
+
+  def means(rollout):
+    sums = _token_sums(
+      student.params,
+      teacher.params,
+      batch,
+      rollout,
+      student=student.model,
+      teacher=teacher.model,
+    )
+    found = {k: float(v) for k, v in vars(processes.to_host(sums)).items()}
+    tokens = found.pop("tokens")
+    return {name: value / tokens for name, value in found.items()}
+
+  of_references = means(generation.reference_rollout(batch))
   return Probe(
     rule=_describe(with_rule),
     replaced=judged.replaced / judged.emitted,
@@ -139,7 +155,7 @@ def probe_pair(
     mean_length=counts.emitted / counts.rows,
     truncated=counts.truncated / counts.rows,
     max_entropy=math.log(teacher.config.vocab_size),
-    **{name: value / tokens for name, value in found.items()},
+    **means(alone) | {"teacher_loss": of_references["teacher_loss"]},
   )
 
 
@@ -202,7 +218,7 @@ def _token_sums(
       sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
       return jax.tree.map(jnp.add, total, sums)
 
-    zeros = _Sums(*[jnp.float32(0)] * 5)
+    zeros = _Sums(*[jnp.float32(0)] * 6)
     sums = jax.lax.fori_loop(0, chunks.number, add_chunk, zeros)
     return sharding.sum_over_groups(sums)
 
@@ -235,13 +251,15 @@ def _look_at(
     teacher_entropy=-jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1),
     kl=divergence.forward_kl(teacher, student),
     agreement=same_best.astype(jnp.float32),
+    teacher_loss=-jnp.take_along_axis(log_probs, tokens[:, None], axis=1)[:, 0],
   )
 
 
 def verdict(probe: Probe, *, annealed: bool = False) -> str:
   """Says in one sentence whether distilling this pair by SKD changes anything.
 
-  The first that holds, by the bounds above: `too weak` (the teacher replaces
+  The first that holds, by the bounds above: `unfit` (the teacher guesses the
+  references), `too weak` (the teacher replaces
   most, or knows next to nothing of what the student generates), `too similar`
   (it replaces next to nothing), `too weak` (the student does not end), `fits`.
 
@@ -251,7 +269,8 @@ def verdict(probe: Probe, *, annealed: bool = False) -> str:
       tokens at the start.
 
   Returns:
-    "too similar: ...", "too weak: ..." or "fits: ...", with the numbers.
+    "unfit: ...", "too similar: ...", "too weak: ..." or "fits: ...", with the
+    numbers.
   """
   replaces = f"{probe.rule} replaces {probe.replaced:.1%} of the tokens"
   knows = (
@@ -265,6 +284,14 @@ def verdict(probe: Probe, *, annealed: bool = False) -> str:
   ends = (
     f"{probe.truncated:.0%} of the student's responses reach the length limit"
   )
+  if probe.teacher_loss > MOST_LOST * probe.max_entropy:
+    return (
+      "unfit: the teacher's loss on the references is "
+      f"{probe.teacher_loss:.2f} nats a token, and guessing has "
+      f"{probe.max_entropy:.2f} ({replaces}); "
+      "look at example.txt, and whether its weights, tokenizer and template go "
+      "together"
+    )
   if probe.replaced > MOST_REPLACED and not annealed:
     return (
       f"too weak: {replaces}, so that responses are the teacher's; start the "

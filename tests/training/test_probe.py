@@ -39,10 +39,12 @@ TEACHER = dataclasses.replace(
     lambda x, y: 0.7 * x + 0.3 * y, STUDENT.params, load(1, 0.35).params
   ),
 )
-BATCH = make_batch(PROMPTS)
+REFERENCES = [[12, EOS], [3, 4, 5, EOS], [EOS], [9, 40, EOS]]
+BATCH = make_batch(PROMPTS, references=REFERENCES)
 # Its last row only pads.
 PADDED = dataclasses.replace(
-  make_batch([*PROMPTS, [9]]), index=jnp.asarray([0, 1, 2, 3, -1], jnp.int32)
+  make_batch([*PROMPTS, [9]], references=[*REFERENCES, []]),
+  index=jnp.asarray([0, 1, 2, 3, -1], jnp.int32),
 )
 
 
@@ -101,6 +103,17 @@ def next_logits(loaded):
   return logits
 
 
+def slow_teacher_loss():
+  """The cross-entropy of TEACHER on REFERENCES, token by token."""
+  logits = next_logits(TEACHER)
+  losses = [
+    -reference.log_softmax(logits([*prompt, *answer[:t]]))[token]
+    for prompt, answer in zip(PROMPTS, REFERENCES, strict=True)
+    for t, token in enumerate(answer)
+  ]
+  return np.mean(losses)
+
+
 def slow_probe(accept, threshold):
   """The numbers of STUDENT and TEACHER, token by token."""
   both = next_logits(STUDENT), next_logits(TEACHER)
@@ -141,6 +154,7 @@ def slow_probe(accept, threshold):
     "mean_length": np.mean(lengths),
     "truncated": np.mean(truncated),
     "max_entropy": np.log(V),
+    "teacher_loss": slow_teacher_loss(),
     **{name: np.mean([x[name] for x in tokens]) for name in tokens[0]},
   }
 
@@ -194,7 +208,10 @@ def test_student_without_knowledge_is_too_weak_for_a_sharp_teacher():
   found = find(spec, load(3, 0.02), SHARP)
   assert found.replaced > 0.5
   assert found.kl > 1
-  assert probe.verdict(found).startswith("too weak: top_k 5 replaces ")
+  # Random weights do not know the references either.
+  assert probe.verdict(found).startswith("unfit: the teacher's loss on ")
+  known = dataclasses.replace(found, teacher_loss=1.0)
+  assert probe.verdict(known).startswith("too weak: top_k 5 replaces ")
 
 
 def test_annealed_rule_may_replace_most_at_the_start():
@@ -231,6 +248,7 @@ GOOD = probe.Probe(
   max_entropy=10.0,
   kl=0.43,
   agreement=0.71,
+  teacher_loss=1.2,
 )
 
 
@@ -242,6 +260,12 @@ GOOD = probe.Probe(
       "fits: top_k 25 replaces 12.0% of the tokens, and KL(teacher || student) "
       "is 0.43 nats and the first choice is the same at 71% of the tokens",
     ),
+    (
+      {"teacher_loss": 8.1},
+      "unfit: the teacher's loss on the references is 8.10 nats a token, and "
+      "guessing has 10.00",
+    ),
+    ({"teacher_loss": 8.0}, "fits: "),
     ({"replaced": 0.005}, "fits: top_k 25 replaces 0.5% "),
     ({"replaced": 0.004}, "too similar: top_k 25 replaces 0.4% "),
     ({"replaced": 0.5}, "fits: "),
