@@ -245,6 +245,7 @@ def train_fns(
     weight_decay=fit.weight_decay,
     beta1=fit.beta1,
     beta2=fit.beta2,
+    max_skipped_steps=fit.max_skipped_steps,
   )
   return train_step.make_train_fns(
     student,

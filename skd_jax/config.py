@@ -29,6 +29,9 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   config.weight_decay = 0.01
   config.beta1 = 0.9
   config.beta2 = 0.98
+  # Steps in a row whose gradient is not finite that are left out before the run
+  # stops; 0: the first one stops it.
+  config.max_skipped_steps = 0
   config.max_examples = 0  # Train on the first so many a task; 0 is all.
   config.log_every_steps = 20
   config.checkpoint_every_steps = 200

@@ -300,6 +300,7 @@ def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     fields.at_least(config, f"{stage}.{field}", 1)
   for field in (
     "num_steps",
+    "max_skipped_steps",
     "max_examples",
     "warmup_steps",
     "checkpoint_every_steps",

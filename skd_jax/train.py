@@ -244,6 +244,7 @@ def _distillation_loop(
     meant=builders.meant_warnings(config),
     num_steps=config.distill.num_steps,
     cadence=builders.cadence(config, "distill"),
+    max_skipped_steps=config.distill.max_skipped_steps,
   ) as training:
     for step, batch in training:
       rollout, seconds = generation.generate_responses(

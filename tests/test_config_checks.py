@@ -373,6 +373,11 @@ _BAD = [
     "distill.num_microbatches = 3",
     "divide distill.batch_size = 64",
   ),
+  (
+    {"distill.max_skipped_steps": -1},
+    "distill.max_skipped_steps = -1",
+    "0 or above",
+  ),
   ({"teacher.fit.num_steps": -1}, "teacher.fit.num_steps = -1", "0 or above"),
   ({"student.fit.decay": "step"}, "student.fit.decay = 'step'", "'cosine'"),
   (

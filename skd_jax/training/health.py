@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+_MEANINGFUL = ("loss", "grad_norm")  # Only while they are finite.
+
 # The teacher and the student disagree on most tokens.
 _MOST_REPLACED = 0.5
 # Next to no token is replaced.
@@ -67,6 +69,11 @@ def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
   ]
 
 
+def is_finite(metrics: Mapping[str, Any]) -> bool:
+  """Whether loss and gradient of a step, or of a line, are numbers."""
+  return all(math.isfinite(metrics[name]) for name in _MEANINGFUL)
+
+
 def check_finite(
   line: Mapping[str, float], stage: str, step: int, saved: int | None
 ) -> None:
@@ -82,7 +89,7 @@ def check_finite(
     FloatingPointError: the loss or the gradient is not finite, or the least
       loss of a token is below -1e-4, which no divergence can be.
   """
-  bad = [k for k in ("loss", "grad_norm") if not math.isfinite(line[k])]
+  bad = [name for name in _MEANINGFUL if not math.isfinite(line[name])]
   if not bad and line["min_token_loss"] >= -1e-4:
     return
   kept = (
@@ -93,7 +100,8 @@ def check_finite(
   if bad:
     raise FloatingPointError(
       f"{stage}, step {step}: {bad[0]} is {line[bad[0]]}; {kept}. Lower the "
-      "learning rate, or clip harder"
+      "learning rate or clip harder (--continue_with_changes), or see by "
+      "JAX_DEBUG_NANS=1 and the same command where it is made"
     )
   raise FloatingPointError(
     f"{stage}, step {step}: the loss of a token is "

@@ -104,6 +104,7 @@ def open_loop(
   seed: int,
   num_steps: int,
   cadence: Cadence,
+  max_skipped_steps: int = 0,
   callbacks: Callbacks | None = None,
   tracer: profiling.StepTracer | None = None,
   meant: Sequence[str] = (),
@@ -119,6 +120,7 @@ def open_loop(
     seed: of the log.
     num_steps: where the loop ends.
     cadence: when it logs and saves.
+    max_skipped_steps: as of the optimizer of `state`.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
     meant: warnings that are not to be given, see health.signs.
@@ -165,6 +167,7 @@ def open_loop(
       name=name,
       batches=batches,
       cadence=cadence,
+      max_skipped_steps=max_skipped_steps,
       callbacks=callbacks or {},
       tracer=tracer,
       manager=manager,
@@ -188,6 +191,7 @@ class TrainLoop:
   name: str
   batches: Any
   cadence: Cadence
+  max_skipped_steps: int
   callbacks: Callbacks
   tracer: profiling.StepTracer | None
   manager: Any
@@ -197,6 +201,7 @@ class TrainLoop:
   meant: Sequence[str] = ()
   _metrics: list[Metrics] = dataclasses.field(default_factory=list)
   _since_line: Totals = dataclasses.field(default_factory=Totals)
+  _skipped: int = 0  # Steps in a row, up to the last line.
 
   def __iter__(self) -> Iterator[tuple[int, structs.Batch]]:
     watch = Watch(self.cadence)
@@ -257,21 +262,34 @@ class TrainLoop:
     }
     checkpoint.save(self.manager, self.state, data)
 
+  def _leave_out_skipped(self, fetched: list[Metrics]) -> list[Metrics]:
+    """Returns the steps that changed something; all, if too many did not."""
+    for metrics in fetched:
+      self._skipped = 0 if health.is_finite(metrics) else self._skipped + 1
+      if self._skipped > self.max_skipped_steps:
+        return fetched
+    return [metrics for metrics in fetched if health.is_finite(metrics)]
+
   def _write_line(self, step: int) -> None:
     """Sums up the steps since the last line: mean values and rates."""
     fetched = processes.to_host(self._metrics)
-    line = {
-      name: sum(float(metrics[name]) for metrics in fetched) / len(fetched)
-      for name in fetched[0]
-    }
-    line["min_token_loss"] = min(float(m["min_token_loss"]) for m in fetched)
+    kept = self._leave_out_skipped(fetched)
+    line: dict[str, float] = {}
+    if kept:
+      line = {
+        name: sum(float(metrics[name]) for metrics in kept) / len(kept)
+        for name in kept[0]
+      }
+      line["min_token_loss"] = min(float(m["min_token_loss"]) for m in kept)
+      health.check_finite(line, self.name, step, self.manager.latest_step())
+    if len(kept) < len(fetched):
+      line["skipped_steps"] = len(fetched) - len(kept)
     since = self._since_line
     since.tokens = sum(int(metrics["tokens"]) for metrics in fetched)
     self.totals.add(since)
     line |= {f"{name}_seconds": value for name, value in since.seconds.items()}
     line |= since.rates()
     self._metrics, self._since_line = [], Totals()
-    health.check_finite(line, self.name, step, self.manager.latest_step())
     signs = health.signs(line, self.meant)
     self.log(step, line | {f"warning_{name}": 1 for name in signs})
     self.progress.show(line, signs)

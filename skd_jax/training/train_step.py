@@ -52,12 +52,14 @@ def make_optimizer(
   weight_decay: float,
   beta1: float,
   beta2: float,
+  max_skipped_steps: int = 0,
 ) -> optax.GradientTransformation:
   """Returns AdamW behind a clip of the global norm.
 
-  Weight decay is applied to matrices alone, not to norms and biases.
+  Weight decay is applied to matrices alone, not to norms and biases. A gradient
+  that is not finite changes nothing, up to `max_skipped_steps` times in a row.
   """
-  return optax.chain(
+  optimizer = optax.chain(
     optax.clip_by_global_norm(clip_norm),
     optax.adamw(
       schedule,
@@ -67,6 +69,9 @@ def make_optimizer(
       mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
     ),
   )
+  if not max_skipped_steps:
+    return optimizer
+  return optax.apply_if_finite(optimizer, max_skipped_steps)
 
 
 def init_train_state(

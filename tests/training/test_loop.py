@@ -248,6 +248,35 @@ def test_signal_in_a_callback_interrupts_after_saving(tmp_path, whole, step):
   assert [x["step"] for x in log if "score" in x] == [step]
 
 
+def _nan_at(*steps):
+  """A step function whose gradient is not finite at some steps."""
+
+  def step_fn(state, batch, step):
+    fault = {"grad_norm": math.nan} if step in steps else {}
+    return _step_fn(step, **fault)(state, batch, step)
+
+  return step_fn
+
+
+@pytest.mark.parametrize("log_every", [1, 7])
+def test_steps_that_are_not_finite_may_be_skipped(tmp_path, log_every):
+  _fit(
+    tmp_path,
+    _nan_at(2, 3, 5),
+    log_every_steps=log_every,
+    checkpoint_every_steps=0,
+    max_skipped_steps=2,
+  )
+  log = _logged(tmp_path)
+  assert sum(line.get("skipped_steps", 0) for line in log) == 3
+  assert all(math.isfinite(line.get("grad_norm", 0.0)) for line in log)
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
+  with pytest.raises(FloatingPointError, match="step 5: grad_norm is nan"):
+    _fit(tmp_path, _nan_at(2, 3, 4), max_skipped_steps=2)
+
+
 @pytest.mark.parametrize(
   ("fault", "said"),
   [

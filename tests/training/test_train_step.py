@@ -297,6 +297,28 @@ def test_jitted_functions_train_with_and_without_a_teacher(has_teacher):
     )
 
 
+def test_gradient_that_is_not_finite_changes_nothing_where_it_may_be_skipped():
+  settings = {"clip_norm": 1.0, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.9}
+  weights = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+  good = jax.tree.map(jnp.ones_like, weights)
+  bad = good | {"b": jnp.array([1.0, jnp.nan])}
+  plain, patient = (
+    train_step.make_optimizer(lambda step: 0.1, **settings, max_skipped_steps=n)
+    for n in (0, 2)
+  )
+
+  def run(optimizer, *gradients):
+    params, state = weights, optimizer.init(weights)
+    for gradient in gradients:
+      updates, state = optimizer.update(gradient, state, params)
+      params = jax.tree.map(jnp.add, params, updates)
+    return params
+
+  skipped = run(patient, good, bad, bad, good)
+  jax.tree.map(np.testing.assert_array_equal, skipped, run(plain, good, good))
+  assert bool(jnp.isnan(run(patient, bad, bad, bad)["b"]).any())
+
+
 def test_warm_up_is_a_tenth_of_the_steps_at_most():
   assert train_step.max_warmup(109) == 10
   short, long = (
