@@ -19,7 +19,7 @@ from skd_jax.data.tasks import TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
-from skd_jax.training import generation, schedules, train_step
+from skd_jax.training import generation, health, schedules, train_step
 from skd_jax.training.cadence import Cadence
 
 # Of config.loss.corrections, beside the divergences.
@@ -97,11 +97,24 @@ def first_tokens(config: ml_collections.ConfigDict) -> schedules.Schedule:
   return schedule(config, "first_tokens")
 
 
-def meant_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+def guards(config: ml_collections.ConfigDict, stage: str) -> health.Guards:
+  """Returns what a stage is stopped for; arguments as of `cadence`."""
+  return health.Guards(
+    max_skipped_steps=config_lib.get(config, stage).max_skipped_steps,
+    meant=_meant_warnings(config) if stage == "distill" else (),
+    stops=tuple(config.stop_on_warnings),
+  )
+
+
+def _meant_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
   """Returns the warnings that are no trouble in a run; see health.signs."""
-  # An annealed rule may start near the teacher, and end with the student alone.
-  is_constant = config.rollout.threshold_schedule == "constant"
-  return () if is_constant else ("gap", "inert")
+  meant: tuple[str, ...] = ()
+  if config.rollout.threshold_schedule != "constant":
+    # It may start near the teacher, and end with the student alone.
+    meant += ("gap", "inert")
+  if config.rollout.first_tokens:
+    meant += ("endless",)
+  return meant
 
 
 def rule(config: ml_collections.ConfigDict) -> acceptance.Rule:

@@ -86,6 +86,9 @@ def default_config() -> ml_collections.ConfigDict:
   # By this time, as in "2026-12-31T23:30" (local, or with its zone), the run
   # has saved and stopped: the end of an allocation. Empty: none.
   config.must_save_by = ""
+  # Warnings at which the run ends, such as ("endless", "repetitive"): of gap,
+  # inert, endless, repetitive; see skd_jax/training/health.py.
+  config.stop_on_warnings = ()
   # Steps of distillation to trace with jax.profiler, into WORKDIR/profile; the
   # first two, which compile, are left out. 0 is none.
   config.profile = 0

@@ -17,7 +17,7 @@ from skd_jax import field_checks as fields
 from skd_jax.data import templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
-from skd_jax.training import profiling
+from skd_jax.training import health, profiling
 
 _MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
 _UNKNOWN = 2**31 - 1  # No bound.
@@ -45,6 +45,11 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     )
   _check_tasks(config)
   _check_seeds(config)
+  for name in config.stop_on_warnings:
+    if name not in health.SIGNS:
+      raise ValueError(
+        f"stop_on_warnings has {name!r}: must be of {', '.join(health.SIGNS)}"
+      )
   fields.at_least(config, "profile", 0)
   if config.profile > max(config.distill.num_steps - profiling.SKIPPED, 0):
     raise ValueError(

@@ -113,7 +113,7 @@ def _fine_tune(
     callbacks=validation_callbacks(experiment, shape.fit, model),
     num_steps=shape.fit.num_steps,
     cadence=builders.cadence(config, f"{role}.fit"),
-    max_skipped_steps=shape.fit.max_skipped_steps,
+    guards=builders.guards(config, f"{role}.fit"),
   ) as training:
     sft.fine_tune(training, train)
   model = dataclasses.replace(model, params=training.state.params)

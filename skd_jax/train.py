@@ -241,10 +241,9 @@ def _distillation_loop(
       _keep_samples(experiment, distillation, seed),
     ),
     tracer=_tracer(experiment, seed),
-    meant=builders.meant_warnings(config),
     num_steps=config.distill.num_steps,
     cadence=builders.cadence(config, "distill"),
-    max_skipped_steps=config.distill.max_skipped_steps,
+    guards=builders.guards(config, "distill"),
   ) as training:
     for step, batch in training:
       rollout, seconds = generation.generate_responses(

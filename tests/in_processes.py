@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from skd_jax import models, stages, structs
 from skd_jax.parallel import processes, sharding
-from skd_jax.training import checkpoint, loop
+from skd_jax.training import checkpoint, health, loop
 from skd_jax.training.cadence import Cadence
 from tests.toy_models import LLAMA, noisy_params
 from tests.training.test_loop import Numbers
@@ -197,6 +197,7 @@ def train(folder):
       seed=0,
       num_steps=100_000,
       cadence=Cadence(log_every_steps=1),
+      guards=health.Guards(),
     ) as training:
       for _, batch in training:
         time.sleep(0.02)

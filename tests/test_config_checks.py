@@ -385,6 +385,11 @@ _BAD = [
     "distill.checkpoint_every_minutes = -0.5",
     "0 or above",
   ),
+  (
+    {"stop_on_warnings": ("gap", "boring")},
+    "stop_on_warnings has 'boring'",
+    "repetitive",
+  ),
   ({"must_save_by": "soon"}, "must_save_by = 'soon'", "2026-12-31T23:30"),
   (
     {"must_save_by": "2026-01-31"},

@@ -1,6 +1,7 @@
 """Signs that a run is not doing what it should, in words."""
 
 import collections
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,32 @@ _MEANINGFUL = ("loss", "grad_norm")  # Only while they are finite.
 _MOST_REPLACED = 0.5
 # Next to no token is replaced.
 _FEWEST_REPLACED = 0.001
+# Most responses do not end.
+_MOST_TRUNCATED = 0.9
+# Most of what is generated says one thing over and over.
+_MOST_REPEATED = 0.5
+
+SIGNS = ("gap", "inert", "endless", "repetitive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Guards:
+  """What a stage is stopped for.
+
+  max_skipped_steps: steps in a row that may be left out as their gradient is
+    not finite, as of the optimizer.
+  meant: signs that are no trouble here, as where the threshold is annealed from
+    most tokens replaced to none; no warning is given.
+  stops: signs at which the run ends.
+  """
+
+  max_skipped_steps: int = 0
+  meant: Sequence[str] = ()
+  stops: Sequence[str] = ()
+
+
+class Collapsed(ValueError):
+  """A sign of trouble that the run was to be stopped for."""
 
 
 def signs(
@@ -20,21 +47,42 @@ def signs(
 
   Args:
     line: of the log.
-    meant: names of signs that are no trouble here, as where the threshold is
-      annealed from most tokens replaced to none.
+    meant: names of signs that are no trouble here.
   """
+  found = _of_the_responses(line) | _of_the_gate(line)
+  return {name: text for name, text in found.items() if name not in meant}
+
+
+def _of_the_responses(line: Mapping[str, float]) -> dict[str, str]:
+  found = {}
+  if line.get("truncated", 0.0) > _MOST_TRUNCATED:
+    found["endless"] = (
+      f"{line['truncated']:.0%} of the responses reach the length limit: the "
+      "student may have collapsed, EOS may not be what it has learned (see "
+      "example.txt), or data.max_new_tokens is too small."
+    )
+  if line.get("repeated", 0.0) > _MOST_REPEATED:
+    found["repetitive"] = (
+      f"{line['repeated']:.0%} of the tokens repeat what stands just before: "
+      "the student has collapsed. Lower the learning rate, or let the teacher "
+      "correct more."
+    )
+  return found
+
+
+def _of_the_gate(line: Mapping[str, float]) -> dict[str, str]:
   rate = line.get("replacement_rate")
   # A run without a teacher in the loop has no rounds, and no gate to judge.
   if rate is None or "accepted_per_round" not in line:
     return {}
-  if rate > _MOST_REPLACED and "gap" not in meant:
+  if rate > _MOST_REPLACED:
     return {
       "gap": f"the teacher replaces {rate:.0%} of the tokens. The gap between "
       "student and teacher is too large for the student's proposals to matter: "
       "fine-tune the student first, or let rollout.threshold accept more "
       "(higher for top_k and top_p, lower for the other rules)."
     }
-  if rate < _FEWEST_REPLACED and "inert" not in meant:
+  if rate < _FEWEST_REPLACED:
     return {
       "inert": f"the teacher replaces {rate:.2%} of the tokens. The gate is "
       "inert and this is on-policy distillation: let rollout.threshold accept "

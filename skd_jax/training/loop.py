@@ -14,7 +14,7 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from absl import logging
@@ -104,10 +104,9 @@ def open_loop(
   seed: int,
   num_steps: int,
   cadence: Cadence,
-  max_skipped_steps: int = 0,
+  guards: health.Guards,
   callbacks: Callbacks | None = None,
   tracer: profiling.StepTracer | None = None,
-  meant: Sequence[str] = (),
 ) -> Iterator["TrainLoop"]:
   """Opens the loop of one stage, at its newest checkpoint where there is one.
 
@@ -120,10 +119,9 @@ def open_loop(
     seed: of the log.
     num_steps: where the loop ends.
     cadence: when it logs and saves.
-    max_skipped_steps: as of the optimizer of `state`.
+    guards: what it is stopped for.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
-    meant: warnings that are not to be given, see health.signs.
 
   Yields:
     The TrainLoop, to be iterated over once.
@@ -132,6 +130,7 @@ def open_loop(
     Interrupted: SIGINT or SIGTERM came, to any of the processes, or the time
       that the run must be saved by; the step in flight was finished and saved.
     FloatingPointError: the loss is not finite, or a divergence is negative.
+    health.Collapsed: a sign of trouble that the guards stop at.
   """
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
@@ -167,14 +166,13 @@ def open_loop(
       name=name,
       batches=batches,
       cadence=cadence,
-      max_skipped_steps=max_skipped_steps,
+      guards=guards,
       callbacks=callbacks or {},
       tracer=tracer,
       manager=manager,
       stop=stop,
       log=log,
       progress=progress,
-      meant=meant,
     )
     if restored is None:
       loop.call_back(first)
@@ -191,14 +189,13 @@ class TrainLoop:
   name: str
   batches: Any
   cadence: Cadence
-  max_skipped_steps: int
+  guards: health.Guards
   callbacks: Callbacks
   tracer: profiling.StepTracer | None
   manager: Any
   stop: Any
   log: metric_log.LogMetrics
   progress: Progress
-  meant: Sequence[str] = ()
   _metrics: list[Metrics] = dataclasses.field(default_factory=list)
   _since_line: Totals = dataclasses.field(default_factory=Totals)
   _skipped: int = 0  # Steps in a row, up to the last line.
@@ -266,7 +263,7 @@ class TrainLoop:
     """Returns the steps that changed something; all, if too many did not."""
     for metrics in fetched:
       self._skipped = 0 if health.is_finite(metrics) else self._skipped + 1
-      if self._skipped > self.max_skipped_steps:
+      if self._skipped > self.guards.max_skipped_steps:
         return fetched
     return [metrics for metrics in fetched if health.is_finite(metrics)]
 
@@ -290,9 +287,15 @@ class TrainLoop:
     line |= {f"{name}_seconds": value for name, value in since.seconds.items()}
     line |= since.rates()
     self._metrics, self._since_line = [], Totals()
-    signs = health.signs(line, self.meant)
+    signs = health.signs(line, self.guards.meant)
     self.log(step, line | {f"warning_{name}": 1 for name in signs})
     self.progress.show(line, signs)
+    for name in self.guards.stops:
+      if name in signs:
+        raise health.Collapsed(
+          f"{self.name}, step {step}: {signs[name]} stop_on_warnings has "
+          f"{name!r}"
+        )
 
 
 def _log_nothing(step: int, scalars: Metrics) -> None:

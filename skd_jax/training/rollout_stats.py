@@ -16,6 +16,11 @@ from flax import struct
 from skd_jax import structs
 from skd_jax.parallel import processes, sharding
 
+# A token repeats where it ends so many tokens that stand a few positions before
+# as well: a model that has collapsed says one thing over and over.
+_REPEATED_TOKENS = 4
+_MAX_PERIOD = 16
+
 # Positions 0, 1, 2-3, 4-7, ..., 32,768 and later.
 _NUM_BUCKETS = 17
 
@@ -29,6 +34,8 @@ class RolloutStats:
   replaced: tokens that are the teacher's. Not only where it judges: a teacher
     that generates alone "replaces" every token.
   changed: replaced by another token than the one that was proposed.
+  repeated: tokens that end four which stand the same, at most 16 positions
+    before.
   truncated: responses that ended at the length limit.
   rounds: teacher passes that judged, summed over the rows; 0 where no teacher
     judges.
@@ -41,6 +48,7 @@ class RolloutStats:
   emitted: Any = 0
   replaced: Any = 0
   changed: Any = 0
+  repeated: Any = 0
   truncated: Any = 0
   rounds: Any = 0
   emitted_by_position: Any = (0,) * _NUM_BUCKETS  # int32 [17], or a tuple
@@ -71,6 +79,7 @@ class RolloutStats:
       emitted=total(emitted),
       replaced=total(replaced),
       changed=total(emitted & (rollout.tokens != rollout.draft_tokens)),
+      repeated=total(emitted & _repeats(rollout.tokens)),
       truncated=total(rows & ~rollout.stopped),
       rounds=total(rollout.num_rounds),
       emitted_by_position=by_position(emitted),
@@ -84,13 +93,16 @@ class RolloutStats:
   def rates(self) -> dict[str, float]:
     """Returns the shares that the counts allow; on the host.
 
-    truncated: of the responses. Where a teacher judges also replacement_rate,
-    replaced tokens over ALL emitted ones; changed_rate; and accepted_per_round,
-    the student's tokens that stayed per teacher pass.
+    truncated: of the responses. repeated: of the tokens. Where a teacher judges
+    also replacement_rate, replaced tokens over ALL emitted ones; changed_rate;
+    and accepted_per_round, the student's tokens that stayed per teacher pass.
     """
     if not self.emitted:
       return {}
-    rates = {"truncated": self.truncated / self.rows}
+    rates = {
+      "truncated": self.truncated / self.rows,
+      "repeated": self.repeated / self.emitted,
+    }
     if self.rounds:
       rates |= {
         "replacement_rate": self.replaced / self.emitted,
@@ -117,6 +129,26 @@ class RolloutStats:
     return cls(
       **{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     )
+
+
+def _repeats(tokens: jax.Array) -> jax.Array:
+  """Whether a token of [B, T] ends a repetition, bool [B, T].
+
+  period 2   a b a b a b c      the second a b a b ends at the sixth token
+             . . . . . y .
+  """
+  size = tokens.shape[1]
+  repeats = jnp.zeros(tokens.shape, bool)
+  for period in range(1, _MAX_PERIOD + 1):
+    width = size - period - _REPEATED_TOKENS + 1
+    if width < 1:
+      break
+    same = tokens[:, period:] == tokens[:, :-period]
+    ends = jnp.stack(
+      [same[:, i : i + width] for i in range(_REPEATED_TOKENS)]
+    ).all(axis=0)
+    repeats |= jnp.pad(ends, ((0, 0), (size - width, 0)))
+  return repeats
 
 
 @jax.jit

@@ -50,6 +50,12 @@ def test_without_a_gate_there_is_nothing_to_warn_of():
   assert not health.signs({"replacement_rate": 1.0})
 
 
+def test_collapsed_student_is_seen_without_a_gate():
+  assert list(health.signs({"truncated": 0.95, "repeated": 0.4})) == ["endless"]
+  assert list(health.signs({"repeated": 0.6})) == ["repetitive"]
+  assert not health.signs({"truncated": 0.9, "repeated": 0.5})
+
+
 def test_signs_are_named():
   assert list(health.signs(_line(0.9))) == ["gap"]
   assert list(health.signs(_line(0.0))) == ["inert"]

@@ -13,6 +13,7 @@ import pytest
 from skd_jax import structs
 from skd_jax.training import cadence, checkpoint, loop
 from skd_jax.training.cadence import Cadence
+from skd_jax.training.health import Collapsed, Guards
 from skd_jax.training.rollout_stats import RolloutStats
 
 
@@ -68,6 +69,7 @@ def _fit(workdir, step_fn, callbacks=None, **changes):
   """Runs the loop to its end; returns (the last state, the totals)."""
   fields = {"log_every_steps": 1, "checkpoint_every_steps": 2}
   fields |= {k: changes.pop(k) for k in vars(Cadence(1)) if k in changes}
+  guards = {k: changes.pop(k) for k in vars(Guards()) if k in changes}
   with loop.open_loop(
     _start(),
     Numbers(),
@@ -77,6 +79,7 @@ def _fit(workdir, step_fn, callbacks=None, **changes):
     seed=3,
     callbacks=callbacks,
     cadence=Cadence(**fields),
+    guards=Guards(**guards),
     **{"num_steps": 7} | changes,
   ) as training:
     for step, batch in training:
@@ -275,6 +278,14 @@ def test_steps_that_are_not_finite_may_be_skipped(tmp_path, log_every):
 def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
   with pytest.raises(FloatingPointError, match="step 5: grad_norm is nan"):
     _fit(tmp_path, _nan_at(2, 3, 4), max_skipped_steps=2)
+
+
+def test_run_that_collapses_is_stopped_if_asked(tmp_path):
+  endless = RolloutStats(rows=4, emitted=36, truncated=4)
+  _fit(tmp_path / "warned", _step_fn(stats=endless))
+  assert _logged(tmp_path / "warned")[0]["warning_endless"] == 1
+  with pytest.raises(Collapsed, match="step 1: 100% of the responses reach"):
+    _fit(tmp_path / "w", _step_fn(stats=endless), stops=("gap", "endless"))
 
 
 @pytest.mark.parametrize(

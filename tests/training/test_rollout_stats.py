@@ -47,7 +47,7 @@ def random_rollout(seed, rows=30, size=70):
 def count_by_hand(rollout):
   """The counts, token by token."""
   counts = dict.fromkeys(
-    ("rows", "emitted", "replaced", "changed", "truncated"), 0
+    ("rows", "emitted", "replaced", "changed", "repeated", "truncated"), 0
   )
   by_position = {
     name: dict.fromkeys(FIRSTS, 0) for name in ("emitted", "replaced")
@@ -65,6 +65,13 @@ def count_by_hand(rollout):
       counts["replaced"] += is_replaced
       counts["changed"] += (
         rollout.tokens[row, t] != rollout.draft_tokens[row, t]
+      )
+      counts["repeated"] += any(
+        np.array_equal(
+          rollout.tokens[row, t - 3 : t + 1],
+          rollout.tokens[row, t - 3 - p : t + 1 - p],
+        )
+        for p in range(1, min(16, t - 3) + 1)
       )
       by_position["emitted"][bucket] += 1
       by_position["replaced"][bucket] += is_replaced
@@ -108,12 +115,31 @@ def test_counts_are_of_what_models_generated():
     emitted=7,
     replaced=3,
     changed=2,
+    repeated=1,  # All tokens are the same: the fifth one of the first row.
     truncated=1,
     rounds=4,
     # Positions 0, 1, 2 and 3, and 4.
     emitted_by_position=(2, 2, 2, 1, *rest),
     replaced_by_position=(1, 1, 0, 1, *rest),
   )
+
+
+@pytest.mark.parametrize(
+  ("tokens", "expected"),
+  [
+    ([5, 6, 5, 6, 5, 6, 7, 8], [5]),
+    ([3] * 8, [4, 5, 6, 7]),
+    (range(8), []),
+    # Three tokens alike are not enough.
+    ([1, 2, 3, 9, 1, 2, 3, 8], []),
+    # Period 17 is too long; no token of these stands twice within 16.
+    ([*range(17), *range(17)], []),
+    ([*range(16), *range(16)], range(19, 32)),
+  ],
+)
+def test_repeated_tokens_end_four_that_stand_before(tokens, expected):
+  found = rollout_stats._repeats(jnp.asarray([list(tokens)]))
+  assert np.flatnonzero(found[0]).tolist() == list(expected)
 
 
 def test_references_alone_count_nothing():
@@ -158,16 +184,23 @@ def test_sums_on_the_host_do_not_overflow():
 
 def test_rates_need_a_judge_and_something_emitted():
   stats = RolloutStats(
-    rows=4, emitted=50, replaced=10, changed=5, truncated=1, rounds=16
+    rows=4,
+    emitted=50,
+    replaced=10,
+    changed=5,
+    repeated=5,
+    truncated=1,
+    rounds=16,
   )
   assert stats.rates() == {
     "truncated": 0.25,
+    "repeated": 0.1,
     "replacement_rate": 0.2,
     "changed_rate": 0.1,
     "accepted_per_round": 2.5,
   }
   alone = dataclasses.replace(stats, rounds=0)
-  assert alone.rates() == {"truncated": 0.25}
+  assert alone.rates() == {"truncated": 0.25, "repeated": 0.1}
 
 
 def test_counts_come_back_from_json():
