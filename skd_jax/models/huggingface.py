@@ -11,46 +11,21 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
-from absl import logging
 
 from skd_jax import structs
+from skd_jax.models import weight_files
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
-
-_SINGLE_FILE = "model.safetensors"
-_INDEX_FILE = "model.safetensors.index.json"
-
-# Gemma 3 with images nests its text model under one of these.
-_TEXT_PREFIXES = {
-  "language_model.model.": "model.",
-  "model.language_model.": "model.",
-  "language_model.lm_head.": "lm_head.",
-}
-_VISION_PREFIXES = (
-  "vision_tower.",
-  "multi_modal_projector.",
-  "model.vision_tower.",
-  "model.multi_modal_projector.",
-)
-
-
-class _Source(NamedTuple):
-  """Where a tensor is: the open file, its name there, its shape."""
-
-  file: Any
-  name: str
-  shape: tuple[int, ...]
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -61,7 +36,7 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
     ValueError: config.json cannot be read, is not what the manifest of the
       folder says, or names something unsupported.
   """
-  path = _existing(folder, "config.json")
+  path = weight_files.existing(folder, "config.json")
   manifest.check(folder, lambda name: name == "config.json")
   with open(path, encoding="utf-8") as file:
     try:
@@ -112,7 +87,7 @@ def load_params(
   if shardings is not None:
     places = treedef.flatten_up_to(shardings)
   with contextlib.ExitStack() as stack:
-    sources = _open_sources(folder, stack)
+    sources = weight_files.open_sources(folder, stack)
     _check_sources(leaves, sources, vocab_size, folder)
     arrays = [
       _read(leaf, sources[leaf.hf_name], vocab_size, param_dtype, place)
@@ -121,74 +96,9 @@ def load_params(
   return jax.tree.unflatten(treedef, arrays)
 
 
-def _existing(folder: str | os.PathLike[str], name: str) -> str:
-  if not os.path.isdir(folder):
-    raise FileNotFoundError(f"model folder {os.fspath(folder)!r} not found")
-  path = os.path.join(folder, name)
-  if not os.path.exists(path):
-    raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}")
-  return path
-
-
-def _weight_files(folder: str | os.PathLike[str]) -> list[str]:
-  """The files of the weights; as in transformers, a single one comes first."""
-  single, index = (os.path.join(folder, n) for n in (_SINGLE_FILE, _INDEX_FILE))
-  if os.path.exists(single) or not os.path.exists(index):
-    return [_existing(folder, _SINGLE_FILE)]
-  with open(index, encoding="utf-8") as file:
-    try:
-      names = set(json.load(file)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-      raise ValueError(
-        f"{index}: must be JSON with a weight_map from tensors to files"
-      ) from None
-  for name in names:
-    if not str(name).endswith(".safetensors") or os.path.basename(name) != name:
-      raise ValueError(
-        f"{index}: weight_map has {name!r}: must be the name of a "
-        ".safetensors file in this folder"
-      )
-  return [_existing(folder, name) for name in sorted(names)]
-
-
-def _open_sources(
-  folder: str | os.PathLike[str], stack: contextlib.ExitStack
-) -> dict[str, _Source]:
-  """Opens the files; returns tensors by name, images and buffers left out."""
-  sources = {}
-  vision = 0
-  for path in _weight_files(folder):
-    try:
-      file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-    except safetensors.SafetensorError as error:
-      raise ValueError(f"{path} is not a safetensors file: {error}") from None
-    for name in file.keys():  # noqa: SIM118, not a dict
-      if name.startswith(_VISION_PREFIXES):
-        vision += 1
-        continue
-      if name.endswith("rotary_emb.inv_freq"):
-        continue
-      shape = tuple(file.get_slice(name).get_shape())
-      sources[_text_name(name)] = _Source(file, name, shape)
-  if vision:
-    logging.info(
-      "%s: left out %d tensors of the image encoder; only text is supported",
-      folder,
-      vision,
-    )
-  return sources
-
-
-def _text_name(name: str) -> str:
-  for prefix, replacement in _TEXT_PREFIXES.items():
-    if name.startswith(prefix):
-      return replacement + name.removeprefix(prefix)
-  return name
-
-
 def _check_sources(
   leaves: list[Leaf],
-  sources: dict[str, _Source],
+  sources: dict[str, weight_files.Source],
   vocab_size: int | None,
   folder: str | os.PathLike[str],
 ) -> None:
@@ -224,7 +134,7 @@ def _few(names: list[str]) -> str:
 
 def _read(
   leaf: Leaf,
-  source: _Source,
+  source: weight_files.Source,
   vocab_size: int | None,
   dtype: Any,
   sharding: jax.sharding.Sharding | None,
@@ -395,7 +305,7 @@ def _write_shards(
   weight_map = {}
   for number, shard in enumerate(shards, start=1):
     name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-    name = _SINGLE_FILE if len(shards) == 1 else name
+    name = weight_files.SINGLE_FILE if len(shards) == 1 else name
     tensors = {}
     for leaf in shard:
       value = np.asarray(next(fetched)).astype(dtype)
@@ -407,4 +317,4 @@ def _write_shards(
     )
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(os.path.join(folder, _INDEX_FILE), index)
+    _write_json(os.path.join(folder, weight_files.INDEX_FILE), index)

@@ -556,6 +556,7 @@ def shards(tmp_path):
   params = jax.tree.map(jnp.zeros_like, noisy_params(LLAMA))
   models.save(tmp_path / "m", LLAMA, params, max_shard_bytes=30_000)
   assert (tmp_path / "m" / INDEX).exists()
+  (tmp_path / "m" / manifest.NAME).unlink()  # As a folder of the hub.
   return tmp_path / "m"
 
 

@@ -1,0 +1,119 @@
+"""The safetensors files of a Hugging Face folder: which, and what is in them.
+
+Only safetensors is read, and only files of the folder itself.
+"""
+
+import contextlib
+import json
+import os
+from typing import Any, NamedTuple
+
+import safetensors
+from absl import logging
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+# Gemma 3 with images nests its text model under one of these.
+_TEXT_PREFIXES = {
+  "language_model.model.": "model.",
+  "model.language_model.": "model.",
+  "language_model.lm_head.": "lm_head.",
+}
+_VISION_PREFIXES = (
+  "vision_tower.",
+  "multi_modal_projector.",
+  "model.vision_tower.",
+  "model.multi_modal_projector.",
+)
+
+
+class Source(NamedTuple):
+  """Where a tensor is: the open file, its name there, its shape."""
+
+  file: Any
+  name: str
+  shape: tuple[int, ...]
+
+
+def existing(folder: str | os.PathLike[str], name: str) -> str:
+  """Returns the path of a file that a folder must have.
+
+  Raises:
+    FileNotFoundError: no such folder, or no such file in it.
+  """
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f"model folder {os.fspath(folder)!r} not found")
+  path = os.path.join(folder, name)
+  if not os.path.exists(path):
+    raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}")
+  return path
+
+
+def _weight_files(folder: str | os.PathLike[str]) -> list[str]:
+  """The files of the weights; as in transformers, a single one comes first."""
+  single, index = (os.path.join(folder, n) for n in (SINGLE_FILE, INDEX_FILE))
+  if os.path.exists(single) or not os.path.exists(index):
+    return [existing(folder, SINGLE_FILE)]
+  with open(index, encoding="utf-8") as file:
+    try:
+      names = set(json.load(file)["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+      raise ValueError(
+        f"{index}: must be JSON with a weight_map from tensors to files"
+      ) from None
+  for name in names:
+    if not str(name).endswith(".safetensors") or os.path.basename(name) != name:
+      raise ValueError(
+        f"{index}: weight_map has {name!r}: must be the name of a "
+        ".safetensors file in this folder"
+      )
+  return [existing(folder, name) for name in sorted(names)]
+
+
+def open_sources(
+  folder: str | os.PathLike[str], stack: contextlib.ExitStack
+) -> dict[str, Source]:
+  """Opens the files of the weights.
+
+  Args:
+    folder: holds model.safetensors, or else its shards with their index.
+    stack: closes the files.
+
+  Returns:
+    Tensors by their names in a model of text alone; those of images and buffers
+    are left out.
+
+  Raises:
+    FileNotFoundError: no such folder, or no weights in it.
+    ValueError: a broken file, or an index that names one elsewhere.
+  """
+  sources = {}
+  vision = 0
+  for path in _weight_files(folder):
+    try:
+      file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+    except safetensors.SafetensorError as error:
+      raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    for name in file.keys():  # noqa: SIM118, not a dict
+      if name.startswith(_VISION_PREFIXES):
+        vision += 1
+        continue
+      if name.endswith("rotary_emb.inv_freq"):
+        continue
+      shape = tuple(file.get_slice(name).get_shape())
+      sources[_text_name(name)] = Source(file, name, shape)
+  if vision:
+    logging.info(
+      "%s: left out %d tensors of the image encoder; only text is supported",
+      folder,
+      vision,
+    )
+  return sources
+
+
+def _text_name(name: str) -> str:
+  for prefix, replacement in _TEXT_PREFIXES.items():
+    if name.startswith(prefix):
+      return replacement + name.removeprefix(prefix)
+  return name
