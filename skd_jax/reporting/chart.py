@@ -92,7 +92,9 @@ def draw(
   ]
   y_ticks = _ticks(0.0 if in_percent else min(edges), max(edges), 5)
   xs = [x for band in bands for x in band.x]
-  x_ticks = _doublings(max(xs)) if log_x else _ticks(min(xs), max(xs), 6)
+  x_ticks = (
+    _doublings(max(xs)) if log_x else _ticks(min(xs), max(xs), 6, least=1)
+  )
   scale: Callable[[float], float] = math.log2 if log_x else float
   x_at = _axis(scale(min(*xs, x_ticks[0])), scale(max(*xs, x_ticks[-1])))
   y_at = _axis(y_ticks[0], y_ticks[-1])
@@ -162,14 +164,18 @@ def _axis(low: float, high: float) -> Callable[[float], float]:
   return lambda value: (value - low) / width if width else 0.5
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
-  """Returns round numbers a step of 1, 2 or 5 apart, from low or below it.
+def _ticks(
+  low: float, high: float, most: int, least: float = 0.0
+) -> list[float]:
+  """Returns round numbers 1, 2 or 5 times a power of ten apart.
 
-  The last one is not below high, so that all values are between them.
+  All values are between the first and the last. There are about `most`, and
+  they are at least `least` apart.
   """
   width = (high - low) or abs(high) or 1.0
   unit = 10.0 ** math.floor(math.log10(width / most))
   step = next(unit * m for m in (1, 2, 5, 10, 20) if width / (unit * m) <= most)
+  step = max(step, least)
   first, last = math.floor(low / step), math.ceil(high / step)
   return [n * step for n in range(first, max(last, first + 1) + 1)]
 

@@ -90,6 +90,12 @@ def test_ticks_are_round_and_enclose_the_values(low, high, ticks):
   assert found == pytest.approx(ticks)
 
 
+def test_steps_are_whole_numbers():
+  svg = chart.draw([line_of({3: 1.0, 6: 2.0})], x_label="step")
+  shown = re.findall(r'text-anchor="middle">([\d.]+)<', svg)
+  assert shown == ["3", "4", "5", "6"]
+
+
 def test_what_is_drawn_is_also_said_and_escaped():
   lines = [line_of({0: 1.0, 9: 0.25}, name="<b>", style=7)]
   svg = chart.draw(lines, x_label="<i>")
