@@ -3,6 +3,7 @@
 WORKDIR/metrics.jsonl, answers, samples -> write -> report.html
 """
 
+import collections
 import functools
 import json
 import pathlib
@@ -92,8 +93,8 @@ def _read_logs(
   }
 
 
-# (task, prompt, reference) -> the example.
-_Examples = Mapping[tuple[str, str, str], Example]
+# (task, prompt, reference, how many of the same stand before) -> the example.
+_Examples = Mapping[tuple[str, str, str, int], Example]
 
 
 def _read_examples(run: page.Run, workdir: pathlib.Path) -> _Examples:
@@ -103,35 +104,43 @@ def _read_examples(run: page.Run, workdir: pathlib.Path) -> _Examples:
   for sample in rollouts.read(samples_folder(workdir, seed)):
     samples.setdefault(sample.prompt, []).append((run.name, sample))
   by_task = json.loads(examples_path(workdir).read_text("utf-8"))
-  found = {}
-  for task, examples in by_task.items():
-    shown = task if len(by_task) > 1 else ""
-    scores = run.report["metrics"]["teacher"]
-    # The first is the main one.
-    metric = next(iter(scores[task] if shown else scores))
+  found: dict[tuple[str, str, str, int], Example] = {}
+  for name, examples in by_task.items():
+    task = name if len(by_task) > 1 else ""
     references = [example["target"] for example in examples]
-    columns = []
-    for model, path in _answer_files(workdir, run.report, shown).items():
-      texts = _read_lines(path)
-      if len(texts) != len(references):
-        raise ValueError(
-          f"{path} has {len(texts)} answers: must be {len(references)}, as "
-          f"many as {examples_path(workdir)}"
-        )
-      of, values = metrics_lib.score_each(metric, texts, references)
-      make = functools.partial(Answer, run.name, model, run.name_of(model))
-      columns.append(map(make, texts, values))
-    for number, (example, *answers) in enumerate(
-      zip(examples, *columns, strict=True), start=1
+    metric, columns = _score_answers(run, workdir, task, references)
+    same: collections.Counter[tuple[str, str]] = collections.Counter()
+    for i, (example, *answers) in enumerate(
+      zip(examples, *columns, strict=True)
     ):
-      prompt, reference = example["source"], example["target"]
-      found.setdefault(
-        (shown, prompt, reference),
-        Example(
-          number, shown, of, prompt, reference, answers, samples.get(prompt, ())
-        ),
+      pair = example["source"], example["target"]
+      kept = samples.get(example["source"], ())
+      found[task, *pair, same[pair]] = Example(
+        i + 1, task, metric, *pair, answers, kept
       )
+      same[pair] += 1
   return found
+
+
+def _score_answers(
+  run: page.Run, workdir: pathlib.Path, task: str, references: Sequence[str]
+) -> tuple[str, list[list[Answer]]]:
+  """Returns what the scores of a task are of, and the answers by model."""
+  scores = run.report["metrics"]["teacher"]
+  # The first is the main one.
+  metric = next(iter(scores[task] if task else scores))
+  name, columns = metric, []
+  for model, path in _answer_files(workdir, run.report, task).items():
+    texts = _read_lines(path)
+    if len(texts) != len(references):
+      raise ValueError(
+        f"{path} has {len(texts)} answers: must be {len(references)}, as many "
+        f"as {examples_path(workdir)} has examples"
+      )
+    name, values = metrics_lib.score_each(metric, texts, references)
+    make = functools.partial(Answer, run.name, model, run.name_of(model))
+    columns.append(list(map(make, texts, values)))
+  return name, columns
 
 
 def _answer_files(

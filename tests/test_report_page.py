@@ -189,6 +189,19 @@ def test_prompts_that_one_run_lacks_are_left_out(tmp_path):
   assert "0 of 0 test prompts" in page.text
 
 
+def test_rows_that_are_twice_in_the_split_are_both_counted(tmp_path):
+  workdir = finished_run.write(tmp_path / "run")
+  path = report_page.examples_path(workdir)
+  row = {"source": PROMPTS[0], "target": "a b"}
+  path.write_text(json.dumps({"only": [row] * 6}), "utf-8")
+  page = page_of(workdir)
+  assert len(page.all("article")) == 6
+  rows = {row[0]: row[1:] for row in page.rows if len(row) == 3}
+  assert rows["student, distilled"][0].startswith("16.67 (")
+  page = page_of(workdir, workdir, names=("one", "two"))
+  assert len(page.all("article")) == 6
+
+
 def test_tasks_have_their_own_metric_and_answers(tmp_path):
   scores = {"mean": 50.0, "sums": {"accuracy": 33.0}, "words": {"bleu": 20.0}}
   models = ("teacher", "student_init", "student")
