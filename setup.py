@@ -37,7 +37,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["skd_jax", "skd_jax.*"]),
   package_data={
     "skd_jax": ["py.typed"],
-    "skd_jax.reporting": ["templates/*.html"],
+    "skd_jax.reporting": ["templates/*"],
   },
   install_requires=[
     "absl-py>=2.1,<3",
@@ -47,6 +47,7 @@ setuptools.setup(
     "grain>=0.2.12,<0.3",
     "jax>=0.10,<0.13",
     "jinja2>=3.1,<4",
+    "markupsafe>=2.1,<4",
     "matplotlib>=3.8,<4",
     "ml-collections>=1.0,<2",
     "num2words>=0.5.13,<0.6",

@@ -227,7 +227,7 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.evaluate = ml_collections.ConfigDict()
   config.evaluate.batch_size = 64
-  config.evaluate.num_samples = 8  # Rollouts shown in samples.html, each time.
+  config.evaluate.num_samples = 8  # Rollouts shown in report.html, each time.
   # For the metric comet: the file model.ckpt of a COMET checkpoint, and the
   # Python of an environment that has unbabel-comet. Nothing is downloaded.
   config.evaluate.comet_checkpoint = ""

@@ -69,7 +69,7 @@ def probe_start(
     chosen = dataset.spread_examples(train, min(_NUM_PROMPTS, len(train)))
     # With the rows of a training batch: one program serves both.
     batch = experiment.one_batch(chosen, num_rows=config.distill.batch_size)
-    # Keys that no step of the run has, nor the rollouts of samples.html.
+    # Keys that no step of the run has, nor the rollouts of report.html.
     step = config.distill.num_steps + 1
     found = probe_lib.probe_pair(
       spec,

@@ -1,21 +1,17 @@
-"""What a run leaves behind for people: answers, samples, plots, report."""
+"""What a run leaves behind for people: answers, plots, report."""
 
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skd_jax import builders
+import ml_collections
+
+from skd_jax import builders, report_page
 from skd_jax import config as config_lib
 from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
-from skd_jax.reporting import (
-  files,
-  metric_log,
-  provenance,
-  report,
-  samples_page,
-)
+from skd_jax.reporting import files, metric_log, provenance, report
 from skd_jax.training import health
 from skd_jax.training.loop import Totals
 
@@ -55,7 +51,7 @@ def write(
   probe: Mapping[str, Any] | None = None,
   warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes samples.html, the plots, report.json and report.md, and prints it.
+  """Writes the plots, report.html, report.json and report.md, and prints it.
 
   For one process: of several, the first.
 
@@ -85,9 +81,13 @@ def write(
   result["warnings"] = [*warnings, *health.over_the_run(log)]
   if probe is not None:
     result["probe"] = probe
-  _write_samples(experiment)
+  files.write_json(
+    report_page.examples_path(workdir),
+    {task.name: task.test.examples for task in experiment.tasks.tasks},
+  )
   names = evaluator.score_names(experiment.tasks.tasks)
   report.plot_history(log, workdir, names)
+  report_page.write(workdir / "report.html", {"": (workdir, result)})
   report.write_report(workdir, result)
   print((workdir / "report.md").read_text("utf-8"))
   return result
@@ -139,6 +139,7 @@ def make_report(
   rates = totals.rates()
   return {
     "task": config.task,
+    "asked": _asked(config),
     "config": config_lib.to_plain(config),
     "seeds": list(config.seeds),
     "main_metric": evaluator.score_names(experiment.tasks.tasks)[0],
@@ -151,6 +152,10 @@ def make_report(
         "seed": entry["seed"],
         "metrics": {m: v["metrics"] for m, v in entry["scores"].items()},
         "rollout": of_seed.rates(),
+        "replacement_by_position": {
+          name: _by_position(Totals.from_plain(plain))
+          for name, plain in entry["totals"].items()
+        },
       }
       for entry, of_seed in zip(per_seed, of_seeds, strict=True)
     ],
@@ -163,34 +168,28 @@ def make_report(
     "seconds": times | {"total": sum(times.values())},
     "signature": first["teacher"]["signature"],
     "command": command,
-    "versions": provenance.versions(),
+    **provenance.provenance(),
   }
 
 
-def samples_folder(experiment: Experiment) -> pathlib.Path:
-  """Returns where the rollouts are that samples.html shows: of one seed."""
-  return experiment.workdir / "samples" / f"seed_{experiment.config.seeds[0]}"
+def _asked(config: ml_collections.ConfigDict) -> str:
+  """Says in a line what a run was asked to do."""
+  fit, rule = config.distill, config.rollout
+  parts = [f"{fit.num_steps} steps of {fit.batch_size} prompts"]
+  if rule.mode == "skd":
+    ends = builders.threshold(config).extremes
+    threshold = " to ".join(f"{value:g}" for value in ends)
+    parts += [
+      f"rule {rule.accept}, threshold {threshold}",
+      f"replacement {rule.replace}",
+    ]
+  return f"{rule.mode}: {', '.join(parts)}"
 
 
-def _write_samples(experiment: Experiment) -> None:
-  views = samples_page.read_samples(samples_folder(experiment))
-  if not views:
-    # What there is shows another seed.
-    (experiment.workdir / "samples.html").unlink(missing_ok=True)
-    return
-  config = experiment.config
-  rule = config.rollout
-  ends = builders.threshold(config).extremes
-  threshold = " to ".join(f"{value:g}" for value in ends)
-  samples_page.write_samples(
-    experiment.workdir / "samples.html",
-    views,
-    title=f"Proposed by the student, corrected by the teacher: {config.task}",
-    subtitle=(
-      f"rule {rule.accept}, threshold {threshold}, replacement "
-      f"{rule.replace}; held-out prompts, seed {config.seeds[0]}"
-    ),
-  )
+def _by_position(totals: Totals) -> list[tuple[int, float]]:
+  """Returns (position, replacement rate); none where no teacher judged."""
+  stats = totals.stats
+  return sorted(stats.replacement_by_position().items()) if stats.rounds else []
 
 
 def _mean(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

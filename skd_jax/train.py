@@ -20,7 +20,7 @@ import jax
 import ml_collections
 from absl import logging
 
-from skd_jax import builders, results
+from skd_jax import builders, report_page, results
 from skd_jax.data import dataset
 from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
@@ -307,7 +307,7 @@ def score(
 def _keep_samples(
   experiment: Experiment, distillation: Distillation, seed: int
 ) -> loop.Callbacks:
-  """The callbacks that keep rollouts for samples.html; of the first seed."""
+  """The callbacks that keep rollouts for report.html; of the first seed."""
   config, tasks = experiment.config, experiment.tasks
   test = dataset.join([task.test for task in tasks.tasks])
   count = min(config.evaluate.num_samples, len(test))
@@ -317,7 +317,7 @@ def _keep_samples(
   batch = experiment.one_batch(dataset.spread_examples(test, count))
   index = processes.to_host(batch.index)
   return KeepSamples(
-    folder=results.samples_folder(experiment),
+    folder=report_page.samples_folder(experiment.workdir, seed),
     batch=batch,
     examples=[test.examples[i] for i in index if i >= 0],
     tokenizer=tasks.tokenizer,

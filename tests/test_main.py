@@ -48,7 +48,7 @@ def test_run_leaves_all_its_artifacts(workdir):
     "export/config.json",
     "export/model.safetensors",
     "export/tokenizer.json",
-    "samples.html",
+    "report.html",
     "report.json",
     "report.md",
     "learning_curve.png",

@@ -48,7 +48,11 @@ def test_report_shows_the_seeds_that_are_asked_for_alone(
     opened = experiment.open_experiment(config, tmp_path / "w")
     entries = [entry_of(finished, seed) for seed in seeds]
     found = results.write(
-      opened, entries, {"teacher": 1, "student_init": 1}, ""
+      opened,
+      entries,
+      {"teacher": {}, "student_init": {}},
+      clock_seconds=1.0,
+      command="",
     )
     assert [entry["seed"] for entry in found["per_seed"]] == list(seeds)
     lines = [line for line in drawn[-1] if line["stage"] == "distill"]
@@ -60,4 +64,5 @@ def test_report_shows_the_seeds_that_are_asked_for_alone(
       f"distill, seed {s}" for s in seeds
     ]
     # Rollouts are kept of the first seed of the finished run, which is 0.
-    assert (tmp_path / "w" / "samples.html").exists() == (0 in seeds)
+    page = (tmp_path / "w" / "report.html").read_text("utf-8")
+    assert ('<p class="response">' in page) == (0 in seeds)

@@ -175,7 +175,7 @@ def annotate(
 ) -> dict[str, jax.Array]:
   """Returns what both models think of each token of a few rollouts; jitted.
 
-  For samples.html. It holds all logits, so B must be small.
+  For report.html. It holds all logits, so B must be small.
 
   Returns:
     All [B, T]: `teacher_token` (the teacher's first choice), `rank` of the

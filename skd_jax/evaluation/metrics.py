@@ -268,6 +268,30 @@ MEANS: Mapping[str, Callable[[Lines, Lines], list[float]]] = {
 }
 
 
+def score_each(
+  metric: str, answers: Lines, references: Lines
+) -> tuple[str, list[float]]:
+  """Scores each answer alone, to find the hard ones.
+
+  Args:
+    metric: among METRICS.
+    answers: the answers.
+    references: one for each answer.
+
+  Returns:
+    (what the scores are of: the metric where it is a mean over the answers,
+    else sentence chrF; a score of each answer, 0 to 100).
+  """
+  answers, references = composed(answers), composed(references)
+  if metric in MEANS:
+    return metric, [100 * x for x in MEANS[metric](answers, references)]
+  scorer = CHRF()
+  return "sentence chrF", [
+    scorer.sentence_score(answer, [reference]).score
+    for answer, reference in zip(answers, references, strict=True)
+  ]
+
+
 def _comet(
   comet: Comet | None, sources: Lines, answers: Lines, references: Lines
 ):

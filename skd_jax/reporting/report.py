@@ -2,8 +2,10 @@
 
 report (a dict, see write_report) -> report.json, report.md
 lines of metrics.jsonl            -> learning_curve.png, replacement_rate.png
+report                            -> sentences and Tables, for report.html too
 """
 
+import dataclasses
 import math
 import pathlib
 import statistics
@@ -35,10 +37,26 @@ _MODELS = {
   "student": "student, distilled",
 }
 _FILES = {
-  "samples.html": "rollouts, every token coloured by its source",
+  "report.html": "the same to look at, with answers and rollouts",
   "metrics.jsonl": "every logged step",
   "config.json": "the resolved configuration, versions, devices",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows of text; the first cell of a row is its name."""
+
+  header: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  title: str = ""
+
+  def markdown(self) -> str:
+    """Returns the table as Markdown, without its title."""
+    rule = [":--", *["--:"] * (len(self.header) - 1)]
+    return "\n".join(
+      f"| {' | '.join(row)} |" for row in [self.header, rule, *self.rows]
+    )
 
 
 def write_report(workdir: str | pathlib.Path, report: Report) -> None:
@@ -72,11 +90,12 @@ def write_report(workdir: str | pathlib.Path, report: Report) -> None:
   sections = [
     f"# {report['task']}",
     margin_sentence(report),
-    _probe_line(report.get("probe") or {}),
-    *_score_tables(report),
+    probe_sentence(report),
+    *_score_sections(report),
     _warning_section(report.get("warnings") or ()),
-    _rollout_section(report["rollout"]),
-    _time_section(report["seconds"], report.get("clock_seconds")),
+    _section("Rollouts", rollout_table(report)),
+    _section("Time", time_table(report)),
+    clock_sentence(report),
     _origin_section(report),
     _files_section(folder),
   ]
@@ -149,7 +168,7 @@ def plot_history(
 
 
 def _values(
-  report: Report, task: str | None = None
+  report: Report, task: str = ""
 ) -> dict[str, dict[str, list[float]]]:
   """Returns model -> metric name -> one value per seed; numbers only.
 
@@ -169,34 +188,50 @@ def _values(
   return models
 
 
-def _score_tables(report: Report) -> list[str]:
-  tables = [_score_table(_values(report))]
+def score_tables(report: Report) -> list[Table]:
+  """Returns the scores of all models, with several tasks also task by task.
+
+  A cell is the mean over the seeds and, of several, their standard deviation.
+  """
   scores = report["metrics"].get("student") or {}
-  for task in (name for name in scores if isinstance(scores[name], Mapping)):
-    tables.append(f"## {task}\n\n{_score_table(_values(report, task))}")
+  tasks = [name for name in scores if isinstance(scores[name], Mapping)]
+  tables = [_score_table(_values(report, task), task) for task in ["", *tasks]]
+  return [table for table in tables if table.rows]
+
+
+def _score_sections(report: Report) -> list[str]:
+  sections = [
+    _section(table.title, table) if table.title else table.markdown()
+    for table in score_tables(report)
+  ]
   seeds = len(report.get("per_seed") or ())
-  if seeds > 1 and any(tables):
-    tables.append(f"Mean ± standard deviation over {seeds} seeds.")
-  return tables
+  if seeds > 1 and sections:
+    sections.append(f"Mean ± standard deviation over {seeds} seeds.")
+  return sections
 
 
-def _score_table(values_of: Mapping[str, dict[str, list[float]]]) -> str:
+def _score_table(
+  values_of: Mapping[str, dict[str, list[float]]], task: str
+) -> Table:
   models = {m: values for m, values in values_of.items() if values}
   names = list(dict.fromkeys(n for values in models.values() for n in values))
-  if not names:
-    return ""
   decimals = {
     name: _decimals([v for m in models.values() for v in m.get(name, ())])
     for name in names
   }
   rows = [
     [
-      _MODELS.get(model, f"student, {model}"),
+      model_name(model),
       *(_mean_and_deviation(values.get(n, []), decimals[n]) for n in names),
     ]
     for model, values in models.items()
   ]
-  return _table(["", *names], rows)
+  return Table(["", *names], rows, task)
+
+
+def model_name(model: str) -> str:
+  """Returns what a model of a report is called: "student, start"."""
+  return _MODELS.get(model, f"student, {model}")
 
 
 def _mean_and_deviation(values: Sequence[float], decimals: int) -> str:
@@ -216,7 +251,9 @@ def _decimals(values: Sequence[float]) -> int:
   return 2 if largest < 1000 else 0
 
 
-def _probe_line(probe: Mapping[str, Any]) -> str:
+def probe_sentence(report: Report) -> str:
+  """Returns the verdict on the pair before distillation; "" without a probe."""
+  probe = report.get("probe")
   return f"The pair at the start: {probe['verdict']}." if probe else ""
 
 
@@ -225,25 +262,36 @@ def _warning_section(warnings: Sequence[str]) -> str:
   return "\n".join(["## Warnings\n", *lines]) if lines else ""
 
 
-def _rollout_section(rollout: Mapping[str, Any]) -> str:
-  rows = [[_words(name), _quantity(name, v)] for name, v in rollout.items()]
-  return "## Rollouts\n\n" + _table(["", "value"], rows) if rows else ""
+def rollout_table(report: Report) -> Table:
+  """Returns the rates of the rollouts, over all seeds."""
+  rates = report["rollout"].items()
+  rows = [[_words(name), _quantity(name, value)] for name, value in rates]
+  return Table(["", "value"], rows)
 
 
-def _time_section(seconds: Mapping[str, float], clock: float | None) -> str:
-  if not seconds:
-    return ""
+def time_table(report: Report) -> Table:
+  """Returns what each part took, and its share of the whole."""
+  seconds = report["seconds"]
   total = seconds.get("total") or sum(seconds.values())
   rows = [
     [_words(name), _duration(value), f"{100 * value / total:.0f} %"]
     for name, value in seconds.items()
     if total > 0
   ]
-  section = "## Time\n\n" + _table(["", "time", "share"], rows)
-  if clock is not None:
-    # Stages that were finished before are in the table, not on the clock.
-    section += f"\n\nBy the clock, this start took {_duration(clock)}."
-  return section
+  return Table(["", "time", "share"], rows)
+
+
+def clock_sentence(report: Report) -> str:
+  """Returns what this start took by the clock; "" where it is not known."""
+  clock = report.get("clock_seconds")
+  if clock is None:
+    return ""
+  # Stages that were finished before are in the table, not on the clock.
+  return f"By the clock, this start took {_duration(clock)}."
+
+
+def _section(title: str, table: Table) -> str:
+  return f"## {title}\n\n{table.markdown()}" if table.rows else ""
 
 
 def _origin_section(report: Report) -> str:
@@ -269,11 +317,6 @@ def _files_section(folder: pathlib.Path) -> str:
   parts = ["\n\n".join(images), "\n".join(links)]
   parts = [part for part in parts if part]
   return "\n\n".join(["## Files", *parts]) if parts else ""
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  rule = [":--", *["--:"] * (len(header) - 1)]
-  return "\n".join(f"| {' | '.join(r)} |" for r in [header, rule, *rows])
 
 
 def _words(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from skd_jax import structs
 from skd_jax.decoding import sampling
 from skd_jax.parallel import processes
-from skd_jax.reporting import files, samples_page
+from skd_jax.reporting import files, rollouts
 from skd_jax.training.generation import GenerationSpec, RolloutFn
 from skd_jax.training.loop import Callbacks, Metrics
 
@@ -39,7 +39,7 @@ class Validate:
 
 @dataclasses.dataclass(frozen=True)
 class KeepSamples:
-  """Keeps a few rollouts for samples.html, as FOLDER/STEP.json.
+  """Keeps a few rollouts for report.html, as FOLDER/STEP.json.
 
   The same held-out prompts and draws each time, so that the pictures can be
   compared; a continued run has them all.
@@ -99,8 +99,8 @@ def sample_views(
   rollout: structs.Rollout,
   annotations: Mapping[str, np.ndarray],
   step: int,
-) -> list[samples_page.SampleView]:
-  """Turns rollouts on the host into what samples.html shows.
+) -> list[rollouts.SampleView]:
+  """Turns rollouts on the host into what report.html shows.
 
   Args:
     tokenizer: of both models.
@@ -126,7 +126,7 @@ def sample_views(
       name: float(annotations[name][row, t])
       for name in ("student_prob", "teacher_prob", "emitted_teacher_prob")
     }
-    return samples_page.TokenView(
+    return rollouts.TokenView(
       text=as_text(rollout.tokens[row, t]),
       source="teacher" if is_teacher else "student",
       student_token=as_text(rollout.draft_tokens[row, t]),
@@ -136,7 +136,7 @@ def sample_views(
     )
 
   return [
-    samples_page.SampleView(
+    rollouts.SampleView(
       prompt=example["source"],
       reference=example["target"],
       tokens=[token_view(row, t) for t in range(rollout.length[row])],

@@ -135,7 +135,7 @@ def _generate_rows(spec: GenerationSpec, shared, rows) -> structs.Rollout:
   """Generates the rows of one data-parallel group; see sharding.by_rows."""
   student, teacher, stop_table, threshold = shared
   batch, row_keys = rows
-  # Each group has its part of the slots. The rollouts for samples.html have
+  # Each group has its part of the slots. The rollouts for report.html have
   # fewer rows than a training batch.
   of_group = spec.batch_size // sharding.num_groups()
   slots = min(of_group, batch.prompt.shape[0]) or None

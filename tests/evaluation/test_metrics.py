@@ -71,6 +71,26 @@ def test_a_fraction_is_right_where_its_value_is():
   assert values == {"accuracy": pytest.approx(200 / 3)}
 
 
+@pytest.mark.parametrize("metric", ["bleu", "chrf", "comet"])
+def test_each_translation_is_scored_alone_by_sentence_chrf(metric):
+  decomposed = [unicodedata.normalize("NFD", text) for text in ("ü", *ANSWERS)]
+  name, scores = metrics_lib.score_each(metric, decomposed, ["ü", *REFERENCES])
+  assert name == "sentence chrF"
+  pairs = zip(ANSWERS, REFERENCES, strict=True)
+  expected = [sacrebleu.sentence_chrf(a, [r]).score for a, r in pairs]
+  assert scores == [100.0, *expected]
+
+
+@pytest.mark.parametrize("metric", ["rougeL", "accuracy", "steps"])
+def test_each_answer_is_scored_alone_so_that_the_mean_is_the_metric(metric):
+  answers, references = ["1;2#### 2", "3 #### 4"], ["1;3#### 2", "3 #### 5"]
+  name, scores = metrics_lib.score_each(metric, answers, references)
+  assert name == metric
+  values, _ = metrics_lib.score((metric,), ["", ""], answers, references)
+  assert sum(scores) / 2 == pytest.approx(values[metric])
+  assert scores[0] != scores[1]
+
+
 @pytest.mark.parametrize("side", ["answers", "references"])
 def test_text_in_decomposed_form_scores_as_its_composed_form(side):
   # NFC takes the sign U+09DC apart as well: it is not always shorter.

@@ -442,7 +442,7 @@ def test_several_processes_train_as_one(start_main, tmp_path):
     assert group.wait(timeout=580) == [0] * count, group.errors
     found[count] = _losses(workdir)
     assert (workdir / "report.json").exists()
-    assert (workdir / "samples.html").exists()
+    assert (workdir / "report.html").exists()
     # The bar and the messages of the run are shown once.
     assert "distill" in group.errors[0]
     assert not any("distill" in errors for errors in group.errors[1:])

@@ -226,7 +226,7 @@ def test_json_keeps_the_report_and_stays_json(tmp_path):
 
 
 def test_origin_and_files_are_told(tmp_path):
-  for name in ("samples.html", "learning_curve.png"):
+  for name in ("report.html", "learning_curve.png"):
     (tmp_path / name).write_text("")
   report = report_of((25.0, 20.0)) | {
     "command": "python -m skd_jax.main",
@@ -238,7 +238,7 @@ def test_origin_and_files_are_told(tmp_path):
   assert "jax 0.10.2" in page
   assert "bleu: `tok:13a`" in page
   assert "chrf: `nc:6`" in page
-  assert "[samples.html](samples.html)" in page
+  assert "[report.html](report.html)" in page
   assert "![learning_curve](learning_curve.png)" in page
   assert "replacement_rate.png" not in page
 
