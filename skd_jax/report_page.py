@@ -29,6 +29,17 @@ def write(path: pathlib.Path, workdirs: Workdirs) -> None:
     ValueError: the answers of a model are not those of the test split.
     OSError: a file is missing, or cannot be written.
   """
+  page.write(path, *_read(workdirs))
+
+
+def write_of_run(workdir: pathlib.Path, report: Mapping[str, Any]) -> None:
+  """Writes report.html and samples.html of a run; raises as `write`."""
+  runs, examples = _read({"": (workdir, report)})
+  page.write(workdir / "report.html", runs, examples)
+  page.write_samples(workdir / "samples.html", runs, examples)
+
+
+def _read(workdirs: Workdirs) -> tuple[list[page.Run], list[Example]]:
   runs = [
     page.Run(name, report, _read_logs(workdir, report))
     for name, (workdir, report) in workdirs.items()
@@ -37,7 +48,7 @@ def write(path: pathlib.Path, workdirs: Workdirs) -> None:
     _read_examples(run, workdir)
     for run, (workdir, _) in zip(runs, workdirs.values(), strict=True)
   ]
-  page.write(path, runs, _join(found))
+  return runs, _join(found)
 
 
 def read_report(workdir: pathlib.Path) -> dict[str, Any]:

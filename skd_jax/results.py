@@ -51,7 +51,7 @@ def write(
   probe: Mapping[str, Any] | None = None,
   warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-  """Writes the plots, report.html, report.json and report.md, and prints it.
+  """Writes plots, report.html, samples.html, report.json and report.md.
 
   For one process: of several, the first.
 
@@ -87,7 +87,7 @@ def write(
   )
   names = evaluator.score_names(experiment.tasks.tasks)
   report.plot_history(log, workdir, names)
-  report_page.write(workdir / "report.html", {"": (workdir, result)})
+  report_page.write_of_run(workdir, result)
   report.write_report(workdir, result)
   print((workdir / "report.md").read_text("utf-8"))
   return result

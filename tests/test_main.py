@@ -49,6 +49,7 @@ def test_run_leaves_all_its_artifacts(workdir):
     "export/model.safetensors",
     "export/tokenizer.json",
     "report.html",
+    "samples.html",
     "report.json",
     "report.md",
     "learning_curve.png",

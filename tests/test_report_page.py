@@ -283,3 +283,16 @@ def test_filters_show_their_cards_in_a_browser(workdir, tmp_path):
   assert found["corrected"] == ["2", "1"]
   assert found["regressed"] == ["4"]
   assert found["tip"].startswith("Replaced by the teacherEmitted t0")
+
+
+def test_samples_page_is_the_answers_and_rollouts_alone(workdir):
+  report_page.write_of_run(workdir, report_page.read_report(workdir))
+  whole, samples = (
+    Page(workdir / f"{name}.html") for name in ("report", "samples")
+  )
+  assert "Time and cost" in whole.text
+  assert "Time and cost" not in samples.text
+  for prompt in PROMPTS:
+    assert prompt in samples.text
+  assert "proposed it" in samples.text
+  assert "accuracy is 33.00, its start's 17.00: +16.00" in samples.text

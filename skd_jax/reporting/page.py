@@ -2,6 +2,8 @@
 
   Run, Example -> write -> HTML with its styles, charts and script inside
 
+samples.html is its last part alone: the answers and rollouts.
+
 Jinja escapes every text. Without scripts everything is shown; the filters are
 of CSS, and the script tells what both models thought of a token.
 """
@@ -53,6 +55,36 @@ def write(
     runs: at least one.
     examples: of the test split, those that all runs have.
   """
+  text = _render(
+    "report.html",
+    runs,
+    examples,
+    scores=_stack(runs, report.score_tables),
+    answer_scores=answer_cards.score_tables(examples),
+    charts=_charts(runs),
+    rollout_rates=_beside(runs, report.rollout_table),
+    times=_beside(runs, report.time_table),
+    settings=_settings(runs),
+  )
+  files.write_atomically(pathlib.Path(path), text)
+
+
+def write_samples(
+  path: str | pathlib.Path,
+  runs: Sequence[Run],
+  examples: Sequence[answer_cards.Example],
+) -> None:
+  """Writes the answers and rollouts alone; arguments as of `write`."""
+  text = _render("samples.html", runs, examples)
+  files.write_atomically(pathlib.Path(path), text)
+
+
+def _render(
+  template: str,
+  runs: Sequence[Run],
+  examples: Sequence[answer_cards.Example],
+  **more: Any,
+) -> str:
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("skd_jax.reporting"),
     autoescape=True,
@@ -61,22 +93,16 @@ def write(
     lstrip_blocks=True,
   )
   tasks = dict.fromkeys(run.report["task"] for run in runs)
-  text = environment.get_template("report.html").render(
+  return environment.get_template(template).render(
     title=", ".join(tasks),
     runs=runs,
     said=report,
-    scores=_stack(runs, report.score_tables),
-    answer_scores=answer_cards.score_tables(examples),
-    charts=_charts(runs),
-    rollout_rates=_beside(runs, report.rollout_table),
-    times=_beside(runs, report.time_table),
-    settings=_settings(runs),
     filters=answer_cards.FILTERS,
     cards=answer_cards.choose(examples),
     num_examples=len(examples),
     rollouts=rollouts,
+    **more,
   )
-  files.write_atomically(pathlib.Path(path), text)
 
 
 def _named(run: str, text: str) -> str:
