@@ -1,8 +1,10 @@
 """Scores of answers by name, as their libraries compute them, from 0 to 100.
 
   bleu, chrf   sacrebleu, over the corpus
-  rougeL       rouge-score, the F-measure of the longest common subsequence,
-               a mean over the answers; it reads the letters a-z and digits only
+  rouge1, rouge2, rougeL
+               rouge-score, the F-measure of common words, of pairs of words and
+               of the longest common subsequence, a mean over the answers; it
+               reads the letters a-z and digits only
   accuracy     answers whose final answer is right, see `final_answer`
   steps        the share of the steps before the first error, see `first_error`;
                a mean over the answers
@@ -28,7 +30,16 @@ from fractions import Fraction
 
 from sacrebleu.metrics import BLEU, CHRF
 
-METRICS = ("bleu", "chrf", "rougeL", "accuracy", "steps", "comet")
+METRICS = (
+  "bleu",
+  "chrf",
+  "rouge1",
+  "rouge2",
+  "rougeL",
+  "accuracy",
+  "steps",
+  "comet",
+)
 
 Lines = Sequence[str]
 # (sources, answers, references) -> (score, signature)
@@ -125,7 +136,9 @@ def score(
   scorers: dict[str, _Scorer] = {
     "bleu": _bleu,
     "chrf": _chrf,
-    "rougeL": _rouge_l,
+    "rouge1": functools.partial(_rouge, "rouge1"),
+    "rouge2": functools.partial(_rouge, "rouge2"),
+    "rougeL": functools.partial(_rouge, "rougeL"),
     "accuracy": _accuracy,
     "steps": _steps,
     "comet": functools.partial(_comet, comet),
@@ -215,20 +228,20 @@ def _chrf(sources: Lines, answers: Lines, references: Lines):
   return result.score, str(scorer.get_signature())
 
 
-def _rouge_l(sources: Lines, answers: Lines, references: Lines):
+def _rouge(name: str, sources: Lines, answers: Lines, references: Lines):
   del sources
   version = importlib.metadata.version("rouge_score")
-  score = 100 * _mean(_rouge_l_values(answers, references))
+  score = 100 * _mean(_rouge_values(name, answers, references))
   return score, f"rouge-score:{version}|stemmer:no|fmeasure"
 
 
-def _rouge_l_values(answers: Lines, references: Lines) -> list[float]:
+def _rouge_values(name: str, answers: Lines, references: Lines) -> list[float]:
   # Imported late: it imports nltk, which takes a second.
   from rouge_score import rouge_scorer
 
-  scorer = rouge_scorer.RougeScorer(["rougeL"])
+  scorer = rouge_scorer.RougeScorer([name])
   return [
-    scorer.score(reference, answer)["rougeL"].fmeasure
+    scorer.score(reference, answer)[name].fmeasure
     for answer, reference in zip(answers, references, strict=True)
   ]
 
@@ -262,7 +275,9 @@ def _steps_values(answers: Lines, references: Lines) -> list[float]:
 # (answers, references) -> the value of each answer, from 0 to 1, whose mean the
 # metric is. comet is a mean as well, but is scored in another process.
 MEANS: Mapping[str, Callable[[Lines, Lines], list[float]]] = {
-  "rougeL": _rouge_l_values,
+  "rouge1": functools.partial(_rouge_values, "rouge1"),
+  "rouge2": functools.partial(_rouge_values, "rouge2"),
+  "rougeL": functools.partial(_rouge_values, "rougeL"),
   "accuracy": _accuracy_values,
   "steps": _steps_values,
 }

@@ -13,6 +13,7 @@ from skd_jax.evaluation import metrics as metrics_lib
 SOURCES = ["eins", "zwei", "drei"]
 ANSWERS = ["the cat sat on the mat", "a dog", "it is raining today , no"]
 REFERENCES = ["the cat sat on a mat", "the dog", "it is raining today, no"]
+ROUGE = ("rouge1", "rouge2", "rougeL")
 NO_COMET = metrics_lib.Comet("", "")
 
 
@@ -32,22 +33,27 @@ def test_translations_are_scored_as_sacrebleu_does():
 
 def test_perfect_answers_score_100():
   lines = ["the cat sat on the mat #### 3", "it is raining today #### 4"]
-  metrics = ("bleu", "chrf", "rougeL", "accuracy", "steps")
+  metrics = ("bleu", "chrf", *ROUGE, "accuracy", "steps")
   values, _ = metrics_lib.score(metrics, lines, lines, lines)
   assert values == pytest.approx(dict.fromkeys(metrics, 100.0))
 
 
-def test_rouge_is_the_f_measure_of_the_longest_common_subsequence():
-  # the cat on mat: 4 of 6 answer words, 4 of 5 reference words; then nothing.
+def test_rouge_is_the_f_measure_of_what_both_sides_have():
+  # Of 6 answer words and 5 reference words; the second pair shares nothing.
   values, signatures = metrics_lib.score(
-    ("rougeL",),
+    ROUGE,
     SOURCES[:2],
-    ["The cat sat on the mat.", "yes"],
+    ["On the mat a cat lay.", "yes"],
     ["the cat lay on mat", "no"],
   )
-  precision, recall = 4 / 6, 4 / 5
-  f_measure = 2 * precision * recall / (precision + recall)
-  assert values["rougeL"] == pytest.approx(100 * f_measure / 2)
+  for name, common, pairs in (
+    ("rouge1", 5, 0),  # on, the, mat, cat, lay
+    ("rouge2", 1, 1),  # cat lay
+    ("rougeL", 3, 0),  # the ... cat lay
+  ):
+    precision, recall = common / (6 - pairs), common / (5 - pairs)
+    f_measure = 2 * precision * recall / (precision + recall)
+    assert values[name] == pytest.approx(100 * f_measure / 2), name
   assert "rouge-score:" in signatures["rougeL"]
 
 
@@ -170,7 +176,7 @@ def test_final_answer_is_after_the_mark_or_the_last_number(text, answer):
   [
     ((), "at least one"),
     (("bleu", "bleu"), "distinct"),
-    (("blue",), "metrics has 'blue': must be one of bleu, chrf, rougeL"),
+    (("blue",), "metrics has 'blue': must be one of bleu, chrf, rouge1"),
     (("rouge_l", "bleu"), "metrics has 'rouge_l'"),
     (("comet",), "evaluate.comet_checkpoint = ''"),
   ],
