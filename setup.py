@@ -53,6 +53,7 @@ setuptools.setup(
     "numpy>=2,<3",
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.11.25,<0.13",
+    "pyarrow>=18,<27",
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.6,<1",

@@ -120,8 +120,7 @@ def default_config() -> ml_collections.ConfigDict:
   # multiple of this: the fewer widths, the fewer compilations.
   config.data.length_multiple = 16
   config.data.stop_strings = ()  # Besides EOS; texts, of any tokenisation.
-  # Of answers, the main one first: bleu, chrf, rouge1, rouge2, rougeL, accuracy,
-  # steps, comet.
+  # Of answers, the main one first; see skd_jax/evaluation/metrics.py.
   config.data.metrics = ("bleu", "chrf")
   config.data.weight = 1.0  # Of the task in a mixture of tasks.
 

@@ -14,14 +14,13 @@ import ml_collections
 from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
-from skd_jax.data import templates
+from skd_jax.data import sources, templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
 from skd_jax.training import profiling
 
 _MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
 _UNKNOWN = 2**31 - 1  # No bound.
-_TASK_KINDS = ("embedded", "arithmetic", "chains", "parallel", "jsonl", "tfds")
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -263,9 +262,9 @@ def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
 def _check_tasks(config: ml_collections.ConfigDict) -> None:
   sections = config_lib.task_sections(config)
   for name, section in sections.items():
-    if section.kind not in _TASK_KINDS:
+    if section.kind not in sources.KINDS:
       raise ValueError(
-        f"{name}.kind = {section.kind!r}: must be one of {list(_TASK_KINDS)}"
+        f"{name}.kind = {section.kind!r}: must be one of {list(sources.KINDS)}"
       )
     for field in ("max_prompt_length", "max_new_tokens"):
       if section[field] < 1:
