@@ -95,18 +95,23 @@ def default_config() -> ml_collections.ConfigDict:
   config.mesh.tensor = 1  # Shards all weights.
 
   config.data = ml_collections.ConfigDict()
-  # embedded (translation), arithmetic (word problems), chains (of sums),
-  # parallel, jsonl, tfds
+  # embedded (translation), arithmetic (word problems), chains (of sums);
+  # parallel, jsonl, parquet, messages, tfds
   config.data.kind = "embedded"
-  config.data.dir = ""  # The folder of parallel, jsonl and tfds data.
+  config.data.dir = ""  # The folder of parallel ... tfds data.
   config.data.name = ""  # tfds: such as wmt16_translate/de-en
   config.data.source_language = "de"
   config.data.target_language = "en"
-  config.data.source_field = ""  # jsonl, tfds; empty: the language
+  # jsonl, parquet, tfds; empty: the language. A name, a.b (b in a), or a|b (the
+  # first that a row has). messages: of the conversation; empty: messages.
+  config.data.source_field = ""
   config.data.target_field = ""
+  # messages: last or all, the turns of the assistant that are responses.
+  config.data.turns = "last"
   config.data.num_steps = 5  # chains: H, the steps of a problem
   config.data.min_steps = 0  # chains: H of the shortest; 0 is num_steps.
   config.data.noise = 0.0  # chains: the share of training steps that are wrong
+  # Or a part, counted in examples: train[:900], train[-100:].
   config.data.train_split = "train"
   config.data.validation_split = "validation"
   config.data.test_split = "test"

@@ -14,7 +14,7 @@ import ml_collections
 from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
-from skd_jax.data import sources, templates
+from skd_jax.data import conversations, sources, templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
 from skd_jax.training import profiling
@@ -285,6 +285,16 @@ def _check_tasks(config: ml_collections.ConfigDict) -> None:
     if "{source}" not in section.prompt:
       raise ValueError(
         f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
+      )
+    if section.turns not in conversations.TURNS:
+      raise ValueError(
+        f"{name}.turns = {section.turns!r}: must be one of "
+        f"{list(conversations.TURNS)}"
+      )
+    if section.kind == "messages" and section.prompt != "{source}":
+      raise ValueError(
+        f"{name}.prompt = {section.prompt!r}: must be '{{source}}' for "
+        f"{name}.kind = 'messages', whose turns are taken as they are"
       )
     with fields.prefix(f"{name}."):
       metrics_lib.check_metrics(section.metrics, builders.comet(config))

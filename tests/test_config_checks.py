@@ -98,6 +98,12 @@ _BAD = [
     "evaluate.comet_checkpoint",
   ),
   ({"mixing_temperature": 0.0}, "mixing_temperature = 0.0", "above 0"),
+  ({"data.turns": "first"}, "data.turns = 'first'", "['last', 'all']"),
+  (
+    {"data.kind": "messages", "data.prompt": "Say: {source}"},
+    "data.prompt = 'Say: {source}'",
+    "must be '{source}' for data.kind = 'messages'",
+  ),
   ({"data.weight": 0.0}, "data.weight = 0.0", "above 0"),
   (
     {"tasks": {"sums": {"max_new_token": 5}}},

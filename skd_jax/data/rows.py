@@ -116,6 +116,17 @@ def read_table(dir: str, split: str) -> Iterator[Row]:
       raise ValueError(f"{path}: cannot be read: {reason}") from error
 
 
+def read_any(dir: str, split: str) -> Iterator[Row]:
+  """Yields the rows of a split: of JSON lines where there are, or of a table.
+
+  Raises:
+    FileNotFoundError, ValueError: as read_jsonl and read_table.
+  """
+  names = (f"{split}.jsonl", f"{split}.jsonl.gz")
+  has_lines = any((_folder(dir) / name).is_file() for name in names)
+  return read_jsonl(dir, split) if has_lines else read_table(dir, split)
+
+
 def _table_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
   """The files of a split in their order."""
   for place in (folder / split, folder):
@@ -132,8 +143,8 @@ def _table_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
       total = re.search(r"-of-(\d+)", paths[0].name)
       return _complete(paths, int(total[1]) if total else len(paths))
   raise FileNotFoundError(
-    f"{folder}: holds no split {split!r}: neither {split}.parquet nor "
-    f"{split}-00000-of-00001.parquet nor {split}/state.json"
+    f"{folder}: holds no split {split!r}: no {split}.parquet, "
+    f"{split}-00000-of-00001.parquet or {split}/state.json"
   )
 
 

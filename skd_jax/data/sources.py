@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from skd_jax.data import conversations
 from skd_jax.data import rows as rows_lib
 from skd_jax.structs import Example
 
@@ -14,13 +15,14 @@ KINDS = (
   "parallel",
   "jsonl",
   "parquet",
+  "messages",
   "tfds",
 )
 
 _ROWS = {"jsonl": rows_lib.read_jsonl, "parquet": rows_lib.read_table}
 _PART = re.compile(r"(?P<split>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
-Located = tuple[str, str, str]  # Where an example stands, source, target.
+Located = tuple[str, Example]  # Where it stands.
 
 
 def _read_parallel(
@@ -38,7 +40,8 @@ def _read_parallel(
     )
   for number, pair in enumerate(zip(sources, targets, strict=True), 1):
     blank = paths[1] if pair[0].strip() else paths[0]
-    yield (f"{blank}, line {number}", *pair)
+    example: Example = {"source": pair[0], "target": pair[1]}
+    yield f"{blank}, line {number}", example
 
 
 def _pairs(
@@ -55,7 +58,25 @@ def _pairs(
           f"{sorted(row)}"
         )
       pair.append(value)
-    yield (where, pair[0], pair[1])
+    yield where, {"source": pair[0], "target": pair[1]}
+
+
+def _conversations(
+  rows: Iterable[rows_lib.Row], field: str, turns: str
+) -> Iterator[Located]:
+  """The responses of the conversation in a field of each row."""
+  for where, row in rows:
+    if row.get("tools"):
+      raise ValueError(
+        f"{where}: has 'tools', which no prompt would show; put them in the "
+        "system turn, and leave the field out"
+      )
+    try:
+      found = conversations.examples(rows_lib.value_of(row, field), turns)
+    except ValueError as error:
+      raise ValueError(f"{where}, field {field!r}: {error}") from None
+    for example in found:
+      yield where, example
 
 
 def _read_tfds(
@@ -84,7 +105,7 @@ def _read_tfds(
         )
       value = entry[field]
       pair.append(value.decode() if isinstance(value, bytes) else str(value))
-    yield (where, pair[0], pair[1])
+    yield where, {"source": pair[0], "target": pair[1]}
 
 
 def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
@@ -97,8 +118,7 @@ def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
     "embedded": corpus.load_split,
   }[kind]
   for number, example in enumerate(load_split(split, **settings)):
-    where = f"{kind}, split {split}, example {number}"
-    yield (where, example["source"], example["target"])
+    yield f"{kind}, split {split}, example {number}", example
 
 
 def _required(kind: str, **fields: Any) -> list[Any]:
@@ -121,6 +141,7 @@ def load_examples(
   source_field: str | None = None,
   target_field: str | None = None,
   name: str | None = None,
+  turns: str = "last",
   num_steps: int | tuple[int, int] | None = None,
   noise: float = 0.0,
   max_examples: int | None = None,
@@ -140,6 +161,9 @@ def load_examples(
         and `target_field`, which are as rows.value_of has them.
       "parquet": a data set of Hugging Face `datasets` in `dir`, parquet or
         arrow, see rows.read_table; the fields as for "jsonl".
+      "messages": conversations in `source_field` of a file or data set as for
+        "jsonl" or "parquet"; `turns` says which of their turns are responses,
+        see conversations.py.
       "tfds": the TensorFlow data set `name`, such as "wmt16_translate/de-en",
         in ArrayRecord format in `dir` (its default place if None), where it
         is downloaded to if missing; the fields as for "jsonl". TensorFlow is
@@ -152,6 +176,7 @@ def load_examples(
     source_field: See `kind`.
     target_field: See `kind`.
     name: See `kind`.
+    turns: See `kind`.
     num_steps: See `kind`.
     noise: See `kind`.
     max_examples: Keep the first so many only; None keeps all.
@@ -190,6 +215,9 @@ def load_examples(
     else:
       (dir,) = _required(kind, dir=dir)
       located = _pairs(_ROWS[kind](dir, split), *fields)
+  elif kind == "messages":
+    dir, field = _required(kind, dir=dir, source_field=source_field)
+    located = _conversations(rows_lib.read_any(dir, split), field, turns)
   else:
     raise ValueError(f"kind = {kind!r}: must be one of {', '.join(KINDS)}")
   if part:
@@ -213,11 +241,11 @@ def _checked(
   if max_examples is not None and max_examples < 1:
     raise ValueError(f"max_examples = {max_examples}: must be at least 1")
   examples: list[Example] = []
-  for where, source, target in located:
-    if not source.strip() or not target.strip():
-      side = "target" if source.strip() else "source"
+  for where, example in located:
+    if not example["source"].strip() or not example["target"].strip():
+      side = "target" if example["source"].strip() else "source"
       raise ValueError(f"{where}: the {side} is blank")
-    examples.append({"source": source, "target": target})
+    examples.append(example)
     if len(examples) == max_examples:
       break
   return examples

@@ -28,6 +28,7 @@ class TaskSettings:
   target_language: str
   source_field: str
   target_field: str
+  turns: str
   train_split: str
   validation_split: str
   test_split: str
@@ -115,6 +116,9 @@ def load_split(
     ValueError, FileNotFoundError: the data cannot be read; the message names
       the setting, or the file and the line.
   """
+  # What the field is called where it is not named.
+  is_messages = settings.kind == "messages"
+  source = "messages" if is_messages else settings.source_language
   try:
     return sources.load_examples(
       settings.kind,
@@ -122,9 +126,10 @@ def load_split(
       dir=settings.dir or None,
       source_language=settings.source_language,
       target_language=settings.target_language,
-      source_field=settings.source_field or settings.source_language,
+      source_field=settings.source_field or source,
       target_field=settings.target_field or settings.target_language,
       name=settings.name or None,
+      turns=settings.turns,
       num_steps=(settings.min_steps or settings.num_steps, settings.num_steps),
       # A held-out split may be named "train" too, where data has no other.
       noise=settings.noise if split == "train" else 0.0,

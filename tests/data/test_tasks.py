@@ -43,6 +43,7 @@ def settings(folder, **changes):
     "target_language": "a",
     "source_field": "",
     "target_field": "",
+    "turns": "last",
     "train_split": "train",
     "validation_split": "dev",
     "test_split": "test",
