@@ -109,6 +109,7 @@ def _add_prompt(config: ml_collections.ConfigDict) -> None:
   config.data.prompt = "Summarize the following conversation.\n\n{source}"
   config.data.max_prompt_length = 1024
   config.data.max_new_tokens = 128
+  config.data.long_prompts = "leave_out"
   config.data.stop_strings = ("\nuser",)
   config.data.metrics = ("rougeL", "rouge1", "rouge2")
 

@@ -121,6 +121,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.prompt = "{source}"  # The user's turn, before the chat template.
   config.data.max_prompt_length = 64  # P, tokens with the chat template
   config.data.max_new_tokens = 64  # T
+  # Of validation and test, where a prompt is longer: refuse, or leave_out. In
+  # training it is left out.
+  config.data.long_prompts = "refuse"
   # Buffers are as wide as the longest row of their batch, rounded up to a
   # multiple of this: the fewer widths, the fewer compilations.
   config.data.length_multiple = 16

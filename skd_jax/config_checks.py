@@ -262,10 +262,15 @@ def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
 def _check_tasks(config: ml_collections.ConfigDict) -> None:
   sections = config_lib.task_sections(config)
   for name, section in sections.items():
-    if section.kind not in sources.KINDS:
-      raise ValueError(
-        f"{name}.kind = {section.kind!r}: must be one of {list(sources.KINDS)}"
-      )
+    for field, allowed in (
+      ("kind", sources.KINDS),
+      ("turns", conversations.TURNS),
+      ("long_prompts", ("refuse", "leave_out")),
+    ):
+      if section[field] not in allowed:
+        raise ValueError(
+          f"{name}.{field} = {section[field]!r}: must be one of {list(allowed)}"
+        )
     for field in ("max_prompt_length", "max_new_tokens"):
       if section[field] < 1:
         raise ValueError(
@@ -285,11 +290,6 @@ def _check_tasks(config: ml_collections.ConfigDict) -> None:
     if "{source}" not in section.prompt:
       raise ValueError(
         f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
-      )
-    if section.turns not in conversations.TURNS:
-      raise ValueError(
-        f"{name}.turns = {section.turns!r}: must be one of "
-        f"{list(conversations.TURNS)}"
       )
     if section.kind == "messages" and section.prompt != "{source}":
       raise ValueError(

@@ -41,7 +41,7 @@ _WITHOUT_EFFECT = (
 
 # Settings that came later, and what was done before: where they say the same,
 # what was made without them is as good.
-_LATER = {"turns": "last"}
+_LATER = {"turns": "last", "long_prompts": "refuse"}
 
 # What no other stage depends on: with other settings it is made again, as its
 # verdict must not forbid the change that it asks for.

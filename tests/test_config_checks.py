@@ -98,6 +98,7 @@ _BAD = [
     "evaluate.comet_checkpoint",
   ),
   ({"mixing_temperature": 0.0}, "mixing_temperature = 0.0", "above 0"),
+  ({"data.long_prompts": "cut"}, "data.long_prompts = 'cut'", "'leave_out'"),
   ({"data.turns": "first"}, "data.turns = 'first'", "['last', 'all']"),
   (
     {"data.kind": "messages", "data.prompt": "Say: {source}"},

@@ -38,6 +38,7 @@ class TaskSettings:
   prompt: str
   max_prompt_length: int
   max_new_tokens: int
+  long_prompts: str
   stop_strings: tuple[str, ...]
   metrics: tuple[str, ...]
   weight: float
@@ -244,17 +245,20 @@ def _tokenize(
     max_new_tokens=settings.max_new_tokens,
     task_id=task_id,
     keep_long_references=is_held_out,
+    leave_out_long_prompts=is_held_out and settings.long_prompts == "leave_out",
   )
   logging.info(
-    "%s, %s: %d examples; %d %s (over max_prompt_length = %d or "
-    "max_new_tokens = %d)",
+    "%s, %s: %d of %d examples; %d %s (over max_prompt_length = %d or "
+    "max_new_tokens = %d); %d are copies of another",
     section,
     getattr(settings, f"{split}_split"),
     len(result),
+    len(examples),
     result.num_too_long,
     "have a cut reference" if is_held_out else "are left out",
     settings.max_prompt_length,
     settings.max_new_tokens,
+    len(examples) - len({(e["source"], e["target"]) for e in examples}),
   )
   if settings.stop_strings:
     _check_stop_strings(tokenizer, section, settings, split, result)
