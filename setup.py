@@ -77,6 +77,8 @@ setuptools.setup(
       "libtpu>=0.0.42,<0.1; "
       "sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
+    # The metric `math`.
+    "math": ["math-verify[antlr4_13_2]>=0.9,<0.10"],
     # What benchmarks/ measures beside: transformers and TRL, with torch.
     "peers": [
       "accelerate>=1.0,<2",
@@ -95,6 +97,7 @@ setuptools.setup(
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",
       "ipykernel>=6.29,<8",
+      "math-verify[antlr4_13_2]>=0.9,<0.10",
       "nbclient>=0.10,<0.12",
       "nbformat>=5.10,<6",
       "pyrefly>=1.4,<2",

@@ -6,6 +6,8 @@
                of the longest common subsequence, a mean over the answers; it
                reads the letters a-z and digits only
   accuracy     answers whose final answer is right, see `final_answer`
+  math         math-verify, an extra: answers whose formula, in \\boxed{} or at
+               the end, has the value of that of the reference
   steps        the share of the steps before the first error, see `first_error`;
                a mean over the answers
   comet        unbabel-comet with a checkpoint, a mean over the answers
@@ -17,6 +19,7 @@ references are compared in NFC: a tokenizer may write no other form.
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -37,6 +40,7 @@ METRICS = (
   "rouge2",
   "rougeL",
   "accuracy",
+  "math",
   "steps",
   "comet",
 )
@@ -93,6 +97,11 @@ def check_metrics(metrics: Sequence[str], comet: Comet) -> None:
       raise ValueError(
         f"metrics has {name!r}: must be one of {', '.join(METRICS)}"
       )
+  if "math" in metrics and importlib.util.find_spec("math_verify") is None:
+    raise ValueError(
+      "metrics has 'math': needs math-verify (pip install "
+      "'math-verify[antlr4_13_2]>=0.9,<0.10')"
+    )
   if "comet" not in metrics:
     return
   if not pathlib.Path(comet.checkpoint).is_file():
@@ -140,6 +149,7 @@ def score(
     "rouge2": functools.partial(_rouge, "rouge2"),
     "rougeL": functools.partial(_rouge, "rougeL"),
     "accuracy": _accuracy,
+    "math": _math,
     "steps": _steps,
     "comet": functools.partial(_comet, comet),
   }
@@ -259,6 +269,27 @@ def _accuracy_values(answers: Lines, references: Lines) -> list[float]:
   ]
 
 
+def _math(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  score = 100 * _mean(_math_values(answers, references))
+  return score, f"math-verify:{importlib.metadata.version('math-verify')}"
+
+
+def _math_values(answers: Lines, references: Lines) -> list[float]:
+  # Imported late: it is an extra, and imports sympy.
+  math_verify = importlib.import_module("math_verify")
+  values = []
+  for answer, reference in zip(answers, references, strict=True):
+    expected = math_verify.parse(reference)
+    if not expected:
+      raise ValueError(
+        f"metrics has 'math': the reference {reference[-60:]!r} has no formula"
+      )
+    found = math_verify.parse(answer)
+    values.append(float(math_verify.verify(expected, found)))
+  return values
+
+
 def _steps(sources: Lines, answers: Lines, references: Lines):
   del sources
   score = 100 * _mean(_steps_values(answers, references))
@@ -279,6 +310,7 @@ MEANS: Mapping[str, Callable[[Lines, Lines], list[float]]] = {
   "rouge2": functools.partial(_rouge_values, "rouge2"),
   "rougeL": functools.partial(_rouge_values, "rougeL"),
   "accuracy": _accuracy_values,
+  "math": _math_values,
   "steps": _steps_values,
 }
 

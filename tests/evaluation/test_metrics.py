@@ -77,6 +77,34 @@ def test_a_fraction_is_right_where_its_value_is():
   assert values == {"accuracy": pytest.approx(200 / 3)}
 
 
+def test_formulas_are_right_where_their_value_is():
+  pytest.importorskip("math_verify", reason="needs the extra `math`")
+  metrics_lib.check_metrics(("math",), NO_COMET)
+  references = [
+    r"so it is $\boxed{\frac{3}{4}}$.",
+    r"\boxed{x^2+1}",
+    "$12$",
+  ] * 2
+  answers = [r"thus \boxed{0.75}", r"\boxed{1 + x^2}", "it is 12"]
+  wrong = [r"3/4 or \boxed{4/3}", r"\boxed{x^2-1}", ""]
+  values, signatures = metrics_lib.score(
+    ("math",), [""] * 6, answers + wrong, references
+  )
+  assert values == {"math": 50.0}
+  assert signatures["math"].startswith("math-verify:")
+  with pytest.raises(ValueError, match="the reference 'none' has no formula"):
+    metrics_lib.score(("math",), [""], ["12"], ["none"])
+
+
+def test_missing_library_of_formulas_says_how_to_install_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, "math_verify", None)
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(
+    ValueError, match=r"^metrics has 'math': needs math-verify \(pip"
+  ):
+    metrics_lib.check_metrics(("bleu", "math"), NO_COMET)
+
+
 @pytest.mark.parametrize("side", ["answers", "references"])
 def test_text_in_decomposed_form_scores_as_its_composed_form(side):
   # NFC takes the sign U+09DC apart as well: it is not always shorter.
