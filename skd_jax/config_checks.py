@@ -50,10 +50,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"profile = {config.profile}: must be in [0, distill.num_steps - "
       f"{profiling.SKIPPED} = {config.distill.num_steps - profiling.SKIPPED}]"
     )
-  has_folder = config.teacher.path or config.teacher.init_path
-  check_layers_of_teacher(
-    config, _UNKNOWN if has_folder else config.teacher.num_layers
-  )
+  teacher = config.teacher
+  has_shape = not (teacher.path or teacher.init_path or teacher.checkpoint)
+  check_layers_of_teacher(config, teacher.num_layers if has_shape else _UNKNOWN)
   for role in ("teacher", "student"):
     _check_checkpoint(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):

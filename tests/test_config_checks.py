@@ -63,6 +63,17 @@ def test_missing_checkpoint_says_how_to_get_it(role, field):
   config_checks.check_config(config)
 
 
+def test_missing_teacher_is_named_before_the_layers_that_are_taken_of_it():
+  from configs import gsm8k
+
+  config = gsm8k.get_config()
+  assert max(config.student.layers_of_teacher) >= config.teacher.num_layers
+  with pytest.raises(
+    ValueError, match=r"^teacher\.checkpoint = 'HuggingFaceTB"
+  ):
+    config_checks.check_config(config)
+
+
 def test_variants_are_discovered():
   expected = {("wmt", "demo"), ("wmt", "multi30k"), ("multitask", "")}
   assert expected <= set(_shipped())
