@@ -68,8 +68,9 @@ def dialogsum_smollm2() -> ml_collections.ConfigDict:
 def samsum() -> ml_collections.ConfigDict:
   """SAMSum of TensorFlow Datasets, Gemma 7B-it to 2B-it; not run yet.
 
-  Its archive is downloaded by hand: `python -c "import tensorflow_datasets as
-  t; print(t.builder('samsum').MANUAL_DOWNLOAD_INSTRUCTIONS)"` says how.
+  TensorFlow Datasets wants its archive to be downloaded by hand, and says where
+  it is to lie. Where you have it as parquet: --config.data.kind=parquet and
+  --config.data.dir=FOLDER.
   """
   config = _of_the_paper()
   config.task = f"{_PAIR}, SAMSum"
@@ -83,8 +84,8 @@ def samsum() -> ml_collections.ConfigDict:
 def xsum() -> ml_collections.ConfigDict:
   """XSum of TensorFlow Datasets, Gemma 7B-it to 2B-it; not run yet.
 
-  Its articles are downloaded by hand, as `t.builder('xsum')` says, see above.
-  Where you have them as parquet: --config.data.kind=parquet and the folder.
+  Its articles are downloaded by hand, or are parquet, as for SAMSum. Articles
+  of more than 1024 tokens are left out, in the test as well.
   """
   config = _of_the_paper()
   config.task = f"{_PAIR}, XSum"

@@ -281,7 +281,8 @@ except ValueError as error:
 else:
   raise AssertionError("a missing field was accepted")
 assert "tensorflow" not in sys.modules
-assert tfds.builder_cls("wmt16_translate")
+for name in ("wmt16_translate", "samsum", "xsum", "gsm8k"):
+  assert tfds.builder_cls(name)
 """
 
 
