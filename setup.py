@@ -54,6 +54,7 @@ setuptools.setup(
     "numpy>=2,<3",
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.11.25,<0.13",
+    "pyarrow>=18,<27",
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.6,<1",
@@ -77,6 +78,8 @@ setuptools.setup(
       "libtpu>=0.0.42,<0.1; "
       "sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
+    # The metric `math`.
+    "math": ["math-verify[antlr4_13_2]>=0.9,<0.10"],
     # What benchmarks/ measures beside: transformers and TRL, with torch.
     "peers": [
       "accelerate>=1.0,<2",
@@ -95,6 +98,7 @@ setuptools.setup(
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",
       "ipykernel>=6.29,<8",
+      "math-verify[antlr4_13_2]>=0.9,<0.10",
       "nbclient>=0.10,<0.12",
       "nbformat>=5.10,<6",
       "pyrefly>=1.4,<2",

@@ -282,9 +282,7 @@ def gemma() -> ml_collections.ConfigDict:
   seconds are a bound by roofline, if every response has 256 tokens, of which
   one in ten is replaced (benchmarks/tpu/plan.py). So for the configs below.
   """
-  return _paper(
-    "Gemma 7B-it to 2B-it", "google/gemma-7b-it", "google/gemma-2b-it", tensor=8
-  )
+  return _translation("Gemma 7B-it to 2B-it")
 
 
 def gemma2() -> ml_collections.ConfigDict:
@@ -292,12 +290,7 @@ def gemma2() -> ml_collections.ConfigDict:
 
   v5e:2x4 (v5litepod-8): 11.7 GiB per chip, 0.76 s a step
   """
-  return _paper(
-    "Gemma 2 9B-it to 2B-it",
-    "google/gemma-2-9b-it",
-    "google/gemma-2-2b-it",
-    tensor=8,
-  )
+  return _translation("Gemma 2 9B-it to 2B-it")
 
 
 def qwen() -> ml_collections.ConfigDict:
@@ -305,12 +298,7 @@ def qwen() -> ml_collections.ConfigDict:
 
   v5e:2x2 (v5litepod-4): 11.0 GiB per chip, 0.63 s a step
   """
-  return _paper(
-    "Qwen2 7B to 0.5B",
-    "Qwen/Qwen2-7B-Instruct",
-    "Qwen/Qwen2-0.5B-Instruct",
-    tensor=4,
-  )
+  return _translation("Qwen2 7B to 0.5B")
 
 
 def qwen3() -> ml_collections.ConfigDict:
@@ -318,9 +306,7 @@ def qwen3() -> ml_collections.ConfigDict:
 
   v5e:2x2 (v5litepod-4): 11.9 GiB per chip, 0.69 s a step
   """
-  config = _paper(
-    "Qwen3 8B to 0.6B", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B", tensor=4
-  )
+  config = _translation("Qwen3 8B to 0.6B")
   # The empty block of thoughts is then part of the prompt, not of the answer.
   config.tokenizer.template_arguments = {"enable_thinking": False}
   return config
@@ -331,53 +317,23 @@ def llama() -> ml_collections.ConfigDict:
 
   v5e:2x2 (v5litepod-4): 9.8 GiB per chip, 0.64 s a step
   """
-  return _paper(
-    "Llama 3.1 8B to 3.2 1B",
-    "meta-llama/Llama-3.1-8B-Instruct",
-    "meta-llama/Llama-3.2-1B-Instruct",
-    tensor=4,
-  )
+  return _translation("Llama 3.1 8B to 3.2 1B")
 
 
-def _paper(
-  pair: str, teacher: str, student: str, *, tensor: int
-) -> ml_collections.ConfigDict:
-  """The recipe of arXiv 2410.11325 for translation, on WMT16 from TFDS.
+def _translation(pair: str) -> ml_collections.ConfigDict:
+  """The recipe of the paper for translation, on WMT16 from TFDS."""
+  # Here, so that the demo can be run from a copy of this file alone.
+  from configs import _paper
 
-  Args:
-    pair: what the two models are called.
-    teacher: the published checkpoint whose shape the teacher has.
-    student: that of the student.
-    tensor: over how many chips each weight is cut.
-  """
-  config = default_config()
+  config = _paper.recipe(pair, num_steps=1250)  # 10 epochs
   config.task = f"{pair}, WMT16 German to English"
-  config.teacher.checkpoint = teacher
-  config.student.checkpoint = student
-  config.mesh.tensor = tensor
   config.data.kind = "tfds"
   config.data.name = "wmt16_translate/de-en"
   config.data.prompt = (
     "Translate German sentence into English. This is the German sentence: "
     "{source} Here is the English translation:"
   )
-  config.data.max_train_examples = 1000
-  config.data.max_validation_examples = 200
-  config.data.max_test_examples = 1000
   config.data.max_prompt_length = 256
   config.data.max_new_tokens = 256
-  config.data.length_multiple = 64
   config.data.stop_strings = ("\n",)
-  for fit in (config.teacher.fit, config.student.fit, config.distill):
-    fit.update(
-      num_steps=1250,  # 10 epochs
-      batch_size=8,
-      learning_rate=1e-5,
-      warmup_steps=0,
-      weight_decay=0.0,
-      beta2=0.999,
-    )
-  config.student.fit.num_steps = 0  # From the instruction-tuned student.
-  config.teacher.remat = config.student.remat = True
-  config.evaluate.batch_size = 32
   return config

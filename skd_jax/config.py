@@ -101,18 +101,23 @@ def default_config() -> ml_collections.ConfigDict:
   config.mesh.tensor = 1  # Shards all weights.
 
   config.data = ml_collections.ConfigDict()
-  # embedded (translation), arithmetic (word problems), chains (of sums),
-  # parallel, jsonl, tfds
+  # embedded (translation), arithmetic (word problems), chains (of sums);
+  # parallel, jsonl, parquet, messages, tfds
   config.data.kind = "embedded"
-  config.data.dir = ""  # The folder of parallel, jsonl and tfds data.
+  config.data.dir = ""  # The folder of parallel ... tfds data.
   config.data.name = ""  # tfds: such as wmt16_translate/de-en
   config.data.source_language = "de"
   config.data.target_language = "en"
-  config.data.source_field = ""  # jsonl, tfds; empty: the language
+  # jsonl, parquet, tfds; empty: the language. A name, a.b (b in a), or a|b (the
+  # first that a row has). messages: of the conversation; empty: messages.
+  config.data.source_field = ""
   config.data.target_field = ""
+  # messages: last or all, the turns of the assistant that are responses.
+  config.data.turns = "last"
   config.data.num_steps = 5  # chains: H, the steps of a problem
   config.data.min_steps = 0  # chains: H of the shortest; 0 is num_steps.
   config.data.noise = 0.0  # chains: the share of training steps that are wrong
+  # Or a part, counted in examples: train[:900], train[-100:].
   config.data.train_split = "train"
   config.data.validation_split = "validation"
   config.data.test_split = "test"
@@ -122,11 +127,14 @@ def default_config() -> ml_collections.ConfigDict:
   config.data.prompt = "{source}"  # The user's turn, before the chat template.
   config.data.max_prompt_length = 64  # P, tokens with the chat template
   config.data.max_new_tokens = 64  # T
+  # Of validation and test, where a prompt is longer: refuse, or leave_out. In
+  # training it is left out.
+  config.data.long_prompts = "refuse"
   # Buffers are as wide as the longest row of their batch, rounded up to a
   # multiple of this: the fewer widths, the fewer compilations.
   config.data.length_multiple = 16
   config.data.stop_strings = ()  # Besides EOS; texts, of any tokenisation.
-  # Of answers, the main one first: bleu, chrf, rougeL, accuracy, steps, comet.
+  # Of answers, the main one first; see skd_jax/evaluation/metrics.py.
   config.data.metrics = ("bleu", "chrf")
   config.data.weight = 1.0  # Of the task in a mixture of tasks.
 

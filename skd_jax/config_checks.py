@@ -14,14 +14,13 @@ import ml_collections
 from skd_jax import builders, method_checks, methods, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
-from skd_jax.data import templates
+from skd_jax.data import conversations, sources, templates
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models import pruning
 from skd_jax.training import health, profiling
 
 _MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
 _UNKNOWN = 2**31 - 1  # No bound.
-_TASK_KINDS = ("embedded", "arithmetic", "chains", "parallel", "jsonl", "tfds")
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
@@ -56,10 +55,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       f"profile = {config.profile}: must be in [0, distill.num_steps - "
       f"{profiling.SKIPPED} = {config.distill.num_steps - profiling.SKIPPED}]"
     )
-  has_folder = config.teacher.path or config.teacher.init_path
-  check_layers_of_teacher(
-    config, _UNKNOWN if has_folder else config.teacher.num_layers
-  )
+  teacher = config.teacher
+  has_shape = not (teacher.path or teacher.init_path or teacher.checkpoint)
+  check_layers_of_teacher(config, teacher.num_layers if has_shape else _UNKNOWN)
   for role in ("teacher", "student"):
     _check_checkpoint(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
@@ -268,10 +266,15 @@ def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
 def _check_tasks(config: ml_collections.ConfigDict) -> None:
   sections = config_lib.task_sections(config)
   for name, section in sections.items():
-    if section.kind not in _TASK_KINDS:
-      raise ValueError(
-        f"{name}.kind = {section.kind!r}: must be one of {list(_TASK_KINDS)}"
-      )
+    for field, allowed in (
+      ("kind", sources.KINDS),
+      ("turns", conversations.TURNS),
+      ("long_prompts", ("refuse", "leave_out")),
+    ):
+      if section[field] not in allowed:
+        raise ValueError(
+          f"{name}.{field} = {section[field]!r}: must be one of {list(allowed)}"
+        )
     for field in ("max_prompt_length", "max_new_tokens"):
       if section[field] < 1:
         raise ValueError(
@@ -291,6 +294,11 @@ def _check_tasks(config: ml_collections.ConfigDict) -> None:
     if "{source}" not in section.prompt:
       raise ValueError(
         f"{name}.prompt = {section.prompt!r}: must contain {{source}}"
+      )
+    if section.kind == "messages" and section.prompt != "{source}":
+      raise ValueError(
+        f"{name}.prompt = {section.prompt!r}: must be '{{source}}' for "
+        f"{name}.kind = 'messages', whose turns are taken as they are"
       )
     with fields.prefix(f"{name}."):
       metrics_lib.check_metrics(section.metrics, builders.comet(config))

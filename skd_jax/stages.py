@@ -39,6 +39,10 @@ _WITHOUT_EFFECT = (
   ".checkpoint",
 )
 
+# Settings that came later, and what was done before: where they say the same,
+# what was made without them is as good.
+_LATER = {"turns": "last", "long_prompts": "refuse", "max_skipped_steps": 0}
+
 # What no result depends on: with other settings it is made again. The verdict
 # of the probe must not forbid the change that it asks for, and the draft length
 # changes the speed alone.
@@ -56,7 +60,7 @@ def settings(config: ml_collections.ConfigDict, *sections: str) -> CacheKey:
     if isinstance(value, dict):
       for name, inner in value.items():
         add(f"{prefix}.{name}", inner)
-    elif not prefix.endswith(_WITHOUT_EFFECT):
+    elif not prefix.endswith(_WITHOUT_EFFECT) and not _is_before(prefix, value):
       flat[prefix] = value
 
   for section in sections:
@@ -65,6 +69,11 @@ def settings(config: ml_collections.ConfigDict, *sections: str) -> CacheKey:
       value = value[name]
     add(section, value)
   return flat
+
+
+def _is_before(field: str, value: Any) -> bool:
+  name = field.rpartition(".")[2]
+  return name in _LATER and _LATER[name] == value
 
 
 def tokenizer_folder(config: ml_collections.ConfigDict) -> str:
@@ -110,7 +119,9 @@ def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
     f"{section}.{field}": value
     for section, data in sections.items()
     for field, value in config_lib.to_plain(data).items()
-    if "validation" not in field and field not in ("metrics", "weight")
+    if "validation" not in field
+    and field not in ("metrics", "weight")
+    and not _is_before(field, value)
   }
   if config.tasks:
     key["mixing_temperature"] = config.mixing_temperature

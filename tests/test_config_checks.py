@@ -41,6 +41,8 @@ def test_shipped_config_is_valid(name, variant):
   for model in (config.teacher, config.student):
     if model.checkpoint:
       model.init_path = "FOLDER"
+  if "math" in config.data.metrics:
+    pytest.importorskip("math_verify", reason="needs the extra `math`")
   config_checks.check_config(config)
   assert config.is_locked
 
@@ -59,6 +61,17 @@ def test_missing_checkpoint_says_how_to_get_it(role, field):
   assert f"--config.{role}.init_path=FOLDER" in message
   config[role][field] = "FOLDER"
   config_checks.check_config(config)
+
+
+def test_missing_teacher_is_named_before_the_layers_that_are_taken_of_it():
+  from configs import gsm8k
+
+  config = gsm8k.get_config()
+  assert max(config.student.layers_of_teacher) >= config.teacher.num_layers
+  with pytest.raises(
+    ValueError, match=r"^teacher\.checkpoint = 'HuggingFaceTB"
+  ):
+    config_checks.check_config(config)
 
 
 def test_variants_are_discovered():
@@ -98,6 +111,13 @@ _BAD = [
     "evaluate.comet_checkpoint",
   ),
   ({"mixing_temperature": 0.0}, "mixing_temperature = 0.0", "above 0"),
+  ({"data.long_prompts": "cut"}, "data.long_prompts = 'cut'", "'leave_out'"),
+  ({"data.turns": "first"}, "data.turns = 'first'", "['last', 'all']"),
+  (
+    {"data.kind": "messages", "data.prompt": "Say: {source}"},
+    "data.prompt = 'Say: {source}'",
+    "must be '{source}' for data.kind = 'messages'",
+  ),
   ({"data.weight": 0.0}, "data.weight = 0.0", "above 0"),
   (
     {"tasks": {"sums": {"max_new_token": 5}}},

@@ -1,6 +1,7 @@
 """README and docs: every snippet runs, every command and link is real."""
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -72,6 +73,44 @@ def test_python_of_a_page_runs(page, monkeypatch):
   for found, needs, text in _blocks("python"):
     if found == page and not needs:
       exec(compile(text, _name(page), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_task_of_one_file_runs(tmp_path):
+  (text,) = [t for _, _, t in _blocks("python") if "def get_config" in t]
+  assert text.count("\n") < 30
+  (tmp_path / "capitals.py").write_text(text, encoding="utf-8")
+  for split, count in (("train", 24), ("test", 8)):
+    rows = [{"land": f"land {i}", "city": f"city {i}"} for i in range(count)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+  small = [
+    f"--config.{model}.{field}={value}"
+    for model in ("teacher", "student")
+    for field, value in (
+      ("hidden_size", 16),
+      ("num_layers", 1),
+      ("fit.num_steps", 4),
+      ("fit.batch_size", 8),
+    )
+  ]
+  arguments = [
+    f"--config={tmp_path / 'capitals.py'}",
+    f"--config.data.dir={tmp_path}",
+    f"--workdir={tmp_path / 'workdir'}",
+    "--config.tokenizer.vocab_size=300",
+    "--config.distill.num_steps=4",
+    "--config.distill.batch_size=8",
+    *small,
+  ]
+  subprocess.run(
+    [sys.executable, "-m", "skd_jax.main", *arguments],
+    cwd=_ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    check=True,
+  )
+  report = json.loads((tmp_path / "workdir" / "report.json").read_text())
+  assert set(report["signature"]) == {"rougeL", "chrf"}
 
 
 @pytest.mark.parametrize(

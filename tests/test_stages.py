@@ -80,6 +80,21 @@ def refused(workdir, key):
   return str(caught.value)
 
 
+def test_setting_that_came_later_makes_nothing_stale_until_it_is_used():
+  config = config_lib.default_config()
+  config.tasks = {"talk": {"kind": "messages"}}
+  for keys in (
+    stages.cache_keys(config)["teacher"],
+    stages.settings(config, "data"),
+  ):
+    names = {field.rpartition(".")[2] for field in keys}
+    assert "prompt" in names
+    assert not names & {"turns", "long_prompts"}
+  config.tasks.talk.turns = config.data.turns = "all"
+  assert stages.cache_keys(config)["teacher"]["tasks.talk.turns"] == "all"
+  assert stages.settings(config, "data")["data.turns"] == "all"
+
+
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_changed_setting_is_stale(tmp_path, is_finished):
   if is_finished:

@@ -4,6 +4,7 @@ examples -> tokenize_examples -> TokenizedSet -> join, first_examples, ...
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,7 @@ def tokenize_examples(
   max_new_tokens: int,
   task_id: int = 0,
   keep_long_references: bool = False,
+  leave_out_long_prompts: bool = False,
 ) -> TokenizedSet:
   """Turns a split of one task into token ids.
 
@@ -53,13 +55,16 @@ def tokenize_examples(
       reference is cut to its first max_new_tokens ids, without EOS, which
       matter to the validation divergence only, a mean over positions; its text,
       by which answers are scored, stays whole.
+    leave_out_long_prompts: In evaluation, takes examples with a long prompt out
+      of the split, which then does not hold them.
 
   Returns:
     The kept examples in their order, and in `num_too_long` how many were left
     out (training) or have a cut reference (evaluation).
 
   Raises:
-    ValueError: No example is kept; or, in evaluation, a prompt is too long.
+    ValueError: No example is kept; or, in evaluation, a prompt is too long and
+      not left out.
   """
   for field, limit in (
     ("max_prompt_length", max_prompt_length),
@@ -68,13 +73,19 @@ def tokenize_examples(
     if limit < 1:
       raise ValueError(f"{field} = {limit}: must be at least 1")
   pairs = tokenizer_lib.encode_examples(tokenizer, examples, prompt)
+  num_given = len(pairs)
+  if leave_out_long_prompts:
+    fits = [len(ids) <= max_prompt_length for ids, _ in pairs]
+    examples = list(itertools.compress(examples, fits))
+    pairs = list(itertools.compress(pairs, fits))
   indices, num_too_long = [], 0
   for number, (ids, response) in enumerate(pairs):
     long_prompt = len(ids) > max_prompt_length
     if long_prompt and keep_long_references:
       raise ValueError(
         f"example {number}: its prompt has {len(ids)} tokens; at most "
-        f"max_prompt_length = {max_prompt_length} are allowed"
+        f"max_prompt_length = {max_prompt_length} are allowed, unless "
+        "long_prompts = 'leave_out'"
       )
     too_long = long_prompt or len(response) > max_new_tokens
     num_too_long += too_long
@@ -82,7 +93,7 @@ def tokenize_examples(
       indices.append(number)
   if not indices:
     raise ValueError(
-      f"none of {len(pairs)} examples fits max_prompt_length = "
+      f"none of {num_given} examples fits max_prompt_length = "
       f"{max_prompt_length} and max_new_tokens = {max_new_tokens}"
     )
   return TokenizedSet(

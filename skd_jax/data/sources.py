@@ -1,50 +1,38 @@
 """Where examples come from: files, TensorFlow data sets, this package."""
 
-import gzip
-import json
-import pathlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from skd_jax.data import conversations
+from skd_jax.data import rows as rows_lib
 from skd_jax.structs import Example
 
-_KINDS = ("arithmetic", "chains", "embedded", "jsonl", "parallel", "tfds")
+KINDS = (
+  "embedded",
+  "arithmetic",
+  "chains",
+  "parallel",
+  "jsonl",
+  "parquet",
+  "messages",
+  "tfds",
+)
 
-Located = tuple[str, str, str]  # Where an example stands, source, target.
+_ROWS = {"jsonl": rows_lib.read_jsonl, "parquet": rows_lib.read_table}
+_PART = re.compile(r"(?P<split>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
-
-def _find(dir: str | pathlib.Path, stem: str) -> pathlib.Path:
-  """The file `stem` or `stem.gz`, the first that exists."""
-  path = pathlib.Path(dir)
-  if not path.is_dir():
-    raise FileNotFoundError(f"dir = {str(dir)!r}: no such folder")
-  for name in (stem, f"{stem}.gz"):
-    if (path / name).is_file():
-      return path / name
-  raise FileNotFoundError(f"{path}: holds neither {stem} nor {stem}.gz")
-
-
-def _read_lines(path: pathlib.Path) -> list[str]:
-  """The lines of a plain or gzip UTF-8 file, split at line feeds only."""
-  data = path.read_bytes()
-  try:
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-  except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-    raise ValueError(f"{path}: not UTF-8 text: {error}") from error
-  lines = text.split("\n")
-  if not lines[-1]:
-    lines.pop()
-  return [line.removesuffix("\r") for line in lines]
+Located = tuple[str, Example]  # Where it stands.
 
 
 def _read_parallel(
   dir: str, split: str, source_language: str, target_language: str
 ) -> Iterator[Located]:
   paths = [
-    _find(dir, f"{split}.{language}")
+    rows_lib.find(dir, f"{split}.{language}")
     for language in (source_language, target_language)
   ]
-  sources, targets = (_read_lines(path) for path in paths)
+  sources, targets = (rows_lib.read_lines(path) for path in paths)
   if len(sources) != len(targets):
     raise ValueError(
       f"{paths[0]} has {len(sources)} lines and {paths[1]} has "
@@ -52,30 +40,43 @@ def _read_parallel(
     )
   for number, pair in enumerate(zip(sources, targets, strict=True), 1):
     blank = paths[1] if pair[0].strip() else paths[0]
-    yield (f"{blank}, line {number}", *pair)
+    example: Example = {"source": pair[0], "target": pair[1]}
+    yield f"{blank}, line {number}", example
 
 
-def _read_jsonl(
-  dir: str, split: str, source_field: str, target_field: str
+def _pairs(
+  rows: Iterable[rows_lib.Row], source_field: str, target_field: str
 ) -> Iterator[Located]:
-  path = _find(dir, f"{split}.jsonl")
-  for number, line in enumerate(_read_lines(path), 1):
-    where = f"{path}, line {number}"
-    try:
-      entry = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{where}: bad JSON: {error}") from error
-    if not isinstance(entry, dict):
-      raise ValueError(f"{where}: must be a JSON object")
+  """The texts of two fields of each row."""
+  for where, row in rows:
     pair = []
     for field in (source_field, target_field):
-      if not isinstance(entry.get(field), str):
+      value = rows_lib.value_of(row, field)
+      if not isinstance(value, str):
         raise ValueError(
           f"{where}: has no text in field {field!r}; its fields are "
-          f"{sorted(entry)}"
+          f"{sorted(row)}"
         )
-      pair.append(entry[field])
-    yield (where, pair[0], pair[1])
+      pair.append(value)
+    yield where, {"source": pair[0], "target": pair[1]}
+
+
+def _conversations(
+  rows: Iterable[rows_lib.Row], field: str, turns: str
+) -> Iterator[Located]:
+  """The responses of the conversation in a field of each row."""
+  for where, row in rows:
+    if row.get("tools"):
+      raise ValueError(
+        f"{where}: has 'tools', which no prompt would show; put them in the "
+        "system turn, and leave the field out"
+      )
+    try:
+      found = conversations.examples(rows_lib.value_of(row, field), turns)
+    except ValueError as error:
+      raise ValueError(f"{where}, field {field!r}: {error}") from None
+    for example in found:
+      yield where, example
 
 
 def _read_tfds(
@@ -86,7 +87,11 @@ def _read_tfds(
   target_field: str,
 ) -> Iterator[Located]:
   import tensorflow_datasets as tfds
-  import tensorflow_datasets.translate  # Registers wmt16_translate and others.
+
+  # These register wmt16_translate, xsum, gsm8k and others.
+  import tensorflow_datasets.summarization
+  import tensorflow_datasets.text
+  import tensorflow_datasets.translate
 
   source: Any = tfds.data_source(name, split=split, data_dir=dir)
   for number in range(len(source)):
@@ -100,7 +105,7 @@ def _read_tfds(
         )
       value = entry[field]
       pair.append(value.decode() if isinstance(value, bytes) else str(value))
-    yield (where, pair[0], pair[1])
+    yield where, {"source": pair[0], "target": pair[1]}
 
 
 def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
@@ -113,8 +118,7 @@ def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
     "embedded": corpus.load_split,
   }[kind]
   for number, example in enumerate(load_split(split, **settings)):
-    where = f"{kind}, split {split}, example {number}"
-    yield (where, example["source"], example["target"])
+    yield f"{kind}, split {split}, example {number}", example
 
 
 def _required(kind: str, **fields: Any) -> list[Any]:
@@ -137,6 +141,7 @@ def load_examples(
   source_field: str | None = None,
   target_field: str | None = None,
   name: str | None = None,
+  turns: str = "last",
   num_steps: int | tuple[int, int] | None = None,
   noise: float = 0.0,
   max_examples: int | None = None,
@@ -153,18 +158,25 @@ def load_examples(
       "parallel": `dir`/SPLIT.LANGUAGE for both languages, one sentence per
         line, plain or .gz (the plain file if both exist).
       "jsonl": `dir`/SPLIT.jsonl, plain or .gz, with text in `source_field`
-        and `target_field`.
+        and `target_field`, which are as rows.value_of has them.
+      "parquet": a data set of Hugging Face `datasets` in `dir`, parquet or
+        arrow, see rows.read_table; the fields as for "jsonl".
+      "messages": conversations in `source_field` of a file or data set as for
+        "jsonl" or "parquet"; `turns` says which of their turns are responses,
+        see conversations.py.
       "tfds": the TensorFlow data set `name`, such as "wmt16_translate/de-en",
         in ArrayRecord format in `dir` (its default place if None), where it
         is downloaded to if missing; the fields as for "jsonl". TensorFlow is
         not imported.
-    split: The name of the split, such as "train" or "test_2016_flickr".
+    split: The name of the split, such as "train" or "test_2016_flickr"; or
+      some of its examples, counted from 0: "train[:900]", "train[-100:]".
     dir: See `kind`; so are the following.
     source_language: See `kind`.
     target_language: See `kind`.
     source_field: See `kind`.
     target_field: See `kind`.
     name: See `kind`.
+    turns: See `kind`.
     num_steps: See `kind`.
     noise: See `kind`.
     max_examples: Keep the first so many only; None keeps all.
@@ -177,6 +189,10 @@ def load_examples(
     ValueError: An unknown kind, a missing argument, or files that cannot be
       read as described; the message names the file and the line.
   """
+  part = None
+  # TensorFlow data sets read slices themselves.
+  if kind != "tfds" and (part := _PART.fullmatch(split)):
+    split = part["split"]
   if kind in ("embedded", "arithmetic"):
     located = _read_embedded(kind, split)
   elif kind == "chains":
@@ -189,33 +205,47 @@ def load_examples(
         kind, source_language=source_language, target_language=target_language
       ),
     )
-  elif kind in ("jsonl", "tfds"):
+  elif kind in ("jsonl", "parquet", "tfds"):
     fields = _required(
       kind, source_field=source_field, target_field=target_field
     )
-    if kind == "jsonl":
-      (dir,) = _required(kind, dir=dir)
-      located = _read_jsonl(dir, split, *fields)
-    else:
+    if kind == "tfds":
       (name,) = _required(kind, name=name)
       located = _read_tfds(dir, split, name, *fields)
+    else:
+      (dir,) = _required(kind, dir=dir)
+      located = _pairs(_ROWS[kind](dir, split), *fields)
+  elif kind == "messages":
+    dir, field = _required(kind, dir=dir, source_field=source_field)
+    located = _conversations(rows_lib.read_any(dir, split), field, turns)
   else:
-    raise ValueError(f"kind = {kind!r}: must be one of {', '.join(_KINDS)}")
+    raise ValueError(f"kind = {kind!r}: must be one of {', '.join(KINDS)}")
+  if part:
+    located = _chosen(located, part)
   return _checked(located, max_examples)
 
 
+def _chosen(located: Iterable[Located], part: re.Match[str]) -> list[Located]:
+  """The examples of a split such as train[:900]."""
+  start, stop = (int(n) if n else None for n in part.group("start", "stop"))
+  found = list(located)[start:stop]
+  if not found:
+    raise ValueError(f"split {part[0]} holds no example")
+  return found
+
+
 def _checked(
-  located: Iterator[Located], max_examples: int | None
+  located: Iterable[Located], max_examples: int | None
 ) -> list[Example]:
   """The first examples, none of them blank."""
   if max_examples is not None and max_examples < 1:
     raise ValueError(f"max_examples = {max_examples}: must be at least 1")
   examples: list[Example] = []
-  for where, source, target in located:
-    if not source.strip() or not target.strip():
-      side = "target" if source.strip() else "source"
+  for where, example in located:
+    if not example["source"].strip() or not example["target"].strip():
+      side = "target" if example["source"].strip() else "source"
       raise ValueError(f"{where}: the {side} is blank")
-    examples.append({"source": source, "target": target})
+    examples.append(example)
     if len(examples) == max_examples:
       break
   return examples

@@ -28,6 +28,7 @@ class TaskSettings:
   target_language: str
   source_field: str
   target_field: str
+  turns: str
   train_split: str
   validation_split: str
   test_split: str
@@ -37,6 +38,7 @@ class TaskSettings:
   prompt: str
   max_prompt_length: int
   max_new_tokens: int
+  long_prompts: str
   stop_strings: tuple[str, ...]
   metrics: tuple[str, ...]
   weight: float
@@ -115,6 +117,9 @@ def load_split(
     ValueError, FileNotFoundError: the data cannot be read; the message names
       the setting, or the file and the line.
   """
+  # What the field is called where it is not named.
+  is_messages = settings.kind == "messages"
+  source = "messages" if is_messages else settings.source_language
   try:
     return sources.load_examples(
       settings.kind,
@@ -122,9 +127,10 @@ def load_split(
       dir=settings.dir or None,
       source_language=settings.source_language,
       target_language=settings.target_language,
-      source_field=settings.source_field or settings.source_language,
+      source_field=settings.source_field or source,
       target_field=settings.target_field or settings.target_language,
       name=settings.name or None,
+      turns=settings.turns,
       num_steps=(settings.min_steps or settings.num_steps, settings.num_steps),
       # A held-out split may be named "train" too, where data has no other.
       noise=settings.noise if split == "train" else 0.0,
@@ -239,17 +245,20 @@ def _tokenize(
     max_new_tokens=settings.max_new_tokens,
     task_id=task_id,
     keep_long_references=is_held_out,
+    leave_out_long_prompts=is_held_out and settings.long_prompts == "leave_out",
   )
   logging.info(
-    "%s, %s: %d examples; %d %s (over max_prompt_length = %d or "
-    "max_new_tokens = %d)",
+    "%s, %s: %d of %d examples; %d %s (over max_prompt_length = %d or "
+    "max_new_tokens = %d); %d are copies of another",
     section,
     getattr(settings, f"{split}_split"),
     len(result),
+    len(examples),
     result.num_too_long,
     "have a cut reference" if is_held_out else "are left out",
     settings.max_prompt_length,
     settings.max_new_tokens,
+    len(examples) - len({(e["source"], e["target"]) for e in examples}),
   )
   if settings.stop_strings:
     _check_stop_strings(tokenizer, section, settings, split, result)

@@ -1,15 +1,57 @@
-"""What a chat template reads besides the conversation: arguments, the date.
+"""What a chat template writes, and what it reads besides the conversation.
 
 Arguments become defaults of the template itself, so that all who render it do
 it alike: prompts and references of a run, and whoever loads its export.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jinja2
+
+from skd_jax.structs import Message
 
 # What transformers always passes, beside the special tokens.
 _TAKEN = ("messages", "tools", "documents", "add_generation_prompt")
+
+
+def render(
+  tokenizer: Any,
+  conversations: Sequence[Sequence[Message]],
+  *,
+  add_generation_prompt: bool = False,
+) -> list[str]:
+  """Returns each conversation as the chat template of a tokenizer writes it.
+
+  Args:
+    tokenizer: as `load_tokenizer` gives it, with a chat template.
+    conversations: the turns of each.
+    add_generation_prompt: whether to add what the assistant's turn begins with.
+
+  Raises:
+    ValueError: the template refuses a conversation, as Gemma 2's does one with
+      a system turn, or leaves the system turn out.
+  """
+  texts = []
+  for number, turns in enumerate(conversations):
+    try:
+      text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=add_generation_prompt
+      )
+    except (jinja2.TemplateError, TypeError) as error:
+      reason = str(error).split("\n")[0]
+      raise ValueError(
+        f"chat_template: refuses the turns {[t['role'] for t in turns]} of "
+        f"example {number}: {reason}"
+      ) from error
+    for turn in turns:
+      if turn["role"] == "system" and turn["content"].strip() not in text:
+        raise ValueError(
+          f"chat_template: leaves out the system turn of example {number}"
+        )
+    texts.append(text)
+  return texts
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

@@ -17,8 +17,9 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from skd_jax.data import templates
 from skd_jax.reporting import manifest
-from skd_jax.structs import Example
+from skd_jax.structs import Example, Message
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerFast, which is untyped.
 Pair = tuple[np.ndarray, np.ndarray]
@@ -128,21 +129,33 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   return tokenizer
 
 
-def _prompt_texts(
-  tokenizer: Tokenizer, sources: Sequence[str], prompt: str
-) -> list[str]:
-  """The whole text before each response, template included."""
+def _turns(examples: Sequence[Example], prompt: str) -> list[list[Message]]:
+  """The turns before each response."""
   if "{source}" not in prompt:
     raise ValueError(f"prompt = {prompt!r}: must contain {{source}}")
-  # Not str.format: a prompt may well hold other braces, JSON or LaTeX.
-  texts = [prompt.replace("{source}", source) for source in sources]
-  if tokenizer.chat_template is None or not texts:
-    return texts
-  return tokenizer.apply_chat_template(
-    [[{"role": "user", "content": text}] for text in texts],
-    add_generation_prompt=True,
-    tokenize=False,
-  )
+  return [
+    e.get("messages")
+    # Not str.format: a prompt may well hold other braces, JSON or LaTeX.
+    or [{"role": "user", "content": prompt.replace("{source}", e["source"])}]
+    for e in examples
+  ]
+
+
+def _prompt_texts(
+  tokenizer: Tokenizer, conversations: Sequence[Sequence[Message]]
+) -> list[str]:
+  """The whole text before each response, template included."""
+  if tokenizer.chat_template is not None:
+    return templates.render(
+      tokenizer, conversations, add_generation_prompt=True
+    )
+  for number, turns in enumerate(conversations):
+    if [turn["role"] for turn in turns] != ["user"]:
+      raise ValueError(
+        f"chat_template: the tokenizer has none; example {number} is a "
+        "conversation, which needs one"
+      )
+  return [turns[0]["content"] for turns in conversations]
 
 
 def _tokenize(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -192,7 +205,8 @@ def encode_prompts(
   Raises:
     ValueError: `prompt` lacks `{source}`, or a prompt has no tokens.
   """
-  texts = _prompt_texts(tokenizer, sources, prompt)
+  examples: list[Example] = [{"source": s, "target": ""} for s in sources]
+  texts = _prompt_texts(tokenizer, _turns(examples, prompt))
   return [_array(ids) for ids in _prompt_ids(tokenizer, texts)]
 
 
@@ -203,20 +217,25 @@ def encode_examples(
 
   The prompt ids are those of `encode_prompts`. The response ids are what the
   chat template puts after them in the assistant's turn, up to and including the
-  first id that ends it (EOS is added if the template writes none).
+  first id that ends it (EOS is added if the template writes none). The turns of
+  a conversation are taken as they are, without `prompt`.
 
   Raises:
-    ValueError: As `encode_prompts`; or the chat template writes the
-      assistant's turn in another way than its generation prompt starts it.
+    ValueError: As `encode_prompts`; or the chat template refuses a
+      conversation, or writes the assistant's turn in another way than its
+      generation prompt starts it; or a conversation has no chat template.
   """
-  prompts = _prompt_texts(tokenizer, [e["source"] for e in examples], prompt)
+  conversations = _turns(examples, prompt)
+  prompts = _prompt_texts(tokenizer, conversations)
   prompt_ids = _prompt_ids(tokenizer, prompts)
   if tokenizer.chat_template is None:
     response_ids = _tokenize(tokenizer, [e["target"] for e in examples])
   else:
-    response_ids = _template_responses(
-      tokenizer, examples, prompt, prompts, prompt_ids
-    )
+    whole = [
+      [*turns, {"role": "assistant", "content": e["target"]}]
+      for turns, e in zip(conversations, examples, strict=True)
+    ]
+    response_ids = _template_responses(tokenizer, whole, prompts, prompt_ids)
   ends = set(_end_of_turn(tokenizer)) | {tokenizer.eos_token_id}
   pairs = []
   for start, ids in zip(prompt_ids, response_ids, strict=True):
@@ -231,22 +250,12 @@ def encode_examples(
 
 def _template_responses(
   tokenizer: Tokenizer,
-  examples: Sequence[Example],
-  prompt: str,
+  conversations: Sequence[Sequence[Message]],
   prompts: Sequence[str],
   prompt_ids: Sequence[Sequence[int]],
 ) -> list[list[int]]:
   """The ids that the chat template puts after each prompt."""
-  if not examples:
-    return []
-  conversations = [
-    [
-      {"role": "user", "content": prompt.replace("{source}", e["source"])},
-      {"role": "assistant", "content": e["target"]},
-    ]
-    for e in examples
-  ]
-  texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+  texts = templates.render(tokenizer, conversations)
   for number, (start, text) in enumerate(zip(prompts, texts, strict=True)):
     if not text.startswith(start):
       raise ValueError(

@@ -1,9 +1,13 @@
 """Scores of answers by name, as their libraries compute them, from 0 to 100.
 
   bleu, chrf   sacrebleu, over the corpus
-  rougeL       rouge-score, the F-measure of the longest common subsequence,
-               a mean over the answers; it reads the letters a-z and digits only
+  rouge1, rouge2, rougeL
+               rouge-score, the F-measure of common words, of pairs of words and
+               of the longest common subsequence, a mean over the answers; it
+               reads the letters a-z and digits only
   accuracy     answers whose final answer is right, see `final_answer`
+  math         math-verify, an extra: answers whose formula, in \\boxed{} or at
+               the end, has the value of that of the reference
   steps        the share of the steps before the first error, see `first_error`;
                a mean over the answers
   comet        unbabel-comet with a checkpoint, a mean over the answers
@@ -15,6 +19,7 @@ references are compared in NFC: a tokenizer may write no other form.
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -28,7 +33,17 @@ from fractions import Fraction
 
 from sacrebleu.metrics import BLEU, CHRF
 
-METRICS = ("bleu", "chrf", "rougeL", "accuracy", "steps", "comet")
+METRICS = (
+  "bleu",
+  "chrf",
+  "rouge1",
+  "rouge2",
+  "rougeL",
+  "accuracy",
+  "math",
+  "steps",
+  "comet",
+)
 
 Lines = Sequence[str]
 # (sources, answers, references) -> (score, signature)
@@ -82,6 +97,11 @@ def check_metrics(metrics: Sequence[str], comet: Comet) -> None:
       raise ValueError(
         f"metrics has {name!r}: must be one of {', '.join(METRICS)}"
       )
+  if "math" in metrics and importlib.util.find_spec("math_verify") is None:
+    raise ValueError(
+      "metrics has 'math': needs math-verify (pip install "
+      "'math-verify[antlr4_13_2]>=0.9,<0.10')"
+    )
   if "comet" not in metrics:
     return
   if not pathlib.Path(comet.checkpoint).is_file():
@@ -125,8 +145,11 @@ def score(
   scorers: dict[str, _Scorer] = {
     "bleu": _bleu,
     "chrf": _chrf,
-    "rougeL": _rouge_l,
+    "rouge1": functools.partial(_rouge, "rouge1"),
+    "rouge2": functools.partial(_rouge, "rouge2"),
+    "rougeL": functools.partial(_rouge, "rougeL"),
     "accuracy": _accuracy,
+    "math": _math,
     "steps": _steps,
     "comet": functools.partial(_comet, comet),
   }
@@ -215,20 +238,20 @@ def _chrf(sources: Lines, answers: Lines, references: Lines):
   return result.score, str(scorer.get_signature())
 
 
-def _rouge_l(sources: Lines, answers: Lines, references: Lines):
+def _rouge(name: str, sources: Lines, answers: Lines, references: Lines):
   del sources
   version = importlib.metadata.version("rouge_score")
-  score = 100 * _mean(_rouge_l_values(answers, references))
+  score = 100 * _mean(_rouge_values(name, answers, references))
   return score, f"rouge-score:{version}|stemmer:no|fmeasure"
 
 
-def _rouge_l_values(answers: Lines, references: Lines) -> list[float]:
+def _rouge_values(name: str, answers: Lines, references: Lines) -> list[float]:
   # Imported late: it imports nltk, which takes a second.
   from rouge_score import rouge_scorer
 
-  scorer = rouge_scorer.RougeScorer(["rougeL"])
+  scorer = rouge_scorer.RougeScorer([name])
   return [
-    scorer.score(reference, answer)["rougeL"].fmeasure
+    scorer.score(reference, answer)[name].fmeasure
     for answer, reference in zip(answers, references, strict=True)
   ]
 
@@ -244,6 +267,27 @@ def _accuracy_values(answers: Lines, references: Lines) -> list[float]:
     float(final_answer(answer) == final_answer(reference))
     for answer, reference in zip(answers, references, strict=True)
   ]
+
+
+def _math(sources: Lines, answers: Lines, references: Lines):
+  del sources
+  score = 100 * _mean(_math_values(answers, references))
+  return score, f"math-verify:{importlib.metadata.version('math-verify')}"
+
+
+def _math_values(answers: Lines, references: Lines) -> list[float]:
+  # Imported late: it is an extra, and imports sympy.
+  math_verify = importlib.import_module("math_verify")
+  values = []
+  for answer, reference in zip(answers, references, strict=True):
+    expected = math_verify.parse(reference)
+    if not expected:
+      raise ValueError(
+        f"metrics has 'math': the reference {reference[-60:]!r} has no formula"
+      )
+    found = math_verify.parse(answer)
+    values.append(float(math_verify.verify(expected, found)))
+  return values
 
 
 def _steps(sources: Lines, answers: Lines, references: Lines):
@@ -262,8 +306,11 @@ def _steps_values(answers: Lines, references: Lines) -> list[float]:
 # (answers, references) -> the value of each answer, from 0 to 1, whose mean the
 # metric is. comet is a mean as well, but is scored in another process.
 MEANS: Mapping[str, Callable[[Lines, Lines], list[float]]] = {
-  "rougeL": _rouge_l_values,
+  "rouge1": functools.partial(_rouge_values, "rouge1"),
+  "rouge2": functools.partial(_rouge_values, "rouge2"),
+  "rougeL": functools.partial(_rouge_values, "rougeL"),
   "accuracy": _accuracy_values,
+  "math": _math_values,
   "steps": _steps_values,
 }
 

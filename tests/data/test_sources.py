@@ -57,6 +57,61 @@ def test_jsonl_fields_are_named(tmp_path, name):
   assert jsonl(tmp_path) == EXAMPLES
 
 
+def test_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path):
+  mark = "\ufeff"
+  rows = "".join(json.dumps({"q": q, "a": a}) + "\r\n" for q, a in PAIRS)
+  write(tmp_path / "dev.jsonl", mark + rows)
+  assert jsonl(tmp_path) == EXAMPLES
+  for side, language in enumerate(("de", "en")):
+    text = mark + "".join(pair[side] + "\r\n" for pair in PAIRS)
+    write(tmp_path / f"train.{language}", text)
+  assert parallel(tmp_path) == EXAMPLES
+
+
+def test_field_may_have_any_name_lie_in_another_or_be_the_first_there(tmp_path):
+  odd = "Frage (a|b), v1.0"
+  rows = [
+    {odd: "x", "t": {"en": "y"}},
+    {odd: "x", "t": None, "a1": "y"},
+    {odd: "x", "a2": "y", "t": {"fr": "n"}},
+  ]
+  write(tmp_path / "dev.jsonl", "\n".join(json.dumps(row) for row in rows))
+
+  def read(target_field):
+    return sources.load_examples(
+      "jsonl",
+      "dev",
+      dir=str(tmp_path),
+      source_field=odd,
+      target_field=target_field,
+    )
+
+  assert read("t.en|a1|a2") == [{"source": "x", "target": "y"}] * 3
+  with pytest.raises(ValueError, match=r"line 2: has no text in field 't\.en'"):
+    read("t.en")
+
+
+def test_part_of_a_split_is_chosen_as_from_a_list(tmp_path):
+  lines = [json.dumps({"q": q, "a": a}) for q, a in PAIRS]
+  write(tmp_path / "dev.jsonl", "\n".join(lines))
+
+  def read(split, **kwargs):
+    return sources.load_examples(
+      "jsonl",
+      split,
+      dir=str(tmp_path),
+      source_field="q",
+      target_field="a",
+      **kwargs,
+    )
+
+  assert read("dev[:-1]") == EXAMPLES[:-1]
+  assert read("dev[-1:]") == EXAMPLES[-1:]
+  assert read("dev[1:3]", max_examples=1) == EXAMPLES[1:2]
+  with pytest.raises(ValueError, match=r"^split dev\[3:\] holds no example"):
+    read("dev[3:]")
+
+
 def test_missing_folder_and_file_say_what_was_looked_for(tmp_path):
   with pytest.raises(
     FileNotFoundError, match=r"^dir = '.*nowhere': no such folder"
@@ -122,7 +177,7 @@ def test_broken_json_lines_are_named(tmp_path, line, message):
 def test_unknown_kind_lists_the_kinds():
   with pytest.raises(
     ValueError,
-    match=r"kind = 'csv': .*arithmetic, chains, embedded, jsonl, parallel, t",
+    match=r"kind = 'csv': .*embedded, arithmetic, chains, parallel, jsonl, p",
   ):
     sources.load_examples("csv", "train")
 
@@ -226,7 +281,8 @@ except ValueError as error:
 else:
   raise AssertionError("a missing field was accepted")
 assert "tensorflow" not in sys.modules
-assert tfds.builder_cls("wmt16_translate")
+for name in ("wmt16_translate", "samsum", "xsum", "gsm8k"):
+  assert tfds.builder_cls(name)
 """
 
 

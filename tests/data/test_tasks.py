@@ -43,6 +43,7 @@ def settings(folder, **changes):
     "target_language": "a",
     "source_field": "",
     "target_field": "",
+    "turns": "last",
     "train_split": "train",
     "validation_split": "dev",
     "test_split": "test",
@@ -52,6 +53,7 @@ def settings(folder, **changes):
     "prompt": "Count: {source}",
     "max_prompt_length": 32,
     "max_new_tokens": 48,
+    "long_prompts": "refuse",
     "stop_strings": (),
     "metrics": ("accuracy",),
     "weight": 1.0,
@@ -158,6 +160,54 @@ def test_long_examples_are_left_out_and_long_references_cut(folder, tokenizer):
   )
   assert cut.tasks[0].test.num_too_long == 1
   assert len(cut.tasks[0].test.responses[0]) == limit
+
+
+def test_row_of_10_000_words_is_left_out_of_training_and_named_elsewhere(
+  tmp_path, tokenizer
+):
+  rows = [{"q": "2 plums", "a": "2"}, {"q": "plum " * 10_000, "a": "3"}]
+  for split in ("train", "dev", "test"):
+    lines = [json.dumps(row) for row in [*rows, *rows]]
+    (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+  with pytest.raises(ValueError, match="example 1: its prompt has "):
+    make_task_set(tokenizer, data=settings(tmp_path))
+  task_set = make_task_set(
+    tokenizer, data=settings(tmp_path, long_prompts="leave_out")
+  )
+  assert len(task_set.train) == 2
+  assert task_set.train.num_too_long == 2
+  (task,) = task_set.tasks
+  for split in (task.validation, task.test):
+    short = {"source": "2 plums", "target": "2"}
+    assert list(split.examples) == [short, short]
+    assert split.indices.tolist() == [0, 1]
+  long = tmp_path / "long"
+  long.mkdir()
+  for split in ("train", "dev", "test"):
+    (long / f"{split}.jsonl").write_text(json.dumps(rows[1]))
+  with pytest.raises(ValueError, match="none of 1 examples fits"):
+    make_task_set(tokenizer, data=settings(long, long_prompts="leave_out"))
+
+
+def test_copies_of_an_example_are_counted(folder, tokenizer, monkeypatch):
+  lines = []
+  monkeypatch.setattr(
+    tasks.logging, "info", lambda text, *values: lines.append(text % values)
+  )
+  examples = tasks.load_split("data", settings(folder), "train")
+  tasks.make_task_set(
+    {"data": settings(folder)},
+    {"data": [*examples, *examples[:2]]},
+    tokenizer,
+    vocab_size=len(tokenizer),
+    eos_ids=(tokenizer.eos_token_id,),
+    mixing_temperature=1.0,
+  )
+  assert [line.rpartition("; ")[2] for line in lines] == [
+    "2 are copies of another",
+    "0 are copies of another",
+    "0 are copies of another",
+  ]
 
 
 def test_token_bytes_are_there_where_a_task_has_stop_strings(folder, tokenizer):

@@ -13,6 +13,7 @@ from skd_jax.evaluation import metrics as metrics_lib
 SOURCES = ["eins", "zwei", "drei"]
 ANSWERS = ["the cat sat on the mat", "a dog", "it is raining today , no"]
 REFERENCES = ["the cat sat on a mat", "the dog", "it is raining today, no"]
+ROUGE = ("rouge1", "rouge2", "rougeL")
 NO_COMET = metrics_lib.Comet("", "")
 
 
@@ -32,22 +33,27 @@ def test_translations_are_scored_as_sacrebleu_does():
 
 def test_perfect_answers_score_100():
   lines = ["the cat sat on the mat #### 3", "it is raining today #### 4"]
-  metrics = ("bleu", "chrf", "rougeL", "accuracy", "steps")
+  metrics = ("bleu", "chrf", *ROUGE, "accuracy", "steps")
   values, _ = metrics_lib.score(metrics, lines, lines, lines)
   assert values == pytest.approx(dict.fromkeys(metrics, 100.0))
 
 
-def test_rouge_is_the_f_measure_of_the_longest_common_subsequence():
-  # the cat on mat: 4 of 6 answer words, 4 of 5 reference words; then nothing.
+def test_rouge_is_the_f_measure_of_what_both_sides_have():
+  # Of 6 answer words and 5 reference words; the second pair shares nothing.
   values, signatures = metrics_lib.score(
-    ("rougeL",),
+    ROUGE,
     SOURCES[:2],
-    ["The cat sat on the mat.", "yes"],
+    ["On the mat a cat lay.", "yes"],
     ["the cat lay on mat", "no"],
   )
-  precision, recall = 4 / 6, 4 / 5
-  f_measure = 2 * precision * recall / (precision + recall)
-  assert values["rougeL"] == pytest.approx(100 * f_measure / 2)
+  for name, common, pairs in (
+    ("rouge1", 5, 0),  # on, the, mat, cat, lay
+    ("rouge2", 1, 1),  # cat lay
+    ("rougeL", 3, 0),  # the ... cat lay
+  ):
+    precision, recall = common / (6 - pairs), common / (5 - pairs)
+    f_measure = 2 * precision * recall / (precision + recall)
+    assert values[name] == pytest.approx(100 * f_measure / 2), name
   assert "rouge-score:" in signatures["rougeL"]
 
 
@@ -89,6 +95,34 @@ def test_each_answer_is_scored_alone_so_that_the_mean_is_the_metric(metric):
   values, _ = metrics_lib.score((metric,), ["", ""], answers, references)
   assert sum(scores) / 2 == pytest.approx(values[metric])
   assert scores[0] != scores[1]
+
+
+def test_formulas_are_right_where_their_value_is():
+  pytest.importorskip("math_verify", reason="needs the extra `math`")
+  metrics_lib.check_metrics(("math",), NO_COMET)
+  references = [
+    r"so it is $\boxed{\frac{3}{4}}$.",
+    r"\boxed{x^2+1}",
+    "$12$",
+  ] * 2
+  answers = [r"thus \boxed{0.75}", r"\boxed{1 + x^2}", "it is 12"]
+  wrong = [r"3/4 or \boxed{4/3}", r"\boxed{x^2-1}", ""]
+  values, signatures = metrics_lib.score(
+    ("math",), [""] * 6, answers + wrong, references
+  )
+  assert values == {"math": 50.0}
+  assert signatures["math"].startswith("math-verify:")
+  with pytest.raises(ValueError, match="the reference 'none' has no formula"):
+    metrics_lib.score(("math",), [""], ["12"], ["none"])
+
+
+def test_missing_library_of_formulas_says_how_to_install_it(monkeypatch):
+  monkeypatch.setitem(sys.modules, "math_verify", None)
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+  with pytest.raises(
+    ValueError, match=r"^metrics has 'math': needs math-verify \(pip"
+  ):
+    metrics_lib.check_metrics(("bleu", "math"), NO_COMET)
 
 
 @pytest.mark.parametrize("side", ["answers", "references"])
@@ -190,7 +224,7 @@ def test_final_answer_is_after_the_mark_or_the_last_number(text, answer):
   [
     ((), "at least one"),
     (("bleu", "bleu"), "distinct"),
-    (("blue",), "metrics has 'blue': must be one of bleu, chrf, rougeL"),
+    (("blue",), "metrics has 'blue': must be one of bleu, chrf, rouge1"),
     (("rouge_l", "bleu"), "metrics has 'rouge_l'"),
     (("comet",), "evaluate.comet_checkpoint = ''"),
   ],
