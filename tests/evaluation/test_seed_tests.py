@@ -229,7 +229,8 @@ def test_bleu_of_nothing_right_is_that_of_the_corpus():
   assert seed_tests.score_of_counts("bleu", counts.sum(0)) == expected
 
 
-@pytest.mark.parametrize("metric", metrics.MEANS)
+# The metric `math` needs an extra, and formulas.
+@pytest.mark.parametrize("metric", sorted({*metrics.MEANS} - {"math"}))
 def test_mean_of_summed_counts_is_the_score(metric):
   references = [f"{n}+1={n + 1};{n + 1}+2={n + 3} #### {n}" for n in range(9)]
   answers = [r if n % 3 else "0+1=1;#### 7" for n, r in enumerate(references)]
@@ -241,7 +242,7 @@ def test_mean_of_summed_counts_is_the_score(metric):
   assert 0 < found < 100
 
 
-@pytest.mark.parametrize("metric", seed_tests.COUNTED)
+@pytest.mark.parametrize("metric", sorted({*seed_tests.COUNTED} - {"math"}))
 def test_counts_are_those_of_the_composed_form(metric):
   composed = ["M\u00e4nner \u00fcber B\u00fcsche"]
   given = ["Ma\u0308nner u\u0308ber Bu\u0308sche"]
