@@ -338,6 +338,7 @@ def _failed_main(monkeypatch, capsys, config, workdir, **flags):
   values |= dict.fromkeys(
     ("_METHOD", "_COORDINATOR_ADDRESS", "_NUM_PROCESSES", "_PROCESS_ID")
   )
+  values["_CONTINUE_WITH_CHANGES"] = False
   values |= flags
   for name, value in values.items():
     monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
