@@ -13,8 +13,12 @@ from tests.models.test_huggingface import reference_logits, torch_modules
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 # The windows of the layers that stay tell them apart.
+# Files of Gemma 3 have no soft cap on attention.
 DEEP_GEMMA = dataclasses.replace(
-  GEMMA, num_layers=5, layer_windows=(3, None, 3, 3, None)
+  GEMMA,
+  num_layers=5,
+  layer_windows=(3, None, 3, 3, None),
+  attention_soft_cap=None,
 )
 DEEP_LLAMA = dataclasses.replace(LLAMA, num_layers=4)
 
@@ -61,9 +65,7 @@ def test_transformers_computes_the_same_from_the_exported_folder(
 ):
   _, transformers = torch_modules()
   # Its Gemma 3 has no cap on the scores, and no fraction as the scale.
-  config = dataclasses.replace(
-    DEEP_GEMMA, attention_soft_cap=None, query_pre_attn_scalar=7
-  )
+  config = dataclasses.replace(DEEP_GEMMA, query_pre_attn_scalar=7)
   pruned = models.prune_layers(loaded(config), keep)
   models.save_model(tmp_path / "m", pruned)
   theirs = transformers.AutoModelForCausalLM.from_pretrained(
