@@ -88,11 +88,12 @@ def draw(
     "differences": comparison_plots.draw_differences(list(arms), tests, score)
   }
   for name, curve in _CURVES.items():
-    bands = {
-      arm: band
-      for arm, runs in arms.items()
-      if (band := comparison_plots.mean_band([curve.points(r) for r in runs]))
-    }
+    bands = {}
+    for arm, runs in arms.items():
+      band = comparison_plots.mean_band([curve.points(run) for run in runs])
+      # One point is no curve: it stands in the table.
+      if band is not None and len(band.x) > 1:
+        bands[arm] = band
     figures[name] = comparison_plots.draw_bands(
       bands,
       panels,

@@ -161,6 +161,15 @@ def test_figures_are_drawn_of_what_was_measured(tmp_path, monkeypatch):
   assert set(alone) == {"validation_by_step", "validation_by_seconds"}
 
 
+def test_one_validation_is_no_curve(tmp_path, monkeypatch):
+  once = [
+    {**run, "curve": run["curve"][-1:]} for run in LINES if "curve" in run
+  ]
+  figures = figures_of(once, ["on_policy_kd"], tmp_path, monkeypatch)
+  assert not {"validation_by_step", "validation_by_seconds"} & set(figures)
+  assert "differences" in figures
+
+
 def test_arms_are_divided_over_panels_of_few_lines(tmp_path, monkeypatch):
   names = ["on_policy_kd", "skd", *(f"m{i}" for i in range(15))]
   lines = [line(name, 0, 20.0) for name in names]

@@ -68,6 +68,7 @@ def test_run_leaves_all_its_artifacts(workdir):
   assert {p.stem for p in samples.iterdir()} == {"0", "3", "6"}
 
 
+@pytest.mark.slow
 def test_baseline_can_be_added_to_a_finished_run(workdir, config, tmp_path):
   copy = tmp_path / "run"
   shutil.copytree(workdir, copy)

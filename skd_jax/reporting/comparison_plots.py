@@ -58,13 +58,12 @@ class Band:
 
 
 def mean_band(seeds: Sequence[Points]) -> Band | None:
-  """Returns the mean at the keys that all seeds have; None without two.
+  """Returns the mean at the keys that all seeds have; None without any.
 
-  One point is no curve: it stands in the table. A step that only some seeds
-  have reached would bend the mean for no reason.
+  A step that only some seeds have reached would bend the mean for no reason.
   """
   shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
-  if len(shared) < 2:
+  if not shared:
     return None
   x, mean, deviation = [], [], []
   for key in shared:
