@@ -95,9 +95,11 @@ def kill(
   data: pathlib.Path, folder: pathlib.Path, times: int, rng: random.Random
 ) -> Iterator[tuple[str, str]]:
   """Kills runs at random times until so many have died; yields what came."""
-  start_time = time.monotonic()
-  _start(data, folder / "whole").wait()
-  seconds = time.monotonic() - start_time
+  seconds = 0.0
+  for name in ("compiled", "whole"):  # The second as the others will be.
+    start_time = time.monotonic()
+    _start(data, folder / name).wait()
+    seconds = time.monotonic() - start_time
   whole = results(folder / "whole")
   killed, number = 0, 0
   while killed < times:
@@ -114,7 +116,7 @@ def kill(
         process.kill()
         process.wait()
         killed += 1
-    name = f"kill {before + 1} to {killed}"
+    name = f"run {number}, killed {killed - before} times"
     if code:
       yield name, "FAILED: the run does not continue"
     else:
