@@ -13,7 +13,9 @@ to standard output as it is found.
 """
 
 import collections
+import contextlib
 import hashlib
+import io
 import itertools
 import json
 import pathlib
@@ -72,7 +74,8 @@ def run(data: pathlib.Path, workdir: pathlib.Path) -> None:
       "distill.evaluate_every_steps": 10,
     },
   )
-  train.train_and_evaluate(config, workdir)
+  with contextlib.redirect_stdout(io.StringIO()):  # The report.
+    train.train_and_evaluate(config, workdir)
 
 
 def results(workdir: pathlib.Path) -> dict[str, str]:
