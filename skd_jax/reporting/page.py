@@ -75,7 +75,7 @@ def write_samples(
   examples: Sequence[answer_cards.Example],
 ) -> None:
   """Writes the answers and rollouts alone; arguments as of `write`."""
-  text = _render("samples.html", runs, examples)
+  text = _render("page.html", runs, examples)
   files.write_atomically(pathlib.Path(path), text)
 
 

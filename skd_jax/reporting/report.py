@@ -38,6 +38,7 @@ _MODELS = {
 }
 _FILES = {
   "report.html": "the same to look at, with answers and rollouts",
+  "samples.html": "the answers and rollouts alone",
   "metrics.jsonl": "every logged step",
   "config.json": "the resolved configuration, versions, devices",
 }
