@@ -44,6 +44,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     )
   _check_tasks(config)
   _check_seeds(config)
+  if builders.cadence(config, "distill").must_save_by <= time.time():
+    raise ValueError(
+      f"must_save_by = {config.must_save_by!r}: must not be over"
+    )
   for name in config.stop_on_warnings:
     if name not in health.SIGNS:
       raise ValueError(
@@ -321,10 +325,6 @@ def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
     "evaluate_every_steps",
   ):
     fields.at_least(config, f"{stage}.{field}", 0)
-  if builders.cadence(config, stage).must_save_by <= time.time():
-    raise ValueError(
-      f"must_save_by = {config.must_save_by!r}: must not be over"
-    )
   fields.one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
   fit = config_lib.get(config, stage)
   for field, allowed, valid in (

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from skd_jax.reporting import files
+from skd_jax.training import timing
 
 Record = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
-
-_PARTS = ("generate", "verify", "train")  # Of a step, see timing.py.
 
 
 def step_seconds(lines: Records) -> list[float]:
@@ -30,7 +29,7 @@ def step_seconds(lines: Records) -> list[float]:
     lines: of metrics.jsonl, one per step, of one stage and seed.
   """
   return [
-    sum(line.get(f"{part}_seconds", 0.0) for part in _PARTS)
+    sum(line.get(f"{part}_seconds", 0.0) for part in timing.PARTS)
     for line in lines
     if "loss" in line
   ]

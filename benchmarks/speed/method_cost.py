@@ -21,7 +21,6 @@ import dataclasses
 import functools
 import pathlib
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -31,7 +30,7 @@ from benchmarks import harness
 from skd_jax import comparison, comparison_runs, grids, messages, methods, train
 from skd_jax.decoding import sampling
 from skd_jax.parallel import compilation, sharding
-from skd_jax.training import generation
+from skd_jax.training import generation, timing
 from skd_jax.training.rollout_stats import trim_and_count
 
 _STEPS = flags.DEFINE_integer(
@@ -41,7 +40,6 @@ _METHODS = flags.DEFINE_list(
   "methods", list(methods.METHODS), "Names of skd_jax/methods.py."
 )
 _BASELINE = "on_policy_kd"
-_PARTS = ("generate", "verify", "train")
 
 
 def make_step(
@@ -76,15 +74,15 @@ def make_step(
       step,
     )
     rollout, stats = trim_and_count(rollout, config.data.length_multiple)
-    start_time = time.perf_counter()
-    jax.block_until_ready(
-      made.train.step(
-        state, head if made.spec.uses_teacher else None, batch, rollout
+    with timing.timed(parts, "train"):
+      jax.block_until_ready(
+        made.train.step(
+          state, head if made.spec.uses_teacher else None, batch, rollout
+        )
       )
-    )
-    parts["train"] = time.perf_counter() - start_time
-    return {part: parts.get(part, 0.0) for part in _PARTS} | {
-      "seconds": sum(parts.values()),
+    timed = {part: parts.get(part, 0.0) for part in timing.PARTS}
+    return timed | {
+      "seconds": sum(timed.values()),
       "emitted": stats.emitted if stats.rounds else 0,
       "replaced": stats.replaced if stats.rounds else 0,
     }
@@ -126,7 +124,7 @@ def make_rows(
       "what": name,
       "seconds": median("seconds"),
       "ratio_to_on_policy_kd": statistics.median(ratios),
-      **{part: median(part) for part in _PARTS},
+      **{part: median(part) for part in timing.PARTS},
       "replacement_rate": rates[name] or None,
     }
 

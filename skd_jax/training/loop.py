@@ -282,7 +282,7 @@ class TrainLoop:
     if len(kept) < len(fetched):
       line["skipped_steps"] = len(fetched) - len(kept)
     since = self._since_line
-    since.tokens = sum(int(metrics["tokens"]) for metrics in fetched)
+    since.tokens = sum(int(metrics["tokens"]) for metrics in kept)
     self.totals.add(since)
     line |= {f"{name}_seconds": value for name, value in since.seconds.items()}
     line |= since.rates()

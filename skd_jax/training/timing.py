@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+PARTS = ("generate", "verify", "train")  # Of a step of distillation.
+
 # Lowering and XLA; the trace is not in it, as its events nest.
 _COMPILING = (
   "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -21,7 +23,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
   Args:
     seconds: by part; no second is in two of them. What runs on a device counts
       where the block waits for it.
-    part: of the step: "generate", "verify", "train".
+    part: of PARTS.
   """
   compiling = 0.0
 
