@@ -84,15 +84,14 @@ def test_microbatches_give_the_update_of_the_whole_batch():
   # Rows of 3, 2, 4 and 1 tokens: a mean of means would be another update.
   start = train_step.init_train_state(params(0), optimizer())
   whole, metrics = step(start, params(1))
-  for num_microbatches in (2, 4):
-    parts, part_metrics = step(start, params(1), num_microbatches)
-    jax.tree.map(
-      functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-      whole.params,
-      parts.params,
-    )
-    np.testing.assert_allclose(metrics["loss"], part_metrics["loss"], rtol=1e-5)
-    assert part_metrics["tokens"] == 10
+  parts, part_metrics = step(start, params(1), num_microbatches=2)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    whole.params,
+    parts.params,
+  )
+  np.testing.assert_allclose(metrics["loss"], part_metrics["loss"], rtol=1e-5)
+  assert part_metrics["tokens"] == 10
 
 
 @pytest.mark.slow
@@ -151,13 +150,16 @@ def test_gradient_equals_the_plain_loss_with_all_logits():
     )
     return jnp.sum(jnp.where(mask, values, 0.0))
 
-  chunked = jax.grad(
-    lambda p: loss_fn()(p, MODEL.head_params(teacher), BATCH, rollout)[0]
-  )(student)
+  @jax.jit
+  def gradients(p):
+    chunked = jax.grad(
+      lambda p: loss_fn()(p, MODEL.head_params(teacher), BATCH, rollout)[0]
+    )
+    return jax.grad(plain)(p), chunked(p)
+
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
-    jax.grad(plain)(student),
-    chunked,
+    *gradients(student),
   )
 
 
@@ -175,7 +177,7 @@ def test_distillation_brings_the_student_to_the_teacher():
 def test_supervised_loss_is_cross_entropy_on_the_references():
   student = params(0)
   rollout = generation.reference_rollout(BATCH)
-  total, _ = loss_fn(token_losses.supervised_token_loss, teacher=None)(
+  total, _ = jax.jit(loss_fn(token_losses.supervised_token_loss, teacher=None))(
     student, None, BATCH, rollout
   )
   hidden = forward.response_hidden(
