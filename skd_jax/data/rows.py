@@ -138,7 +138,8 @@ def _table_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
     if not (place / "state.json").is_file():
       continue
     state = json.loads((place / "state.json").read_text("utf-8"))
-    if place == folder and state.get("_split") != split:
+    # A split without a name is "train", as in `datasets`.
+    if place == folder and (state.get("_split") or "train") != split:
       continue
     paths = [place / entry["filename"] for entry in state["_data_files"]]
     return _complete(paths, len(paths))
