@@ -7,6 +7,7 @@ import gzip
 import json
 import pathlib
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ _PARQUET = (
   "{split}/*.parquet",
 )
 _BATCH_SIZE = 1000  # Rows that are read from a file at once.
+# What gzip and UTF-8 say of damaged or other files.
+_NOT_TEXT = (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error)
 
 
 def find(dir: str | pathlib.Path, stem: str) -> pathlib.Path:
@@ -54,7 +57,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
   try:
     plain = gzip.decompress(data) if path.suffix == ".gz" else data
     text = plain.decode("utf-8-sig")
-  except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+  except _NOT_TEXT as error:
     raise ValueError(f"{path}: not UTF-8 text: {error}") from error
   lines = text.split("\n")
   if not lines[-1]:
@@ -74,8 +77,10 @@ def read_jsonl(dir: str, split: str) -> Iterator[Row]:
     where = f"{path}, line {number}"
     try:
       entry = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{where}: bad JSON: {error}") from error
+    # Not JSONDecodeError alone: a number may have too many digits.
+    except (ValueError, RecursionError) as error:
+      reason = str(error).replace("line 1 ", "")  # Of this line.
+      raise ValueError(f"{where}: bad JSON: {reason}") from error
     if not isinstance(entry, dict):
       raise ValueError(f"{where}: must be a JSON object")
     yield where, entry
@@ -133,7 +138,8 @@ def _table_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
     if not (place / "state.json").is_file():
       continue
     state = json.loads((place / "state.json").read_text("utf-8"))
-    if place == folder and state.get("_split") != split:
+    # A split without a name is "train", as in `datasets`.
+    if place == folder and (state.get("_split") or "train") != split:
       continue
     paths = [place / entry["filename"] for entry in state["_data_files"]]
     return _complete(paths, len(paths))

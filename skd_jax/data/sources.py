@@ -1,6 +1,7 @@
 """Where examples come from: files, TensorFlow data sets, this package."""
 
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ KINDS = (
 )
 
 _ROWS = {"jsonl": rows_lib.read_jsonl, "parquet": rows_lib.read_table}
+# Of a character that was cut in two, which JSON can write and UTF-8 cannot.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PART = re.compile(r"(?P<split>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]")
 
 Located = tuple[str, Example]  # Where it stands.
@@ -49,16 +52,25 @@ def _pairs(
 ) -> Iterator[Located]:
   """The texts of two fields of each row."""
   for where, row in rows:
-    pair = []
-    for field in (source_field, target_field):
-      value = rows_lib.value_of(row, field)
-      if not isinstance(value, str):
-        raise ValueError(
-          f"{where}: has no text in field {field!r}; its fields are "
-          f"{sorted(row)}"
-        )
-      pair.append(value)
-    yield where, {"source": pair[0], "target": pair[1]}
+    source, target = (
+      _text(where, row, field) for field in (source_field, target_field)
+    )
+    yield where, {"source": source, "target": target}
+
+
+def _text(where: str, row: dict[str, Any], field: str) -> str:
+  value = rows_lib.value_of(row, field)
+  if value is None:
+    raise ValueError(
+      f"{where}: has no text in field {field!r}; its fields are {sorted(row)}"
+    )
+  if isinstance(value, bytes):  # Of TensorFlow, or of a binary column.
+    return value.decode(errors="surrogateescape")
+  if not isinstance(value, str):
+    raise ValueError(
+      f"{where}: {field} = {reprlib.repr(value)}: must be a text"
+    )
+  return value
 
 
 def _conversations(
@@ -80,12 +92,8 @@ def _conversations(
 
 
 def _read_tfds(
-  dir: str | None,
-  split: str,
-  name: str,
-  source_field: str,
-  target_field: str,
-) -> Iterator[Located]:
+  dir: str | None, split: str, name: str
+) -> Iterator[rows_lib.Row]:
   import tensorflow_datasets as tfds
 
   # These register wmt16_translate, xsum, gsm8k and others.
@@ -95,17 +103,7 @@ def _read_tfds(
 
   source: Any = tfds.data_source(name, split=split, data_dir=dir)
   for number in range(len(source)):
-    entry = source[number]
-    where = f"{name}, split {split}, example {number}"
-    pair = []
-    for field in (source_field, target_field):
-      if field not in entry:
-        raise ValueError(
-          f"{where}: has no field {field!r}; its fields are {sorted(entry)}"
-        )
-      value = entry[field]
-      pair.append(value.decode() if isinstance(value, bytes) else str(value))
-    yield where, {"source": pair[0], "target": pair[1]}
+    yield f"{name}, split {split}, example {number}", source[number]
 
 
 def _read_embedded(kind: str, split: str, **settings) -> Iterator[Located]:
@@ -186,8 +184,9 @@ def load_examples(
 
   Raises:
     FileNotFoundError: The folder or a file is missing.
-    ValueError: An unknown kind, a missing argument, or files that cannot be
-      read as described; the message names the file and the line.
+    ValueError: An unknown kind, a missing argument, a split without examples,
+      or files that cannot be read as described; the message names the file and
+      the line.
   """
   part = None
   # TensorFlow data sets read slices themselves.
@@ -211,10 +210,11 @@ def load_examples(
     )
     if kind == "tfds":
       (name,) = _required(kind, name=name)
-      located = _read_tfds(dir, split, name, *fields)
+      rows = _read_tfds(dir, split, name)
     else:
       (dir,) = _required(kind, dir=dir)
-      located = _pairs(_ROWS[kind](dir, split), *fields)
+      rows = _ROWS[kind](dir, split)
+    located = _pairs(rows, *fields)
   elif kind == "messages":
     dir, field = _required(kind, dir=dir, source_field=source_field)
     located = _conversations(rows_lib.read_any(dir, split), field, turns)
@@ -222,29 +222,34 @@ def load_examples(
     raise ValueError(f"kind = {kind!r}: must be one of {', '.join(KINDS)}")
   if part:
     located = _chosen(located, part)
-  return _checked(located, max_examples)
+  examples = _checked(located, max_examples)
+  if not examples:
+    chosen = part[0] if part else split
+    raise ValueError(f"{dir or name or kind}: split {chosen} holds no example")
+  return examples
 
 
 def _chosen(located: Iterable[Located], part: re.Match[str]) -> list[Located]:
   """The examples of a split such as train[:900]."""
   start, stop = (int(n) if n else None for n in part.group("start", "stop"))
-  found = list(located)[start:stop]
-  if not found:
-    raise ValueError(f"split {part[0]} holds no example")
-  return found
+  return list(located)[start:stop]
 
 
 def _checked(
   located: Iterable[Located], max_examples: int | None
 ) -> list[Example]:
-  """The first examples, none of them blank."""
+  """The first examples, each of them text."""
   if max_examples is not None and max_examples < 1:
     raise ValueError(f"max_examples = {max_examples}: must be at least 1")
   examples: list[Example] = []
   for where, example in located:
-    if not example["source"].strip() or not example["target"].strip():
-      side = "target" if example["source"].strip() else "source"
-      raise ValueError(f"{where}: the {side} is blank")
+    for side in ("source", "target"):
+      if not example[side].strip():
+        raise ValueError(f"{where}: the {side} is blank")
+      if broken := _SURROGATE.search(example[side]):
+        raise ValueError(
+          f"{where}: the {side} has {broken[0]!r}: must be Unicode text"
+        )
     examples.append(example)
     if len(examples) == max_examples:
       break

@@ -31,7 +31,7 @@ def render(
 
   Raises:
     ValueError: the template refuses a conversation, as Gemma 2's does one with
-      a system turn, or leaves the system turn out.
+      a system turn, or leaves the system turn or calls of tools out.
   """
   texts = []
   for number, turns in enumerate(conversations):
@@ -49,6 +49,10 @@ def render(
       if turn["role"] == "system" and turn["content"].strip() not in text:
         raise ValueError(
           f"chat_template: leaves out the system turn of example {number}"
+        )
+      if turn.get("tool_calls") and "tool_calls" not in _template(tokenizer):
+        raise ValueError(
+          f"chat_template: leaves out the tool calls of example {number}"
         )
     texts.append(text)
   return texts

@@ -53,10 +53,21 @@ _Scorer = Callable[[Lines, Lines, Lines], tuple[float, str]]
 # date.
 _NUMBER = re.compile(
   r"(?P<sign>(?<![\w)])-)?(?<![\w.])"
-  r"(?:(?<!/)(?:(?P<whole>\d+) )?"
-  r"(?P<part>\d+)/(?P<of>\d*[1-9]\d*)(?!\d|/|\.\d)"
+  r"(?:(?<!/)(?<!/ )(?:(?P<whole>\d+) )?"
+  r"(?P<part>\d+) ?/ ?(?P<of>\d*[1-9]\d*)(?!\d| ?/|\.\d)"
   r"|(?P<decimal>\d+(?:\.\d+)?|\.\d+))"
 )
+_CURRENCY = re.compile("[$\N{CENT SIGN}-\N{YEN SIGN}\u20a0-\u20cf] ?")
+_FRACTIONS = "\xbc\xbd\xbe" + "".join(map(chr, range(0x2150, 0x215F)))
+_SLASH = "\N{FRACTION SLASH}"
+# A half, which is one character, becomes 1/2.
+_SPELLED = str.maketrans(
+  {
+    sign: unicodedata.normalize("NFKC", sign).replace(_SLASH, "/")
+    for sign in (*_FRACTIONS, _SLASH)
+  }
+)
+_MAX_DIGITS = 1000  # Python reads no more than 4,300 as a number.
 _COMET_PROGRAM = """
 import json, sys
 from importlib.metadata import version
@@ -182,14 +193,17 @@ def final_answer(text: str) -> Fraction | str:
   A unit is no part of it, nor are a currency and %: 50 % is 50. Text without a
   number stands for itself, in lower case.
   """
+  text = _CURRENCY.sub("", text).replace("\N{MINUS SIGN}", "-")
+  text = re.sub(rf"(?<=\d) ?(?=[{_FRACTIONS}])", " ", text).translate(_SPELLED)
   _, mark, after = text.partition("####")
-  part = re.sub(r"[$€£¥]", "", after if mark else text)
-  part = part.replace("\N{MINUS SIGN}", "-")
+  part = re.sub(r"^\s*- ", "-", after) if mark else text
   part = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part)
   numbers = list(_NUMBER.finditer(part))
   if not numbers:
     return part.strip().casefold()
-  return _value(numbers[0] if mark else numbers[-1])
+  number = numbers[0] if mark else numbers[-1]
+  # What never ends is no number, but is a student's answer at times.
+  return number[0] if len(number[0]) > _MAX_DIGITS else _value(number)
 
 
 def _value(number: re.Match[str]) -> Fraction:

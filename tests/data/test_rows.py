@@ -69,10 +69,13 @@ def test_saved_data_set_is_read_with_its_splits_or_alone(tmp_path):
   write_arrow(tmp_path / "all" / "train", ROWS)
   write_arrow(tmp_path / "all" / "test", ROWS[:2], num_files=1)
   write_arrow(tmp_path / "one", ROWS, split="train")
-  assert read(tmp_path / "all") == read(tmp_path / "one") == EXAMPLES
+  write_arrow(tmp_path / "nameless", ROWS)
+  for name in ("all", "one", "nameless"):
+    assert read(tmp_path / name) == EXAMPLES
   assert read(tmp_path / "all", "test") == EXAMPLES[:2]
-  with pytest.raises(FileNotFoundError, match="holds no split 'test'"):
-    read(tmp_path / "one", "test")
+  for name in ("one", "nameless"):
+    with pytest.raises(FileNotFoundError, match="holds no split 'test'"):
+      read(tmp_path / name, "test")
 
 
 def test_file_that_is_gone_or_damaged_is_named(tmp_path):

@@ -108,8 +108,19 @@ def test_part_of_a_split_is_chosen_as_from_a_list(tmp_path):
   assert read("dev[:-1]") == EXAMPLES[:-1]
   assert read("dev[-1:]") == EXAMPLES[-1:]
   assert read("dev[1:3]", max_examples=1) == EXAMPLES[1:2]
-  with pytest.raises(ValueError, match=r"^split dev\[3:\] holds no example"):
+  with pytest.raises(
+    ValueError, match=rf"^{tmp_path}: split dev\[3:\] holds no example$"
+  ):
     read("dev[3:]")
+
+
+@pytest.mark.parametrize("name", ["dev.jsonl", "dev.jsonl.gz"])
+def test_empty_file_is_named(tmp_path, name):
+  write(tmp_path / name, "")
+  with pytest.raises(
+    ValueError, match=rf"^{tmp_path}: split dev holds no example$"
+  ):
+    jsonl(tmp_path)
 
 
 def test_missing_folder_and_file_say_what_was_looked_for(tmp_path):
@@ -154,24 +165,43 @@ def test_file_that_is_not_text_is_named(tmp_path):
   (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"abc")[:-4])
   with pytest.raises(ValueError, match=r"train\.de\.gz: not UTF-8 text"):
     parallel(tmp_path)
+  damaged = gzip.compress(b"abc")[:10] + b"\xff" * 20
+  (tmp_path / "train.de.gz").write_bytes(damaged)
+  with pytest.raises(ValueError, match=r"train\.de\.gz: not UTF-8 text: Error"):
+    parallel(tmp_path)
+
+
+def test_gzip_file_without_its_ending_is_named(tmp_path):
+  (tmp_path / "dev.jsonl").write_bytes(gzip.compress(b'{"q": "x", "a": "y"}'))
+  with pytest.raises(ValueError, match=r"dev\.jsonl: not UTF-8 text"):
+    jsonl(tmp_path)
 
 
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    ('{"q": "x"}', r"line 2: has no text in field 'a'; its fields are \['q'\]"),
-    ('{"q": 3, "a": "y"}', "line 2: has no text in field 'q'"),
-    ('{"q": "x", "a": ', "line 2: bad JSON"),
-    ("", "line 2: bad JSON"),
-    ("[1]", "line 2: must be a JSON object"),
-    ('{"q": "x", "a": " "}', "line 2: the target is blank"),
+    ('{"q": "x"}', "has no text in field 'a'; its fields are ['q']"),
+    ('{"q": "x", "a": null}', "has no text in field 'a'; its fields are ['a'"),
+    ('{"q": 3, "a": "y"}', "q = 3: must be a text"),
+    ('{"q": "x", "a": ["y"]}', "a = ['y']: must be a text"),
+    ('{"q": "x", "a": ', "bad JSON: Expecting value: column 17 (char 16)"),
+    ("", "bad JSON: Expecting value: column 1 (char 0)"),
+    ("[" * 100_000, "bad JSON: "),
+    ('{"q": ' + "1" * 5000, "bad JSON: Exceeds the limit (4300 digits)"),
+    ("[1]", "must be a JSON object"),
+    ('{"q": "x", "a": " "}', "the target is blank"),
+    ('{"q": "", "a": "y"}', "the source is blank"),
+    (r'{"q": "x", "a": "hi \ud83d"}', r"the target has '\ud83d': must be Uni"),
   ],
 )
 def test_broken_json_lines_are_named(tmp_path, line, message):
-  good = '{"q": "x", "a": "y"}'
-  write(tmp_path / "dev.jsonl", f"{good}\n{line}\n{good}\n")
-  with pytest.raises(ValueError, match=message):
+  good = '{"q": "x", "a": "y"}\n'
+  write(tmp_path / "dev.jsonl", f"{good * 6}{line}\n{good}")
+  with pytest.raises(ValueError) as caught:
     jsonl(tmp_path)
+  start = f"{tmp_path / 'dev.jsonl'}, line 7: {message}"
+  assert str(caught.value).startswith(start)
+  assert "\n" not in str(caught.value)
 
 
 def test_unknown_kind_lists_the_kinds():
@@ -251,35 +281,44 @@ def test_task_has_the_steps_of_its_settings_and_noise_in_training_only(
 
 TFDS_PROGRAM = """
 import sys
+import numpy as np
 import tensorflow_datasets as tfds
 from skd_jax.data import sources
 
 class TinyPairs(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   def _info(self):
-    features = tfds.features.Translation(languages=("de", "en"))
+    features = tfds.features.FeaturesDict({
+      "number": np.int64,
+      "t": tfds.features.Translation(languages=("de", "en")),
+    })
     return tfds.core.DatasetInfo(builder=self, features=features)
   def _split_generators(self, dl_manager):
     return {"train": self._generate_examples()}
   def _generate_examples(self):
     for number in range(5):
-      yield number, {"de": f"Größe {number}", "en": f"size {number}"}
+      pair = {"de": f"Größe {number}", "en": f"size {number}"}
+      yield number, {"number": number, "t": pair}
 
 folder = sys.argv[1]
 TinyPairs(data_dir=folder, file_format="array_record").download_and_prepare()
 read = lambda **fields: sources.load_examples(
-  "tfds", "train", dir=folder, name="tiny_pairs", source_field="de", **fields
+  "tfds", "train", dir=folder, name="tiny_pairs", source_field="t.de", **fields
 )
-examples = read(target_field="en", max_examples=4)
+examples = read(target_field="t.en", max_examples=4)
 assert len(examples) == 4, examples
 for example in examples:
   assert example["source"] == "Größe" + example["target"].removeprefix("size")
-try:
-  read(target_field="fr")
-except ValueError as error:
-  assert "has no field 'fr'; its fields are ['de', 'en']" in str(error), error
-else:
-  raise AssertionError("a missing field was accepted")
+for field, message in (
+  ("t.fr", "has no text in field 't.fr'; its fields are ['number', 't']"),
+  ("number", "number = "),
+):
+  try:
+    read(target_field=field)
+  except ValueError as error:
+    assert f"example 0: {message}" in str(error), error
+  else:
+    raise AssertionError(f"{field} was accepted")
 assert "tensorflow" not in sys.modules
 for name in ("wmt16_translate", "samsum", "xsum", "gsm8k"):
   assert tfds.builder_cls(name)

@@ -189,25 +189,44 @@ def test_row_of_10_000_words_is_left_out_of_training_and_named_elsewhere(
     make_task_set(tokenizer, data=settings(long, long_prompts="leave_out"))
 
 
-def test_copies_of_an_example_are_counted(folder, tokenizer, monkeypatch):
+def test_messy_file_is_used_and_its_long_and_repeated_rows_are_counted(
+  tmp_path, tokenizer, monkeypatch
+):
   lines = []
   monkeypatch.setattr(
     tasks.logging, "info", lambda text, *values: lines.append(text % values)
   )
-  examples = tasks.load_split("data", settings(folder), "train")
-  tasks.make_task_set(
-    {"data": settings(folder)},
-    {"data": [*examples, *examples[:2]]},
-    tokenizer,
-    vocab_size=len(tokenizer),
-    eos_ids=(tokenizer.eos_token_id,),
-    mixing_temperature=1.0,
-  )
-  assert [line.rpartition("; ")[2] for line in lines] == [
-    "2 are copies of another",
-    "0 are copies of another",
-    "0 are copies of another",
+  rows = [
+    {"Frage (neu)": "2 plums", "answer": {"text": "2"}, "id": 1},
+    {"Frage (neu)": "2 plums", "answer": {"text": "2"}, "id": float("nan")},
+    {"Frage (neu)": "2 plums", "reply": "three\u2028\u00fc \N{PEAR}"},
+    {"Frage (neu)": "plum " * 50, "answer": {"text": "4"}},
+    {"Frage (neu)": "5 plums", "answer": {"text": "plum " * 50}},
   ]
+  for split in ("train", "dev", "test"):
+    text = "\ufeff" + "".join(json.dumps(row) + "\r\n" for row in rows)
+    (tmp_path / f"{split}.jsonl").write_bytes(text.encode())
+  task_set = make_task_set(
+    tokenizer,
+    data=settings(
+      tmp_path,
+      source_field="Frage (neu)",
+      target_field="answer.text|reply",
+      long_prompts="leave_out",
+    ),
+  )
+  limits = "(over max_prompt_length = 32 or max_new_tokens = 48)"
+  assert lines == [
+    "data, train: 3 of 5 examples; 2 are left out "
+    f"{limits}; 1 are copies of another",
+    *(
+      f"data, {split}: 4 of 5 examples; 1 have a cut reference {limits}; "
+      "1 are copies of another"
+      for split in ("dev", "test")
+    ),
+  ]
+  decoded = tokenizer_lib.decode(tokenizer, task_set.train.responses)
+  assert decoded == ["2", "2", "three\u2028\u00fc \N{PEAR}"]
 
 
 def test_token_bytes_are_there_where_a_task_has_stop_strings(folder, tokenizer):

@@ -4,24 +4,11 @@ import pytest
 
 from skd_jax.data import tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
+from tests.data import published
 from tests.data.test_tasks import settings
 
 EXAMPLE = {"source": "Hallo", "target": "Hello there"}
-# What Qwen3's published template makes of a question and its answer.
-QWEN3 = r"""{%- for message in messages %}
-    {%- if message.role == "user" %}
-        {{- '<|im_start|>user\n' + message.content + '<|im_end|>\n' }}
-    {%- else %}
-        {{- '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}
-        {{- message.content + '<|im_end|>\n' }}
-    {%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|im_start|>assistant\n' }}
-    {%- if enable_thinking is defined and enable_thinking is false %}
-        {{- '<think>\n\n</think>\n\n' }}
-    {%- endif %}
-{%- endif %}"""
+QWEN3 = published.template("qwen3")
 # How Llama 3.2's begins.
 LLAMA32 = r"""{%- if not date_string is defined %}
     {%- if strftime_now is defined %}
