@@ -6,6 +6,7 @@ init_model(config)   -> LoadedModel
 
 import dataclasses
 import pathlib
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,6 +132,8 @@ def save_model(
   tokenizer: Any = None,
   *,
   eos_ids: Sequence[int] | None = None,
+  dtype: str = "float32",
+  card: str = "",
 ) -> None:
   """Writes a Hugging Face folder: config, safetensors and the tokenizer.
 
@@ -143,9 +146,12 @@ def save_model(
     tokenizer: a tokenizer of transformers, from `load_tokenizer`; None saves
       none.
     eos_ids: what ends a response; default: the tokenizer's EOS.
+    dtype: of the weights in the files, "float32" or "bfloat16".
+    card: the text of README.md; empty: none is written.
 
   Raises:
-    ValueError: the folder holds something that is no earlier export.
+    ValueError: the folder holds something that is no earlier export, or an
+      unknown dtype.
   """
   tokens: dict[str, Any] = {}
   if tokenizer is not None:
@@ -154,8 +160,37 @@ def save_model(
       "eos_token_id": eos,
       "bos_token_id": tokenizer.bos_token_id,
       "pad_token_id": tokenizer.pad_token_id,
-      "save_tokenizer": tokenizer.save_pretrained,
     }
   elif eos_ids is not None:
     tokens = {"eos_token_id": list(eos_ids)}
-  huggingface.save(folder, loaded.config, loaded.params, **tokens)
+
+  def write_rest(target: str) -> None:
+    if tokenizer is not None:
+      save_tokenizer(tokenizer, target)
+    if card:
+      pathlib.Path(target, "README.md").write_text(card, encoding="utf-8")
+
+  huggingface.save(
+    folder,
+    loaded.config,
+    loaded.params,
+    dtype=dtype,
+    save_tokenizer=write_rest,
+    **tokens,
+  )
+
+
+def save_tokenizer(tokenizer: Any, folder: str | pathlib.Path) -> None:
+  """Writes the files of a tokenizer, and tokenizer.model where it had one.
+
+  transformers 5 leaves that file out: it reads tokenizer.json alone. llama.cpp
+  converts the vocabulary of Gemma from it.
+
+  Args:
+    tokenizer: a tokenizer of transformers, from `load_tokenizer`.
+    folder: where the files go.
+  """
+  tokenizer.save_pretrained(str(folder))
+  origin = pathlib.Path(tokenizer.name_or_path)
+  if tokenizer.name_or_path and (origin / "tokenizer.model").is_file():
+    shutil.copy(origin / "tokenizer.model", folder)
