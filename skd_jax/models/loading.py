@@ -6,7 +6,6 @@ init_model(config)   -> LoadedModel
 
 import dataclasses
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from skd_jax import structs
-from skd_jax.models import decoder, huggingface
+from skd_jax.models import decoder, huggingface, tokenizer_files
 from skd_jax.models import placement as placement_lib
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
@@ -166,7 +165,7 @@ def save_model(
 
   def write_rest(target: str) -> None:
     if tokenizer is not None:
-      save_tokenizer(tokenizer, target)
+      tokenizer_files.save_tokenizer(tokenizer, target)
     if card:
       pathlib.Path(target, "README.md").write_text(card, encoding="utf-8")
 
@@ -178,19 +177,3 @@ def save_model(
     save_tokenizer=write_rest,
     **tokens,
   )
-
-
-def save_tokenizer(tokenizer: Any, folder: str | pathlib.Path) -> None:
-  """Writes the files of a tokenizer, and tokenizer.model where it had one.
-
-  transformers 5 leaves that file out: it reads tokenizer.json alone. llama.cpp
-  converts the vocabulary of Gemma from it.
-
-  Args:
-    tokenizer: a tokenizer of transformers, from `load_tokenizer`.
-    folder: where the files go.
-  """
-  tokenizer.save_pretrained(str(folder))
-  origin = pathlib.Path(tokenizer.name_or_path)
-  if tokenizer.name_or_path and (origin / "tokenizer.model").is_file():
-    shutil.copy(origin / "tokenizer.model", folder)
