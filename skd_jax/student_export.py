@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from skd_jax import builders, results
+from skd_jax import __version__, builders, results
 from skd_jax import config as config_lib
 from skd_jax.experiment import Experiment
 from skd_jax.models import LoadedModel, save_model
@@ -95,6 +95,7 @@ def _card(
     command=command,
     made_with=[
       f"Seed {seed}, on {', '.join(made['devices'])}.",
+      " ".join(filter(None, ("skd_jax", __version__, made["git"]))),
       ", ".join(
         f"{name} {version}" for name, version in made["versions"].items()
       ),
