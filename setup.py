@@ -45,6 +45,7 @@ setuptools.setup(
     "filelock>=3.15,<5",
     "flax>=0.12,<0.13",
     "grain>=0.2.12,<0.3",
+    "huggingface_hub>=1.3,<3",
     "jax>=0.10,<0.13",
     "jinja2>=3.1,<4",
     "markupsafe>=2.1,<4",
@@ -55,6 +56,7 @@ setuptools.setup(
     "optax>=0.2.6,<0.3",
     "orbax-checkpoint>=0.11.25,<0.13",
     "pyarrow>=18,<27",
+    "pyyaml>=6,<7",
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.6,<1",
@@ -80,6 +82,8 @@ setuptools.setup(
     ],
     # The metric `math`.
     "math": ["math-verify[antlr4_13_2]>=0.9,<0.10"],
+    # Weights & Biases beside TensorBoard: the setting log.wandb.
+    "wandb": ["wandb>=0.20,<1"],
     # What benchmarks/ measures beside: transformers and TRL, with torch.
     "peers": [
       "accelerate>=1.0,<2",

@@ -7,6 +7,7 @@ config, train.py to run it.
 import datetime
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,11 +15,13 @@ import ml_collections
 from absl import logging
 
 from skd_jax import config as config_lib
+from skd_jax import field_checks as fields
 from skd_jax import models
 from skd_jax.data.tasks import TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
+from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import generation, health, schedules, train_step
 from skd_jax.training.cadence import Cadence
 
@@ -77,6 +80,25 @@ def cadence(config: ml_collections.ConfigDict, stage: str) -> Cadence:
     checkpoint_every_steps=fit.checkpoint_every_steps,
     checkpoint_every_minutes=fit.checkpoint_every_minutes,
     must_save_by=must_save_by,
+  )
+
+
+def open_boards(
+  config: ml_collections.ConfigDict,
+) -> Sequence[boards.OpenBoard]:
+  """Returns what a run is watched on beside TensorBoard.
+
+  Raises:
+    ValueError: the package of one is missing.
+  """
+  project = config.log.wandb
+  if not project:
+    return ()
+  with fields.prefix(f"log.wandb = {project!r}: "):
+    wandb_board.check_installed()
+  settings = config_lib.to_plain(config)
+  return (
+    functools.partial(wandb_board.WandbBoard, project=project, config=settings),
   )
 
 

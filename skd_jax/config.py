@@ -83,6 +83,9 @@ def default_config() -> ml_collections.ConfigDict:
   # Of activations and caches: float32, bfloat16; auto is bfloat16 where the
   # device has matrix units for it. The student's weights stay float32.
   config.dtype = "auto"
+  # Of the weights in WORKDIR/export: float32, as they were trained, or bfloat16
+  # at half the size.
+  config.export_dtype = "float32"
   # By this time, as in "2026-12-31T23:30" (local, or with its zone), the run
   # has saved and stopped: the end of an allocation. Empty: none.
   config.must_save_by = ""
@@ -92,6 +95,11 @@ def default_config() -> ml_collections.ConfigDict:
   # Steps of distillation to trace with jax.profiler, into WORKDIR/profile; the
   # first two, which compile, are left out. 0 is none.
   config.profile = 0
+
+  config.log = ml_collections.ConfigDict()
+  # The project of Weights & Biases that shows the run as well, which needs the
+  # extra `wandb`; empty: none. Files and TensorBoard are written anyway.
+  config.log.wandb = ""
 
   # The devices, as groups; see skd_jax/parallel/sharding.py. Rows are sharded
   # over data * fsdp groups of `tensor` devices each.
@@ -235,7 +243,9 @@ def default_config() -> ml_collections.ConfigDict:
 
   config.evaluate = ml_collections.ConfigDict()
   config.evaluate.batch_size = 64
-  config.evaluate.num_samples = 8  # Rollouts shown in report.html, each time.
+  # Rollouts shown in report.html, each time, and answers logged as text at a
+  # validation, of each task.
+  config.evaluate.num_samples = 8
   # For the metric comet: the file model.ckpt of a COMET checkpoint, and the
   # Python of an environment that has unbabel-comet. Nothing is downloaded.
   config.evaluate.comet_checkpoint = ""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from skd_jax import builders, method_checks, methods, stages
+from skd_jax import builders, method_checks, methods, models, stages
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.data import conversations, sources, templates
@@ -30,6 +30,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     ValueError: names the field, its value and what is allowed.
   """
   fields.one_of(config, "dtype", ("auto", "float32", "bfloat16"))
+  fields.one_of(config, "export_dtype", models.EXPORT_DTYPES)
+  builders.open_boards(config)
   for field in (
     "data.length_multiple",
     "tokenizer.vocab_size",

@@ -1,4 +1,4 @@
-"""The models of a run: read or trained by SFT, validated, exported."""
+"""The models of a run: read or trained by SFT, exported."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,6 @@ import ml_collections
 from absl import logging
 
 from skd_jax import builders, config_checks
-from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
 from skd_jax.losses import token_losses
 from skd_jax.models import (
@@ -23,7 +22,7 @@ from skd_jax.models import (
 )
 from skd_jax.parallel import sharding
 from skd_jax.training import loop, sft
-from skd_jax.training.callbacks import Validate
+from skd_jax.validation import validation_callbacks
 
 
 def prepare_model(
@@ -114,6 +113,7 @@ def _fine_tune(
     num_steps=shape.fit.num_steps,
     cadence=builders.cadence(config, f"{role}.fit"),
     guards=builders.guards(config, f"{role}.fit"),
+    open_boards=builders.open_boards(config),
   ) as training:
     sft.fine_tune(training, train)
   model = dataclasses.replace(model, params=training.state.params)
@@ -146,33 +146,6 @@ def _check_layers_of_teacher(config: ml_collections.ConfigDict) -> None:
     config_checks.check_layers_of_teacher(
       config, load_config(folder).num_layers
     )
-
-
-def validation_callbacks(
-  experiment: Experiment,
-  fit: ml_collections.ConfigDict,
-  model: LoadedModel,
-  teacher: LoadedModel | None = None,
-) -> loop.Callbacks:
-  """The callbacks that score the validation split, if there are any."""
-  scorer = make_evaluator(experiment)
-
-  def scores_fn(params):
-    found = scorer.evaluate("validation", model.model, params, teacher)
-    return evaluator.flatten(found.scores)
-
-  return Validate(scores_fn).every(fit.evaluate_every_steps, fit.num_steps)
-
-
-def make_evaluator(experiment: Experiment) -> evaluator.Evaluator:
-  """Returns what scores the models of a run."""
-  return evaluator.Evaluator(
-    tasks=experiment.tasks,
-    stop_table=experiment.stop_table,
-    eval_batches=experiment.eval_batches,
-    chunk_size=experiment.config.loss.chunk_size,
-    comet=builders.comet(experiment.config),
-  )
 
 
 def export(

@@ -62,7 +62,7 @@ def prune_folder(
 
   from skd_jax import models
   from skd_jax.data import tokenizer as tokenizer_lib
-  from skd_jax.models import pruning
+  from skd_jax.models import pruning, tokenizer_files
 
   source, target = pathlib.Path(path), pathlib.Path(output)
   if source.resolve() == target.resolve():
@@ -77,7 +77,7 @@ def prune_folder(
   pruned = pruning.prune_layers(models.load_model(source, dtype=dtype), keep)
 
   def save_tokenizer(folder: str) -> None:
-    tokenizer.save_pretrained(folder)
+    tokenizer_files.save_tokenizer(tokenizer, folder)
     if (source / _GENERATION).is_file():
       shutil.copy(source / _GENERATION, folder)
 

@@ -139,7 +139,7 @@ def make_report(
   rates = totals.rates()
   return {
     "task": config.task,
-    "asked": _asked(config),
+    "asked": describe_request(config),
     "config": config_lib.to_plain(config),
     "seeds": list(config.seeds),
     "main_metric": evaluator.score_names(experiment.tasks.tasks)[0],
@@ -172,7 +172,7 @@ def make_report(
   }
 
 
-def _asked(config: ml_collections.ConfigDict) -> str:
+def describe_request(config: ml_collections.ConfigDict) -> str:
   """Says in a line what a run was asked to do."""
   fit, rule = config.distill, config.rollout
   parts = [f"{fit.num_steps} steps of {fit.batch_size} prompts"]

@@ -28,15 +28,10 @@ from skd_jax.experiment import Experiment, open_baseline, open_experiment
 from skd_jax.models import LoadedModel
 from skd_jax.pair import pair_warnings, probe_start
 from skd_jax.parallel import processes
-from skd_jax.preparation import (
-  export,
-  make_evaluator,
-  prepare_model,
-  read_model,
-  validation_callbacks,
-)
+from skd_jax.preparation import export, prepare_model, read_model
 from skd_jax.preview import write_example
 from skd_jax.reporting import files
+from skd_jax.student_export import export_student
 from skd_jax.training import (
   draft_length,
   generation,
@@ -47,6 +42,7 @@ from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
 from skd_jax.training.timing import timed
 from skd_jax.training.train_step import TrainFns
+from skd_jax.validation import make_evaluator, validation_callbacks
 
 
 def train_and_evaluate(
@@ -103,7 +99,9 @@ def train_and_evaluate(
         stage = f"distill_seed_{seed}"
         of_seed[name] = score(opened, stage, student, teacher)
         if name == "student" and seed == config.seeds[0]:
-          export(experiment, experiment.workdir / "export", student)
+          export_student(
+            experiment, student, of_seed, seed=seed, command=command
+          )
         del student  # Before the next one is trained.
       per_seed.append({"seed": seed, "scores": of_seed, "totals": totals})
     return processes.on_first(
@@ -244,6 +242,7 @@ def _distillation_loop(
     num_steps=config.distill.num_steps,
     cadence=builders.cadence(config, "distill"),
     guards=builders.guards(config, "distill"),
+    open_boards=builders.open_boards(config),
   ) as training:
     for step, batch in training:
       rollout, seconds = generation.generate_responses(

@@ -9,6 +9,7 @@ import pytest
 
 from skd_jax import config as config_lib
 from skd_jax import config_checks, methods
+from skd_jax.reporting import wandb_board
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 
@@ -63,6 +64,21 @@ def test_missing_checkpoint_says_how_to_get_it(role, field):
   config_checks.check_config(config)
 
 
+def test_wandb_without_its_package_is_refused_and_without_a_project_not_asked(
+  monkeypatch,
+):
+  def refuse():
+    raise ValueError("needs the package wandb")
+
+  monkeypatch.setattr(wandb_board, "check_installed", refuse)
+  config = config_lib.default_config()
+  config_checks.check_config(config)
+  config.log.wandb = "mine"
+  with pytest.raises(ValueError) as caught:
+    config_checks.check_config(config)
+  assert str(caught.value) == "log.wandb = 'mine': needs the package wandb"
+
+
 def test_missing_teacher_is_named_before_the_layers_that_are_taken_of_it():
   from configs import gsm8k
 
@@ -102,6 +118,7 @@ _BAD = [
   ({"distill.beta2": 1.0}, "distill.beta2 = 1.0", "in [0, 1)"),
   ({"seeds": (0, -1)}, "seeds = (0, -1)", "not negative"),
   ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
+  ({"export_dtype": "auto"}, "export_dtype = 'auto'", "bfloat16"),
   ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
   ({"data.metrics": ("blue",)}, "data.metrics has 'blue'", "bleu, chrf"),
   ({"data.metrics": ()}, "data.metrics = ()", "at least one"),

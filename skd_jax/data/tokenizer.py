@@ -100,8 +100,10 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   if not path.is_dir():
     raise FileNotFoundError(f"tokenizer folder {path}: no such folder")
   # The settings of the model as well: eos_ids reads them. Weights are large,
-  # and checked where they are read.
-  manifest.check(path, lambda name: ".safetensors" not in name)
+  # and checked where they are read. The model card is for people to edit.
+  manifest.check(
+    path, lambda name: name != "README.md" and ".safetensors" not in name
+  )
   names = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
   if not any((path / name).is_file() for name in names):
     raise FileNotFoundError(

@@ -3,7 +3,12 @@
 from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.decoder import create, init_params, param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
-from skd_jax.models.huggingface import load_config, load_params, save
+from skd_jax.models.huggingface import (
+  EXPORT_DTYPES,
+  load_config,
+  load_params,
+  save,
+)
 from skd_jax.models.loading import (
   LoadedModel,
   Placement,
@@ -16,6 +21,7 @@ from skd_jax.models.placement import param_shardings, usable_rules
 from skd_jax.models.pruning import prune_layers
 
 __all__ = [
+  "EXPORT_DTYPES",
   "LoadedModel",
   "ModelConfig",
   "Placement",

@@ -33,6 +33,7 @@ _COMMON_DEFAULTS: dict[str, Any] = {
 }
 _WINDOW_KEYS = ("use_sliding_window", "sliding_window", "layer_types")
 _GEMMA_KEYS = (
+  "hidden_act",  # vLLM reads both.
   "hidden_activation",
   "attention_bias",
   "query_pre_attn_scalar",

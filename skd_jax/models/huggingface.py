@@ -27,6 +27,9 @@ from skd_jax.models.hf_names import Leaf, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
 
+_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+EXPORT_DTYPES = tuple(_DTYPES)
+
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
   """Reads config.json of a Hugging Face folder.
@@ -183,7 +186,7 @@ def save(
     folder: an earlier export there is replaced as a whole.
     config: the shape of the model.
     params: weights as `create` takes them.
-    dtype: of the file, "float32" or "bfloat16".
+    dtype: of the file, one of EXPORT_DTYPES.
     max_shard_bytes: weights beyond this many bytes go into several files.
     eos_token_id: ids that end a response, for config.json and
       generation_config.json.
@@ -197,9 +200,10 @@ def save(
       that its family cannot express; or `folder` holds files but neither
       config.json nor a manifest, hence is no earlier export.
   """
-  kinds = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-  if dtype not in kinds:
-    raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(kinds)}")
+  if dtype not in EXPORT_DTYPES:
+    raise ValueError(
+      f"dtype = {dtype!r}: must be one of {', '.join(EXPORT_DTYPES)}"
+    )
   _check_params(config, params)
   token_ids = {
     "bos_token_id": bos_token_id,
@@ -214,7 +218,9 @@ def save(
   def write() -> None:
     try:
       with _replaced(os.path.abspath(folder)) as temporary:
-        _write_shards(temporary, leaves, tensors, kinds[dtype], max_shard_bytes)
+        _write_shards(
+          temporary, leaves, tensors, _DTYPES[dtype], max_shard_bytes
+        )
         _write_json(os.path.join(temporary, "config.json"), hf_config)
         _write_json(
           os.path.join(temporary, "generation_config.json"),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from skd_jax import structs
-from skd_jax.models import decoder, huggingface
+from skd_jax.models import decoder, huggingface, tokenizer_files
 from skd_jax.models import placement as placement_lib
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
@@ -131,6 +131,8 @@ def save_model(
   tokenizer: Any = None,
   *,
   eos_ids: Sequence[int] | None = None,
+  dtype: str = "float32",
+  card: str = "",
 ) -> None:
   """Writes a Hugging Face folder: config, safetensors and the tokenizer.
 
@@ -143,9 +145,12 @@ def save_model(
     tokenizer: a tokenizer of transformers, from `load_tokenizer`; None saves
       none.
     eos_ids: what ends a response; default: the tokenizer's EOS.
+    dtype: of the weights in the files, "float32" or "bfloat16".
+    card: the text of README.md; empty: none is written.
 
   Raises:
-    ValueError: the folder holds something that is no earlier export.
+    ValueError: the folder holds something that is no earlier export, or an
+      unknown dtype.
   """
   tokens: dict[str, Any] = {}
   if tokenizer is not None:
@@ -154,8 +159,21 @@ def save_model(
       "eos_token_id": eos,
       "bos_token_id": tokenizer.bos_token_id,
       "pad_token_id": tokenizer.pad_token_id,
-      "save_tokenizer": tokenizer.save_pretrained,
     }
   elif eos_ids is not None:
     tokens = {"eos_token_id": list(eos_ids)}
-  huggingface.save(folder, loaded.config, loaded.params, **tokens)
+
+  def write_rest(target: str) -> None:
+    if tokenizer is not None:
+      tokenizer_files.save_tokenizer(tokenizer, target)
+    if card:
+      pathlib.Path(target, "README.md").write_text(card, encoding="utf-8")
+
+  huggingface.save(
+    folder,
+    loaded.config,
+    loaded.params,
+    dtype=dtype,
+    save_tokenizer=write_rest,
+    **tokens,
+  )

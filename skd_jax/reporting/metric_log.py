@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per logged step, TensorBoard events beside it.
+"""metrics.jsonl: one JSON object per logged step, and boards beside it.
 
   {"stage": "distill", "seed": 0, "step": 20, "loss": 1.25, "kl": 0.31}
 
@@ -13,17 +13,17 @@ import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
-import tensorboardX
-
+from skd_jax.reporting import boards
 from skd_jax.reporting.files import finite, write_atomically
 
 FILE_NAME = "metrics.jsonl"
 _KEYS = ("stage", "seed", "step")
 
-LogMetrics = Callable[[int, Mapping[str, SupportsFloat]], None]
+Loggable = SupportsFloat | boards.Texts | boards.Histogram
+LogMetrics = Callable[[int, Mapping[str, Loggable]], None]
 
 
 @contextlib.contextmanager
@@ -33,6 +33,7 @@ def open_metric_log(
   stage: str,
   seed: int,
   last_step: int = -1,
+  open_boards: Sequence[boards.OpenBoard] = (),
 ) -> Iterator[LogMetrics]:
   """Opens the log of one stage of one seed.
 
@@ -48,39 +49,41 @@ def open_metric_log(
     seed: the seed of the run.
     last_step: the step that the run resumes from. Lines of this stage and seed
       past it are dropped; by default, all of them.
+    open_boards: what is opened beside TensorBoard, see boards.py.
 
   Yields:
-    `log(step, scalars)`, which appends one line and flushes it. The scalars are
-    numbers or arrays of size 1. A number that is not finite is written as null.
+    `log(step, entries)`, which appends one line and flushes it. The entries are
+    numbers or arrays of size 1, of which one that is not finite is written as
+    null; or Texts and Histograms, which go to the boards alone.
 
   Raises:
     ValueError: if a line of an existing metrics.jsonl is malformed (a torn last
-      line is dropped), or if a scalar is named like one of the line's keys.
+      line is dropped), or if an entry is named like one of the line's keys.
   """
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / FILE_NAME
   _drop_lines(path, stage, seed, last_step)
-  # TensorBoard hides what an earlier process left at purge_step and after. The
-  # suffix keeps two logs of one second from sharing a file.
-  board = tensorboardX.SummaryWriter(
-    str(workdir / "tensorboard" / stage / f"seed_{seed}"),
-    purge_step=last_step + 1,
-    filename_suffix=f".from_{last_step + 1}",
-  )
-  with contextlib.closing(board), path.open("a", encoding="utf-8") as file:
+  place = boards.Place(workdir, stage, seed, last_step)
+  with contextlib.ExitStack() as stack:
+    file = stack.enter_context(path.open("a", encoding="utf-8"))
+    opened = [
+      stack.enter_context(contextlib.closing(open_board(place)))
+      for open_board in (boards.TensorBoard, *open_boards)
+    ]
 
-    def log(step: int, scalars: Mapping[str, SupportsFloat]) -> None:
-      taken = [key for key in _KEYS if key in scalars]
+    def log(step: int, entries: Mapping[str, Loggable]) -> None:
+      taken = [key for key in _KEYS if key in entries]
       if taken:
-        raise ValueError(f"scalars has the key {taken[0]!r}, which is reserved")
-      values = {name: _number(value) for name, value in scalars.items()}
-      line = {"stage": stage, "seed": seed, "step": int(step), **values}
-      file.write(_json_line(line))
-      file.flush()
-      for name, value in values.items():
-        board.add_scalar(name, value, int(step))
-      board.flush()
+        raise ValueError(f"entries has the key {taken[0]!r}, which is reserved")
+      shown = {name: _entry(value) for name, value in entries.items()}
+      numbers = {k: v for k, v in shown.items() if isinstance(v, int | float)}
+      if numbers:
+        line = {"stage": stage, "seed": seed, "step": int(step), **numbers}
+        file.write(_json_line(line))
+        file.flush()
+      for board in opened:
+        board.write(int(step), shown)
 
     yield log
 
@@ -116,8 +119,10 @@ def read_metrics(path: str | pathlib.Path) -> list[dict[str, Any]]:
   return [_parse(path, n, line) for n, line in enumerate(whole, start=1)]
 
 
-def _number(value: SupportsFloat) -> int | float:
-  return value if isinstance(value, int) else float(value)
+def _entry(value: Loggable) -> boards.Entry:
+  if isinstance(value, int | boards.Texts | boards.Histogram):
+    return value
+  return float(value)
 
 
 def _json_line(line: Mapping[str, Any]) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 
 import markupsafe
 
+from skd_jax.reporting import boards
+
 _SOURCES = ("student", "teacher")
 _BLANKS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
@@ -92,6 +94,20 @@ def count_text(sample: SampleView) -> str:
     return "no tokens"
   share = f"{100 * replaced / total:.1f}\N{NBSP}%"
   return f"{replaced} of {total} tokens ({share}) replaced"
+
+
+def texts(samples: Iterable[SampleView]) -> boards.Texts:
+  """Returns rollouts as plain text, a replaced token as [proposal→token]."""
+  rows = []
+  for sample in samples:
+    tokens = [
+      f"[{token.student_token}→{token.text}]"
+      if token.source == "teacher"
+      else token.text
+      for token in sample.tokens
+    ]
+    rows.append((sample.prompt, "".join(tokens), sample.reference))
+  return boards.Texts(("prompt", "rollout", "reference"), rows)
 
 
 def response(sample: SampleView, identity: str) -> markupsafe.Markup:

@@ -20,10 +20,10 @@ from skd_jax.training.loop import Callbacks, Metrics
 class Validate:
   """Scores the validation split; logs the scores as validation_NAME.
 
-  scores_fn: `params -> {name: score}`.
+  scores_fn: `params -> {name: score}`, among them texts, if there are any.
   """
 
-  scores_fn: Callable[[structs.Params], Mapping[str, float]]
+  scores_fn: Callable[[structs.Params], Metrics]
 
   def __call__(self, state: structs.TrainState, step: int) -> Metrics:
     del step
@@ -39,7 +39,7 @@ class Validate:
 
 @dataclasses.dataclass(frozen=True)
 class KeepSamples:
-  """Keeps a few rollouts for report.html, as FOLDER/STEP.json.
+  """Keeps a few rollouts for report.html, as FOLDER/STEP.json; logs their text.
 
   The same held-out prompts and draws each time, so that the pictures can be
   compared; a continued run has them all.
@@ -85,7 +85,7 @@ class KeepSamples:
       self.folder / f"{step}.json",
       [dataclasses.asdict(view) for view in views],
     )
-    return {}
+    return {"rollouts": rollouts.texts(views)}
 
   def over_the_run(self) -> Callbacks:
     """Returns the callbacks at the start, a tenth, a half and the end."""

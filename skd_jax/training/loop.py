@@ -14,14 +14,14 @@ import collections
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import logging
 
 from skd_jax import structs
 from skd_jax.parallel import processes
-from skd_jax.reporting import metric_log
+from skd_jax.reporting import boards, metric_log
 from skd_jax.training import checkpoint, health, profiling
 from skd_jax.training.cadence import Cadence, Watch, Wish
 from skd_jax.training.progress import Progress, stop_signals
@@ -107,6 +107,7 @@ def open_loop(
   guards: health.Guards,
   callbacks: Callbacks | None = None,
   tracer: profiling.StepTracer | None = None,
+  open_boards: Sequence[boards.OpenBoard] = (),
 ) -> Iterator["TrainLoop"]:
   """Opens the loop of one stage, at its newest checkpoint where there is one.
 
@@ -122,6 +123,7 @@ def open_loop(
     guards: what it is stopped for.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
+    open_boards: where the log is shown as well, beside TensorBoard.
 
   Yields:
     The TrainLoop, to be iterated over once.
@@ -153,7 +155,11 @@ def open_loop(
     if processes.is_first():
       log = stack.enter_context(
         metric_log.open_metric_log(
-          workdir, stage=stage, seed=seed, last_step=last_step
+          workdir,
+          stage=stage,
+          seed=seed,
+          last_step=last_step,
+          open_boards=open_boards,
         )
       )
     progress = stack.enter_context(
@@ -286,9 +292,11 @@ class TrainLoop:
     self.totals.add(since)
     line |= {f"{name}_seconds": value for name, value in since.seconds.items()}
     line |= since.rates()
+    histograms = since.stats.histograms()
     self._metrics, self._since_line = [], Totals()
     signs = health.signs(line, self.guards.meant)
-    self.log(step, line | {f"warning_{name}": 1 for name in signs})
+    warnings = {f"warning_{name}": 1 for name in signs}
+    self.log(step, {**line, **warnings, **histograms})
     self.progress.show(line, signs)
     for name in self.guards.stops:
       if name in signs:

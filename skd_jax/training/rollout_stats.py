@@ -5,7 +5,7 @@ its rates; nothing counts a rollout again.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from flax import struct
 
 from skd_jax import structs
 from skd_jax.parallel import processes, sharding
+from skd_jax.reporting import boards
 
 # A token repeats where it ends so many tokens that stand a few positions before
 # as well: a model that has collapsed says one thing over and over.
@@ -23,6 +24,7 @@ _MAX_PERIOD = 16
 
 # Positions 0, 1, 2-3, 4-7, ..., 32,768 and later.
 _NUM_BUCKETS = 17
+_FIRSTS = (0, *(2**k for k in range(_NUM_BUCKETS - 1)))
 
 
 @struct.dataclass
@@ -42,6 +44,7 @@ class RolloutStats:
   emitted_by_position: emitted tokens by position in the response: 0, 1, 2-3,
     4-7, ...
   replaced_by_position: likewise.
+  rows_by_length: responses by their length, in the same buckets.
   """
 
   rows: Any = 0  # int32 [] on the device, int on the host
@@ -53,6 +56,7 @@ class RolloutStats:
   rounds: Any = 0
   emitted_by_position: Any = (0,) * _NUM_BUCKETS  # int32 [17], or a tuple
   replaced_by_position: Any = (0,) * _NUM_BUCKETS
+  rows_by_length: Any = (0,) * _NUM_BUCKETS
 
   @classmethod
   def of(cls, rollout: structs.Rollout) -> "RolloutStats":
@@ -62,14 +66,14 @@ class RolloutStats:
     emitted = within & (rollout.source != structs.REFERENCE)
     replaced = emitted & (rollout.source == structs.TEACHER)
     rows = jnp.any(emitted, axis=1)
-    # Position 0 is in bucket 0, and 2^(k-1) .. 2^k - 1 in bucket k.
-    bucket = jnp.searchsorted(
-      2 ** jnp.arange(_NUM_BUCKETS - 1), positions, side="right"
-    )
+
+    def by_bucket(places, counts):
+      # Place 0 is in bucket 0, and 2^(k-1) .. 2^k - 1 in bucket k.
+      bucket = jnp.searchsorted(jnp.array(_FIRSTS), places, side="right") - 1
+      return jnp.zeros(_NUM_BUCKETS, jnp.int32).at[bucket].add(counts)
 
     def by_position(x):
-      zeros = jnp.zeros(_NUM_BUCKETS, jnp.int32)
-      return zeros.at[bucket].add(jnp.sum(x, axis=0, dtype=jnp.int32))
+      return by_bucket(positions, jnp.sum(x, axis=0, dtype=jnp.int32))
 
     def total(x):
       return jnp.sum(x, dtype=jnp.int32)
@@ -84,6 +88,7 @@ class RolloutStats:
       rounds=total(rollout.num_rounds),
       emitted_by_position=by_position(emitted),
       replaced_by_position=by_position(replaced),
+      rows_by_length=by_bucket(rollout.length, rows.astype(jnp.int32)),
     )
 
   def __add__(self, other: "RolloutStats") -> "RolloutStats":
@@ -113,11 +118,30 @@ class RolloutStats:
 
   def replacement_by_position(self) -> dict[int, float]:
     """Returns the replacement rate by the first position of each bucket."""
-    firsts = (0, *(2**k for k in range(_NUM_BUCKETS - 1)))
     counts = zip(
-      firsts, self.emitted_by_position, self.replaced_by_position, strict=True
+      _FIRSTS, self.emitted_by_position, self.replaced_by_position, strict=True
     )
     return {at: replaced / all_ for at, all_, replaced in counts if all_}
+
+  def histograms(self) -> dict[str, boards.Histogram]:
+    """Returns what the boards draw; on the host.
+
+    response_length: of the responses, in tokens. Where a teacher judges also
+    replaced_by_position, whose height at a position is the share of its tokens
+    that are replaced.
+    """
+    if not self.rows:
+      return {}
+    found = {"response_length": _histogram(self.rows_by_length)}
+    if self.rounds:
+      rates = self.replacement_by_position()
+      widths = (1, *_FIRSTS[1:])
+      shares = [
+        rates.get(first, 0.0) * width
+        for first, width in zip(_FIRSTS, widths, strict=True)
+      ]
+      found["replaced_by_position"] = _histogram(shares)
+    return found
 
   def to_plain(self) -> dict[str, Any]:
     """Returns the counts as JSON can hold them; on the host."""
@@ -129,6 +153,13 @@ class RolloutStats:
     return cls(
       **{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
     )
+
+
+def _histogram(counts: Sequence[float]) -> boards.Histogram:
+  """The buckets up to the last one that holds something."""
+  used = max((k for k, count in enumerate(counts) if count), default=0) + 1
+  edges = (*_FIRSTS, 2 ** (_NUM_BUCKETS - 1))
+  return boards.Histogram(edges[: used + 1], tuple(counts[:used]))
 
 
 def _repeats(tokens: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from skd_jax import models
 from skd_jax.data import tokenizer as tokenizer_lib
@@ -114,6 +115,41 @@ def test_folder_holds_the_tokenizer_and_its_special_tokens(saved, tmp_path):
   alone = config_of("alone", eos_ids=(5,))
   assert alone["eos_token_id"] in (5, [5])
   assert not (tmp_path / "alone" / "tokenizer.json").exists()
+
+
+def test_vocabulary_that_the_tokenizer_came_from_is_exported_again(
+  saved, tmp_path
+):
+  tokenizer_lib.train_bpe(["a b c"], 260, tmp_path / "tokenizer")
+  # As in the folders of Gemma, of which transformers reads tokenizer.json.
+  (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(b"pieces")
+  tokenizer = tokenizer_lib.load_tokenizer(tmp_path / "tokenizer")
+  models.save_model(tmp_path / "m", saved[1], tokenizer)
+  assert (tmp_path / "m" / "tokenizer.model").read_bytes() == b"pieces"
+  assert "tokenizer.model" in json.loads(
+    (tmp_path / "m" / manifest.NAME).read_text()
+  )
+
+
+def test_card_may_be_edited_but_its_change_shows_in_the_manifest(
+  saved, tmp_path
+):
+  tokenizer = tokenizer_lib.train_bpe(["a b c"], 260, tmp_path / "tokenizer")
+  folder = tmp_path / "m"
+  models.save_model(folder, saved[1], tokenizer, card="# A model\n")
+  assert (folder / "README.md").read_text("utf-8") == "# A model\n"
+  assert manifest.fault(folder) == ""
+  (folder / "README.md").write_text("# My model\n")
+  assert "README.md" in manifest.fault(folder)
+  read(folder)
+
+
+def test_export_in_bfloat16_says_so_and_has_half_the_size(saved, tmp_path):
+  models.save_model(tmp_path / "m", saved[1], dtype="bfloat16")
+  config = json.loads((tmp_path / "m" / "config.json").read_text())
+  assert config["dtype"] == "bfloat16"
+  tensors = safetensors.numpy.load_file(tmp_path / "m" / "model.safetensors")
+  assert {value.dtype.name for value in tensors.values()} == {"bfloat16"}
 
 
 @pytest.fixture(scope="module")

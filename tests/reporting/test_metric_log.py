@@ -2,13 +2,13 @@
 
 import json
 import math
-import struct
 
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 
+from skd_jax.reporting import boards
 from skd_jax.reporting.metric_log import open_metric_log, read_metrics
+from tests import tensorboard_events
 
 
 def log_steps(workdir, steps, *, stage="distill", seed=0, loss=1.0, **options):
@@ -101,13 +101,43 @@ def test_tensorboard_events_are_beside_the_lines(tmp_path):
 def test_resumed_events_hide_those_of_the_killed_run(tmp_path):
   log_steps(tmp_path, [10, 20, 30])
   log_steps(tmp_path, [30], last_step=20)
-  starts = []
-  for path in (tmp_path / "tensorboard/distill/seed_0").glob("events*"):
-    data = path.read_bytes()
-    while data:  # length, its checksum, the event, its checksum
-      (size,) = struct.unpack("<Q", data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + size])
-      if event.HasField("session_log"):
-        starts.append(event.step)
-      data = data[size + 16 :]
+  events = tensorboard_events.read(tmp_path / "tensorboard/distill/seed_0")
+  starts = [e.step for e in events if e.HasField("session_log")]
   assert sorted(starts) == [0, 21]
+
+
+class Board:
+  """Keeps what it is given."""
+
+  def __init__(self, place):
+    self.place, self.written, self.is_open = place, [], True
+
+  def write(self, step, entries):
+    self.written.append((step, entries))
+
+  def close(self):
+    self.is_open = False
+
+
+def test_texts_and_histograms_go_to_the_boards_alone(tmp_path):
+  texts = boards.Texts(("prompt",), [("a",)])
+  histogram = boards.Histogram((0, 1), (2,))
+  opened = []
+
+  def open_board(place):
+    opened.append(Board(place))
+    return opened[-1]
+
+  with open_metric_log(
+    tmp_path, stage="distill", seed=3, last_step=9, open_boards=[open_board]
+  ) as log:
+    log(10, {"loss": np.float32(0.5), "h": histogram})
+    log(20, {"texts": texts})
+    assert opened[0].is_open
+  assert rows(tmp_path) == [("distill", 3, 10, 0.5)]
+  assert opened[0].written == [
+    (10, {"loss": 0.5, "h": histogram}),
+    (20, {"texts": texts}),
+  ]
+  assert opened[0].place == boards.Place(tmp_path, "distill", 3, 9)
+  assert not opened[0].is_open

@@ -101,7 +101,9 @@ def make_keep_samples(folder, **changes):
 
 def test_samples_are_kept_as_what_the_page_shows(tmp_path):
   keep, calls = make_keep_samples(tmp_path / "samples")
-  assert keep(STATE, 4) == {}
+  logged = keep(STATE, 4)["rollouts"]
+  assert logged.columns == ("prompt", "rollout", "reference")
+  assert logged.rows == [("a", "w1[ w5→ w2]", "b"), ("a", "w3", "b")]
   first, second = json.loads((tmp_path / "samples" / "4.json").read_text())
   assert (first["prompt"], first["reference"]) == ("a", "b")
   assert (first["step"], first["truncated"]) == (4, False)

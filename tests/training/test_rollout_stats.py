@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skd_jax import structs
+from skd_jax.reporting import boards
 from skd_jax.training import rollout_stats
 from skd_jax.training.rollout_stats import RolloutStats
 
@@ -50,7 +51,7 @@ def count_by_hand(rollout):
     ("rows", "emitted", "replaced", "changed", "repeated", "truncated"), 0
   )
   by_position = {
-    name: dict.fromkeys(FIRSTS, 0) for name in ("emitted", "replaced")
+    name: dict.fromkeys(FIRSTS, 0) for name in ("emitted", "replaced", "length")
   }
   for row, length in enumerate(rollout.length):
     tokens = [
@@ -75,6 +76,8 @@ def count_by_hand(rollout):
       )
       by_position["emitted"][bucket] += 1
       by_position["replaced"][bucket] += is_replaced
+    if tokens:
+      by_position["length"][max(f for f in FIRSTS if f <= length)] += 1
   return counts | {"rounds": rollout.num_rounds.sum()}, by_position
 
 
@@ -90,7 +93,8 @@ def test_counts_are_those_of_plain_numpy(seed):
   counts, by_position = count_by_hand(rollout)
   assert {name: getattr(stats, name) for name in counts} == counts
   for name, expected in by_position.items():
-    found = getattr(stats, f"{name}_by_position")
+    of = "rows_by_length" if name == "length" else f"{name}_by_position"
+    found = getattr(stats, of)
     assert found[: len(FIRSTS)] == tuple(expected.values())
     assert not any(found[len(FIRSTS) :])
   assert stats.replacement_by_position() == {
@@ -121,6 +125,8 @@ def test_counts_are_of_what_models_generated():
     # Positions 0, 1, 2 and 3, and 4.
     emitted_by_position=(2, 2, 2, 1, *rest),
     replaced_by_position=(1, 1, 0, 1, *rest),
+    # Lengths 2 and 5.
+    rows_by_length=(0, 0, 1, 1, *rest),
   )
 
 
@@ -171,7 +177,7 @@ def test_sums_on_the_host_do_not_overflow():
   on_device = RolloutStats(
     **{name: np.int32(most) for name in vars(RolloutStats())}
     | dict.fromkeys(
-      ("emitted_by_position", "replaced_by_position"),
+      ("emitted_by_position", "replaced_by_position", "rows_by_length"),
       np.full(17, most, np.int32),
     )
   )
@@ -201,6 +207,35 @@ def test_rates_need_a_judge_and_something_emitted():
   }
   alone = dataclasses.replace(stats, rounds=0)
   assert alone.rates() == {"truncated": 0.25, "repeated": 0.1}
+
+
+def test_histograms_end_at_the_last_bucket_that_holds_something():
+  rest = (0,) * 13
+  stats = RolloutStats(
+    rows=3,
+    emitted=7,
+    rounds=4,
+    emitted_by_position=(2, 2, 2, 1, *rest),
+    replaced_by_position=(1, 0, 1, 0, *rest),
+    rows_by_length=(0, 0, 1, 2, *rest),
+  )
+  drawn = stats.histograms()
+  assert drawn["response_length"] == boards.Histogram(
+    (0, 1, 2, 4, 8), (0, 0, 1, 2)
+  )
+  # Of positions 0, 1, 2 and 3: half of each is as high as wide.
+  assert drawn["replaced_by_position"] == boards.Histogram(
+    (0, 1, 2, 4), (0.5, 0, 1.0)
+  )
+  alone = dataclasses.replace(stats, rounds=0)
+  assert set(alone.histograms()) == {"response_length"}
+  assert RolloutStats().histograms() == {}
+
+
+def test_counts_of_an_earlier_version_are_read():
+  plain = RolloutStats(rows=2).to_plain()
+  del plain["rows_by_length"]
+  assert RolloutStats.from_plain(plain) == RolloutStats(rows=2)
 
 
 def test_counts_come_back_from_json():
