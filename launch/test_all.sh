@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets the environment up and runs check.sh with the slow tests as well, then the
-# fault suite: 50 kills, and every file of a run damaged.
+# Sets the environment up and runs check.sh with the slow tests and 10,000 cases of
+# the properties, then the fault suite: 50 kills, full disks, and every file of a
+# run damaged.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 "$here/setup.sh" test,docs
