@@ -128,6 +128,7 @@ def _assert_bytes_are_the_text(tokenizer, last, data):
 
 
 @given(TEXTS, TEXTS, SHORT, SHORT)
+@hypothesis.example(source="a", target="b </s> c", before="", end="")
 def test_text_comes_back_or_is_refused(tokenizer, source, target, before, end):
   prompt = f"{before}{{source}}{end}"
   pairs, refusal = outcome(
@@ -156,6 +157,7 @@ NAMES = st.sampled_from(["x", "thinks", "ä", "messages", "a b", ""])
 
 
 @given(NAMES, st.text() | st.booleans() | st.integers() | st.floats())
+@hypothesis.example(name="x", value=float("nan"))
 def test_template_arguments_are_what_the_template_reads(templated, name, value):
   shown = f"[{{{{ {name} }}}}]" if name.isidentifier() else ""
   templated.chat_template = shown + "{{ messages[0]['content'] }}"
