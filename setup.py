@@ -101,6 +101,7 @@ setuptools.setup(
     "test": [
       "accelerate>=1.0,<2",
       "gguf>=0.10,<1",
+      "hypothesis>=6.100,<7",
       "ipykernel>=6.29,<8",
       "math-verify[antlr4_13_2]>=0.9,<0.10",
       "nbclient>=0.10,<0.12",

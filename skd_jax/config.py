@@ -270,7 +270,11 @@ def task_sections(
   for name in config.tasks:
     if not name.isidentifier() or name == "mean":
       raise ValueError(
-        f"tasks.{name}: the name must be letters, digits and _, and not 'mean'"
+        f"tasks has {name!r}: must be letters, digits and _, and not 'mean'"
+      )
+    if not isinstance(config.tasks[name], ml_collections.ConfigDict):
+      raise ValueError(
+        f"tasks.{name} = {config.tasks[name]!r}: must be settings by name"
       )
     section = config.data.copy_and_resolve_references().lock()
     for field, value in config.tasks[name].items():

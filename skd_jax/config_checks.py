@@ -5,6 +5,7 @@ library functions below know no field names; where they check an argument, its
 field is put in front here.
 """
 
+import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the field, its value and what is allowed.
   """
+  fields.of_types(config, config_lib.default_config())
   fields.one_of(config, "dtype", ("auto", "float32", "bfloat16"))
   fields.one_of(config, "export_dtype", models.EXPORT_DTYPES)
   builders.open_boards(config)
@@ -39,6 +41,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     "evaluate.batch_size",
   ):
     fields.at_least(config, field, 1)
+  fields.at_least(config, "evaluate.num_samples", 0)
   if not 0 <= config.rollout.batch_size <= config.distill.batch_size:
     raise ValueError(
       f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "
@@ -66,6 +69,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   check_layers_of_teacher(config, teacher.num_layers if has_shape else _UNKNOWN)
   for role in ("teacher", "student"):
     _check_checkpoint(config[role], role)
+    _check_shape(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _check_fit(config, stage)
   method_checks.check_method(config)
@@ -245,6 +249,8 @@ def _check_seeds(config: ml_collections.ConfigDict) -> None:
   seeds = config.seeds
   if not seeds or len(set(seeds)) != len(seeds):
     raise ValueError(f"seeds = {seeds}: must be distinct, at least one")
+  if not all(isinstance(seed, int) for seed in seeds):
+    raise ValueError(f"seeds = {seeds}: must be whole numbers")
   for field, values in (("seeds", seeds), ("seed", (config.seed,))):
     if min(values) < 0 or max(values) > _MAX_SEED:
       raise ValueError(
@@ -254,6 +260,11 @@ def _check_seeds(config: ml_collections.ConfigDict) -> None:
 
 def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
   """Refuses random weights where the config names a checkpoint, and two."""
+  if not model.checkpoint.isprintable():
+    raise ValueError(
+      f"{role}.checkpoint = {model.checkpoint!r}: must be a name on the "
+      "Hugging Face hub"
+    )
   if model.path and model.init_path:
     raise ValueError(
       f"{role}.init_path = {model.init_path!r} with {role}.path = "
@@ -269,9 +280,18 @@ def _check_checkpoint(model: ml_collections.ConfigDict, role: str) -> None:
     )
 
 
+def _check_shape(model: ml_collections.ConfigDict, role: str) -> None:
+  """Checks the shape of a model that is made from scratch."""
+  if model.path or model.init_path or model.get("layers_of_teacher"):
+    return
+  with fields.prefix(f"{role}."):
+    builders.model_shape(model, vocab_size=1, max_length=1)
+
+
 def _check_tasks(config: ml_collections.ConfigDict) -> None:
-  sections = config_lib.task_sections(config)
-  for name, section in sections.items():
+  usual = config_lib.default_config().data
+  for name, section in config_lib.task_sections(config).items():
+    fields.of_types(section, usual, f"{name}.")
     for field, allowed in (
       ("kind", sources.KINDS),
       ("turns", conversations.TURNS),
@@ -281,13 +301,24 @@ def _check_tasks(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
           f"{name}.{field} = {section[field]!r}: must be one of {list(allowed)}"
         )
-    for field in ("max_prompt_length", "max_new_tokens"):
-      if section[field] < 1:
+    for field, least in (
+      ("max_prompt_length", 1),
+      ("max_new_tokens", 1),
+      ("max_train_examples", 0),
+      ("max_validation_examples", 0),
+      ("max_test_examples", 0),
+    ):
+      if section[field] < least:
         raise ValueError(
-          f"{name}.{field} = {section[field]}: must be 1 or above"
+          f"{name}.{field} = {section[field]}: must be {least} or above"
         )
-    if section.weight <= 0:
+    if not 0 < section.weight < math.inf:
       raise ValueError(f"{name}.weight = {section.weight}: must be above 0")
+    for stop in section.stop_strings:
+      if not isinstance(stop, str) or not stop:
+        raise ValueError(
+          f"{name}.stop_strings has {stop!r}: must be a text, not empty"
+        )
     for field, low, high in (
       ("num_steps", 1, 64),
       ("min_steps", 0, section.num_steps),
@@ -330,9 +361,9 @@ def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
   fields.one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
   fit = config_lib.get(config, stage)
   for field, allowed, valid in (
-    ("learning_rate", "above 0", fit.learning_rate > 0),
+    ("learning_rate", "above 0", 0 < fit.learning_rate < math.inf),
     ("clip_norm", "above 0", fit.clip_norm > 0),
-    ("weight_decay", "0 or above", fit.weight_decay >= 0),
+    ("weight_decay", "0 or above", 0 <= fit.weight_decay < math.inf),
     ("beta1", "in [0, 1)", 0 <= fit.beta1 < 1),
     ("beta2", "in [0, 1)", 0 <= fit.beta2 < 1),
   ):

@@ -1,6 +1,7 @@
 """Checks of single fields: each error names the field and its value."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import ml_collections
@@ -15,6 +16,36 @@ def prefix(name: str) -> Iterator[None]:
     yield
   except ValueError as error:
     raise ValueError(f"{name}{error}") from None
+
+
+def of_types(
+  config: ml_collections.ConfigDict,
+  usual: ml_collections.ConfigDict,
+  section: str = "",
+) -> None:
+  """Refuses what ml_collections takes for any type: None, NaN, odd elements.
+
+  Args:
+    config: the config, or a section of it.
+    usual: the same with the defaults; an empty section may hold anything.
+    section: "" or such as "teacher.fit.".
+  """
+  for name, default in usual.items():
+    value, kind = config[name], type(default)
+    allowed = ""
+    if kind is tuple:
+      if not isinstance(value, list | tuple) or not all(
+        isinstance(element, str | int) for element in value
+      ):
+        allowed = "a tuple of texts or of whole numbers"
+    elif not isinstance(value, kind):
+      allowed = f"of type {kind.__name__}"
+    elif kind is float and math.isnan(value):
+      allowed = "a number"
+    if allowed:
+      raise ValueError(f"{section}{name} = {value!r}: must be {allowed}")
+    if kind is ml_collections.ConfigDict:
+      of_types(value, default, f"{section}{name}.")
 
 
 def one_of(

@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from skd_jax import structs
 from skd_jax.decoding import stopping
+
+# How many cases each of the 14 tests in tests/properties draws: 500 in all that
+# are always the same, or 10,000 new ones by `--hypothesis-profile=long`.
+_ALWAYS = {"deadline": None, "database": None}
+hypothesis.settings.register_profile(
+  "quick", max_examples=35, derandomize=True, **_ALWAYS
+)
+hypothesis.settings.register_profile("long", max_examples=720, **_ALWAYS)
+hypothesis.settings.load_profile("quick")
 
 
 @contextlib.contextmanager

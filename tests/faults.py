@@ -1,9 +1,12 @@
-"""The fault suite: runs are killed, and their files damaged.
+"""The fault suite: runs are killed, their disk is full, their files damaged.
 
   python -m tests.faults [--quick] [--kills=50] [--seed=0]
 
   kill      SIGKILL at a random time, also during a save; the same command again
             must end with the results of an undisturbed run, bit for bit
+  fill      the disk of a run is full, and is made larger step by step; the same
+            command must say so, and at last have the same results. Left out
+            where no tmpfs may be mounted
   damage    a file of a finished run is truncated, emptied, flipped by a bit or
             deleted; the same command again must name it, or have the same
             results
@@ -34,7 +37,7 @@ from tests import damage, tiny_run
 
 _KILLS = flags.DEFINE_integer("kills", 50, "How often a run is killed.")
 _QUICK = flags.DEFINE_bool(
-  "quick", False, "Two kills, and one of many damaged files."
+  "quick", False, "Two kills, two full disks, and one of many damaged files."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the times and of what is damaged.")
 
@@ -53,11 +56,13 @@ _FOLDERS = (
 _PROGRAM = """
 import pathlib, sys
 from absl import logging
+from skd_jax import main
 from skd_jax.parallel import compilation
 from tests import faults
 compilation.keep_compiled()
 logging.set_verbosity(logging.ERROR)
-faults.run(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+with main.stop_in_one_line():
+  faults.run(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
 """
 
 
@@ -128,11 +133,54 @@ def kill(
     shutil.rmtree(workdir)
 
 
-def _start(data: pathlib.Path, workdir: pathlib.Path) -> subprocess.Popen:
+def fill(
+  data: pathlib.Path, folder: pathlib.Path, times: int
+) -> Iterator[tuple[str, str]]:
+  """Runs on a full disk, which is made larger until it holds a whole run.
+
+  Args:
+    data: of the runs.
+    folder: as `kill` leaves it, with a whole run.
+    times: the first disk holds such a part of a run.
+
+  Yields:
+    The size of the disk, and what came.
+  """
+  whole, disk = folder / "whole", folder / "disk"
+  size = sum((whole / name).stat().st_size for name in damage.files_of(whole))
+  disk.mkdir()
+  try:
+    for number in range(1, 3 * times):
+      options = f"size={size * number // times}" + ",remount" * (number > 1)
+      mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+      if subprocess.run(mount, check=False).returncode:
+        yield "full disk", "left out: no tmpfs may be mounted here"
+        return
+      process = _start(data, disk / "run", stderr=subprocess.PIPE)
+      said = process.communicate()[1].split("\n")
+      if process.returncode == 0:
+        break
+      errors = [line for line in said if line.startswith("Error: ")]
+      is_named = len(errors) == 1 and "No space left" in errors[0]
+      outcome = (
+        "named" if is_named else f"FAILED: the run says {errors or said}"
+      )
+      yield f"disk of {number}/{times} of a run", outcome
+    same = process.returncode == 0 and results(disk / "run") == results(whole)
+    yield "disk with more room", "same" if same else "FAILED: other results"
+  finally:
+    subprocess.run(["umount", str(disk)], check=False)
+
+
+def _start(
+  data: pathlib.Path, workdir: pathlib.Path, **streams: int
+) -> subprocess.Popen:
   return subprocess.Popen(
     [sys.executable, "-c", _PROGRAM, str(data), str(workdir)],
     cwd=_ROOT,
     stdout=subprocess.DEVNULL,
+    text=True,
+    **streams,
   )
 
 
@@ -185,6 +233,7 @@ def main(argv: list[str]) -> None:
     kills = 2 if _QUICK.value else _KILLS.value
     for fault, outcome in itertools.chain(
       kill(data, folder, kills, rng),
+      fill(data, folder, times=3 if _QUICK.value else 20),
       damage_files(data, folder, every=37 if _QUICK.value else 1),
     ):
       counts[outcome.partition(":")[0]] += 1

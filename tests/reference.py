@@ -295,9 +295,8 @@ def divergence(name, teacher_logits, student_logits, beta=0.5, alpha=0.1, k=2):
 
   if name == "top_k_forward_kl":
     top = np.argsort(-p, kind="stable")[:k]
-    a = np.append(p[top], 1 - p[top].sum())
-    b = np.append(q[top], 1 - q[top].sum())
-    return kl(a, b)
+    rest = np.setdiff1d(np.arange(len(p)), top)
+    return kl(*(np.append(x[top], x[rest].sum()) for x in (p, q)))
   return {
     "forward_kl": lambda: kl(p, q),
     "reverse_kl": lambda: kl(q, p),

@@ -516,6 +516,24 @@ def test_one_flag_of_several_processes_is_one_clear_line(
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.parametrize("how", ["under a file", "read-only"])
+def test_workdir_that_cannot_be_written_is_one_line(
+  config, tmp_path, monkeypatch, capsys, how
+):
+  parent = tmp_path / "parent"
+  if how == "under a file":
+    parent.write_text("")
+  else:
+    parent.mkdir(mode=0o555)
+    if os.access(parent, os.W_OK):
+      pytest.skip("this user, as root, may write to any folder")
+  workdir = parent / "w"
+  code, line = _failed_main(monkeypatch, capsys, config, workdir)
+  assert code == 1
+  assert line.startswith("Error: ")
+  assert str(workdir) in line
+
+
 @pytest.mark.parametrize(
   ("error", "code"),
   [

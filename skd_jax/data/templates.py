@@ -4,11 +4,10 @@ Arguments become defaults of the template itself, so that all who render it do
 it alike: prompts and references of a run, and whoever loads its export.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import jinja2
 
 from skd_jax.structs import Message
 
@@ -35,16 +34,12 @@ def render(
   """
   texts = []
   for number, turns in enumerate(conversations):
-    try:
-      text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=add_generation_prompt
-      )
-    except (jinja2.TemplateError, TypeError) as error:
-      reason = str(error).split("\n")[0]
-      raise ValueError(
-        f"chat_template: refuses the turns {[t['role'] for t in turns]} of "
-        f"example {number}: {reason}"
-      ) from error
+    text = render_one(
+      tokenizer,
+      turns,
+      f"example {number}",
+      add_generation_prompt=add_generation_prompt,
+    )
     for turn in turns:
       if turn["role"] == "system" and turn["content"].strip() not in text:
         raise ValueError(
@@ -56,6 +51,40 @@ def render(
         )
     texts.append(text)
   return texts
+
+
+def render_one(
+  tokenizer: Any,
+  turns: Sequence[Message],
+  name: str,
+  *,
+  add_generation_prompt: bool = False,
+) -> str:
+  """Returns a conversation as the chat template writes it.
+
+  A template is a program of the folder, which transformers runs in a sandbox
+  without attributes and long ranges. It may still loop on: the time is not
+  limited, and Ctrl-C ends it.
+
+  Args:
+    tokenizer: as for render.
+    turns: the conversation.
+    name: what an error calls it.
+    add_generation_prompt: as for render.
+
+  Raises:
+    ValueError: the template fails, for whatever reason.
+  """
+  try:
+    return tokenizer.apply_chat_template(
+      turns, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
+  except Exception as error:
+    reason = str(error).split("\n")[0] or type(error).__name__
+    raise ValueError(
+      f"chat_template: refuses the turns {[t['role'] for t in turns]} of "
+      f"{name}: {reason}"
+    ) from error
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -70,7 +99,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         f"template_arguments has {name!r}: must be a name other than "
         f"{', '.join(_TAKEN)}"
       )
-    if not isinstance(value, str | bool | int | float | None):
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    if not is_number and not isinstance(value, str | None):
       raise ValueError(
         f"template_arguments.{name} = {value!r}: must be a text, a number, "
         "True, False or None"

@@ -225,7 +225,8 @@ def encode_examples(
   Raises:
     ValueError: As `encode_prompts`; or the chat template refuses a
       conversation, or writes the assistant's turn in another way than its
-      generation prompt starts it; or a conversation has no chat template.
+      generation prompt starts it; or a conversation has no chat template; or a
+      target has a token that ends a response.
   """
   conversations = _turns(examples, prompt)
   prompts = _prompt_texts(tokenizer, conversations)
@@ -239,6 +240,7 @@ def encode_examples(
     ]
     response_ids = _template_responses(tokenizer, whole, prompts, prompt_ids)
   ends = set(_end_of_turn(tokenizer)) | {tokenizer.eos_token_id}
+  _check_targets(examples, tokenizer.convert_ids_to_tokens(sorted(ends)))
   pairs = []
   for start, ids in zip(prompt_ids, response_ids, strict=True):
     end = next((i for i, token in enumerate(ids) if token in ends), None)
@@ -248,6 +250,17 @@ def encode_examples(
       ids = ids[: end + 1]
     pairs.append((_array(start), _array(ids)))
   return pairs
+
+
+def _check_targets(examples: Sequence[Example], ends: Sequence[str]) -> None:
+  """Refuses a target that would be cut at a token which ends a response."""
+  for number, example in enumerate(examples):
+    for end in ends:
+      if example["target"].partition(end)[2].strip():
+        raise ValueError(
+          f"example {number}: its target goes on after {end!r}, which ends a "
+          "response"
+        )
 
 
 def _template_responses(
@@ -307,8 +320,11 @@ def _end_of_turn(tokenizer: Tokenizer) -> list[int]:
     {"role": "user", "content": "question"},
     {"role": "assistant", "content": answer},
   ]
-  text = tokenizer.apply_chat_template(conversation, tokenize=False)
-  after = _tokenize(tokenizer, [text.rpartition(answer)[2]])[0]
+  text = templates.render_one(tokenizer, conversation, "a plain conversation")
+  _, found, after_answer = text.rpartition(answer)
+  if not found:
+    raise ValueError("chat_template: leaves out the turn of the assistant")
+  after = _tokenize(tokenizer, [after_answer])[0]
   special = special_ids(tokenizer)
   return [token for token in after if token in special][:1]
 
@@ -323,7 +339,8 @@ def eos_ids(
   chat template writes after an answer.
 
   Raises:
-    ValueError: An `eos_token_id` in the folder is not an id or a list of ids.
+    ValueError: An `eos_token_id` in the folder is not an id or a list of ids;
+      or the chat template fails, or leaves out the turn of the assistant.
   """
   ids = {tokenizer.eos_token_id, *_end_of_turn(tokenizer)}
   for name in ("generation_config.json", "config.json"):

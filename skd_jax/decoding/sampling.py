@@ -189,7 +189,7 @@ def draw_token(log_probs: jax.Array, uniform: jax.Array) -> jax.Array:
     uniform: float32 [B], in [0, 1).
 
   Returns:
-    int32 [B].
+    int32 [B], below V also where log_probs are NaN.
   """
   num_rows, vocab_size = log_probs.shape
   probs = jnp.exp(log_probs - jnp.max(log_probs, axis=-1, keepdims=True))
@@ -202,7 +202,9 @@ def draw_token(log_probs: jax.Array, uniform: jax.Array) -> jax.Array:
   block, before = _first_past(mass, target)
   inside = jnp.take_along_axis(probs, block[:, None, None], axis=1)[:, 0]
   token, _ = _first_past(inside, target - before)
-  return (block * _BLOCK + token).astype(jnp.int32)
+  # NaN has no mass anywhere, and the last index found is one of the padding.
+  token = jnp.minimum(block * _BLOCK + token, vocab_size - 1)
+  return token.astype(jnp.int32)
 
 
 def _first_past(

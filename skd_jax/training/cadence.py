@@ -48,11 +48,15 @@ _SECONDS_TO_SAVE = 60.0
 
 
 class Watch:
-  """The clock of a loop: a process may see another time than the first."""
+  """The clock of a loop: a process may see another time than the first.
+
+  The clock of the wall, which may be set while a run goes on, is read for
+  `must_save_by` alone.
+  """
 
   def __init__(self, cadence: Cadence) -> None:
     self._cadence = cadence
-    self._saved = self._stepped = time.time()
+    self._saved = self._stepped = time.monotonic()
     self._longest = 0.0
 
   def wish(self) -> Wish:
@@ -60,11 +64,11 @@ class Watch:
 
     A step takes as long as the longest did, with the callbacks after it.
     """
-    now = time.time()
+    now = time.monotonic()
     self._longest = max(self._longest, now - self._stepped)
     self._stepped = now
     needed = self._longest + _SECONDS_TO_SAVE
-    if now + needed >= self._cadence.must_save_by:
+    if time.time() + needed >= self._cadence.must_save_by:
       return Wish.STOP
     minutes = self._cadence.checkpoint_every_minutes
     if minutes and now - self._saved >= 60 * minutes:
@@ -73,4 +77,4 @@ class Watch:
 
   def saved(self) -> None:
     """The run has just been saved."""
-    self._saved = time.time()
+    self._saved = time.monotonic()

@@ -31,6 +31,11 @@ class Schedule:
   def __post_init__(self):
     if self.shape not in SHAPES:
       raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
+    if self.shape != "constant" and not math.isfinite(self.start + self.end):
+      raise ValueError(
+        f"schedule = {self.shape!r} from {self.start} to {self.end}: both must "
+        "be finite"
+      )
     if self.shape == "geometric" and min(self.start, self.end) <= 0:
       raise ValueError(
         f"schedule = 'geometric' from {self.start} to {self.end}: both must be "

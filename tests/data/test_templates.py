@@ -1,5 +1,7 @@
 """Arguments of chat templates, and templates that write the date."""
 
+import signal
+
 import pytest
 
 from skd_jax.data import tasks, templates
@@ -133,11 +135,54 @@ def test_argument_that_no_template_reads_is_refused(tokenizer, template):
 
 
 @pytest.mark.parametrize(
+  ("template", "reason"),
+  [
+    ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "is unsafe"),
+    ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+    ("{{ 1 // 0 }}", "division"),
+    ("{{", "unexpected"),
+  ],
+)
+def test_template_that_fails_is_one_line(tokenizer, template, reason):
+  tokenizer.chat_template = template
+  for function, arguments in (
+    (tokenizer_lib.eos_ids, ()),
+    (tokenizer_lib.encode_prompts, (["Hallo"], "{source}")),
+  ):
+    with pytest.raises(ValueError, match=r"^chat_template: refuses ") as caught:
+      function(tokenizer, *arguments)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_template_that_loops_on_is_ended_by_an_interrupt(tokenizer):
+  loop = "{% for i in range(99999) %}"
+  tokenizer.chat_template = loop * 3 + "{% endfor %}" * 3
+
+  def interrupt(*_):
+    raise KeyboardInterrupt
+
+  before = signal.signal(signal.SIGALRM, interrupt)
+  signal.setitimer(signal.ITIMER_REAL, 0.2)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      tokenizer_lib.encode_prompts(tokenizer, ["Hallo"], "{source}")
+  finally:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
   ("arguments", "message"),
   [
     ({"messages": "x"}, "template_arguments has 'messages': must be a name"),
     ({"a b": "x"}, "template_arguments has 'a b': must be a name"),
     ({"x": [1]}, r"template_arguments\.x = \[1\]: must be a text, a number"),
+    (
+      {"x": float("nan")},
+      r"template_arguments\.x = nan: must be a text, a num",
+    ),
   ],
 )
 def test_bad_argument_is_named(arguments, message):

@@ -201,6 +201,31 @@ def test_template_that_does_not_continue_its_prompt_is_an_error(tokenizer):
     tokenizer_lib.encode_examples(tokenizer, [example], "{source}")
 
 
+def test_template_that_leaves_out_the_answer_is_an_error(tokenizer):
+  tokenizer.chat_template = "<s>{{ messages[0]['content'] }}<sep>"
+  example = {"source": "A man", "target": "Two"}
+  for function, arguments in (
+    (tokenizer_lib.eos_ids, ()),
+    (tokenizer_lib.encode_examples, ([example], "{source}")),
+  ):
+    with pytest.raises(ValueError, match="leaves out the turn of the assist"):
+      function(tokenizer, *arguments)
+
+
+@pytest.mark.parametrize("template", [QWEN, None])
+def test_target_that_its_end_would_cut_is_named(chat_tokenizer, template):
+  chat_tokenizer.chat_template = template
+
+  def encode(target):
+    examples = [{"source": "A", "target": text} for text in ("Two", target)]
+    return tokenizer_lib.encode_examples(chat_tokenizer, examples, "{source}")
+
+  with pytest.raises(ValueError, match=r"^example 1: its target goes on"):
+    encode("Two </s> men")
+  _, (_, response) = encode("Two men</s>\n")  # Nothing is lost.
+  assert tokenizer_lib.decode(chat_tokenizer, [response]) == ["Two men"]
+
+
 def test_separator_as_end_of_turn_ends_responses(tokenizer):
   tokenizer.chat_template = NO_END
   ((_, response),) = tokenizer_lib.encode_examples(

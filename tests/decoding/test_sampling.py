@@ -94,6 +94,14 @@ def test_draw_never_takes_a_token_without_probability():
   np.testing.assert_array_equal(tokens, [130, 200, 200])
 
 
+@pytest.mark.parametrize("vocab_size", [1, 5, 128, 300])
+def test_draw_of_what_is_no_number_stays_in_the_vocabulary(vocab_size):
+  with jax.debug_nans(False):
+    log_probs = jnp.full((1, vocab_size), jnp.nan)
+    token = sampling.draw_token(log_probs, jnp.zeros(1, jnp.float32))
+  assert int(token[0]) == vocab_size - 1
+
+
 def test_draws_follow_the_distribution():
   logits = random_logits(1, 40, scale=1.0)
   num_draws = 20_000

@@ -598,6 +598,17 @@ def test_broken_index_is_named(shards, text):
   assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("size", [0, 2**31, 2**63, 2**64 - 1])
+def test_header_of_an_impossible_length_is_named(tmp_path, size):
+  models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA))
+  (tmp_path / "m" / manifest.NAME).unlink()
+  path = tmp_path / "m" / "model.safetensors"
+  path.write_bytes(size.to_bytes(8, "little") + path.read_bytes()[8:])
+  with pytest.raises(ValueError, match=f"^{path} is not a safeten") as caught:
+    models.load_params(tmp_path / "m", LLAMA)
+  assert "\n" not in str(caught.value)
+
+
 def test_wrong_tensors_are_named(tmp_path):
   models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA))
   (tmp_path / "m" / manifest.NAME).unlink()

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -183,7 +184,9 @@ class _Clock:
 
   def __init__(self, monkeypatch, seconds):
     self.now, self._seconds = 1000.0, seconds
-    monkeypatch.setattr(cadence.time, "time", lambda: self.now)
+    now = lambda: self.now  # noqa: E731
+    clocks = types.SimpleNamespace(time=now, monotonic=now)
+    monkeypatch.setattr(cadence, "time", clocks)
 
   def step_fn(self, *arguments):
     self.now += self._seconds
