@@ -101,6 +101,7 @@ def guards(config: ml_collections.ConfigDict, stage: str) -> health.Guards:
   """Returns what a stage is stopped for; arguments as of `cadence`."""
   return health.Guards(
     max_skipped_steps=config_lib.get(config, stage).max_skipped_steps,
+    max_step_minutes=config.max_step_minutes,
     meant=_meant_warnings(config) if stage == "distill" else (),
     stops=tuple(config.stop_on_warnings),
   )
@@ -258,7 +259,6 @@ def train_fns(
     weight_decay=fit.weight_decay,
     beta1=fit.beta1,
     beta2=fit.beta2,
-    max_skipped_steps=fit.max_skipped_steps,
   )
   return train_step.make_train_fns(
     student,

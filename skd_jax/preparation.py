@@ -24,6 +24,7 @@ from skd_jax.models import (
 from skd_jax.parallel import sharding
 from skd_jax.training import loop, sft
 from skd_jax.training.callbacks import Validate
+from skd_jax.training.train_step import TrainFns
 
 
 def prepare_model(
@@ -89,20 +90,33 @@ def read_model(
   )
 
 
-def _fine_tune(
-  experiment: Experiment, role: str, stage: str
-) -> tuple[LoadedModel, dict[str, Any]]:
-  """Trains a model on the references by cross-entropy (SFT)."""
-  config, shape = experiment.config, experiment.config[role]
+def prepare_fine_tuning(
+  experiment: Experiment, role: str
+) -> tuple[LoadedModel, TrainFns]:
+  """Returns a model before its SFT, and the functions that train it.
+
+  Args:
+    experiment: the run.
+    role: "teacher" or "student".
+  """
   model = _untrained(experiment, role)
   train = builders.train_fns(
-    config,
+    experiment.config,
     f"{role}.fit",
     model,
     None,
     token_losses.supervised_token_loss,
     experiment.mesh,
   )
+  return model, train
+
+
+def _fine_tune(
+  experiment: Experiment, role: str, stage: str
+) -> tuple[LoadedModel, dict[str, Any]]:
+  """Trains a model on the references by cross-entropy (SFT)."""
+  config, shape = experiment.config, experiment.config[role]
+  model, train = prepare_fine_tuning(experiment, role)
   with loop.open_loop(
     train.init(model.params),
     experiment.train_batches(shape.fit, config.seed),

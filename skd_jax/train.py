@@ -266,7 +266,7 @@ def _distillation_loop(
             rollout,
           )
         )
-      training.record(state, metrics, seconds, stats)
+      training.record(state, metrics, seconds, stats, (batch, rollout))
   return training
 
 
