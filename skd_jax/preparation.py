@@ -22,7 +22,7 @@ from skd_jax.models import (
   save_model,
 )
 from skd_jax.parallel import sharding
-from skd_jax.training import loop, sft
+from skd_jax.training import loop, memory, sft
 from skd_jax.training.callbacks import Validate
 from skd_jax.training.train_step import TrainFns
 
@@ -117,6 +117,18 @@ def _fine_tune(
   """Trains a model on the references by cross-entropy (SFT)."""
   config, shape = experiment.config, experiment.config[role]
   model, train = prepare_fine_tuning(experiment, role)
+  memory.report(
+    stage,
+    builders.step_memory(
+      config,
+      f"{role}.fit",
+      experiment.tasks,
+      train,
+      model,
+      mesh=experiment.mesh,
+      dtype=experiment.dtype,
+    ),
+  )
   with loop.open_loop(
     train.init(model.params),
     experiment.train_batches(shape.fit, config.seed),

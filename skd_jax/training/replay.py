@@ -6,13 +6,15 @@ order in which a step computes.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from skd_jax import structs
 from skd_jax.losses import chunked
@@ -52,58 +54,77 @@ def take(
     teacher_head: None without a teacher.
     train: the functions that train it.
   """
-  params, rollout = failed.params, failed.rollout
-  add_example = jax.jit(_add_example(student, train.loss))
-  at_once = sharding.num_groups()  # Rows: as few as can be sharded.
-  gradient = jax.tree.map(jnp.zeros_like, params)
-  sums, losses, is_finite = chunked.LossSums.zero(), [], jnp.bool_(True)
-  for row in range(rollout.tokens.shape[0]):
-    first = row // at_once * at_once
-    part = jax.tree.map(
-      lambda x, i=first: x[i : i + at_once], (failed.batch, rollout)
-    )
-    gradient, more, is_finite = add_example(
-      gradient, is_finite, params, teacher_head, *part, row - first
-    )
-    sums += more
-    losses.append(float(more.means()["loss"]))
-  _, metrics = train.step(
-    train.init(params), teacher_head, failed.batch, rollout
+  params, batch, rollout = failed.params, failed.batch, failed.rollout
+  total = _Total(
+    gradient=jax.tree.map(jnp.zeros_like, params),
+    sums=chunked.LossSums.zero(),
+    hidden=jnp.float32(0),
   )
-  gradient = jax.tree.map(lambda x: x / sums.weight, gradient)
+  losses = []
+  for row in range(rollout.tokens.shape[0]):
+    total, loss = _add_example(
+      student, train.loss, total, params, teacher_head, batch, rollout, row
+    )
+    losses.append(float(loss))
+  _, metrics = train.step(train.init(params), teacher_head, batch, rollout)
+  norms = jax.tree.map(lambda x: x / total.sums.weight, _norms(total.gradient))
   computed = {
     "params": params,
     "teacher_hidden": rollout.teacher_hidden,
-    "hidden": jnp.where(is_finite, 0.0, jnp.nan),
+    "hidden": total.hidden,
     "loss": metrics["loss"],
-    "gradient": gradient,
+    "gradient": total.gradient,
   }
   return Replay(
     metrics=processes.to_host(metrics),
     losses=losses,
-    norms={name: float(optax.tree.norm(x)) for name, x in gradient.items()},
+    norms={name: float(norm) for name, norm in norms.items()},
     first=first_not_finite(computed),
   )
 
 
-def _add_example(
-  student: structs.LanguageModel, loss: Callable[..., Any]
-) -> Callable[..., Any]:
-  """Returns a function that adds one of a few rows to what others came to."""
+@struct.dataclass
+class _Total:
+  """What some examples come to."""
 
-  def add_example(gradient, is_finite, params, head, batch, rollout, row):
-    hidden = forward.response_hidden(
-      student, params, batch.prompt, batch.prompt_length, rollout.tokens
-    )
-    alone = jnp.arange(rollout.length.shape[0]) == row
-    rollout = dataclasses.replace(
-      rollout, length=jnp.where(alone, rollout.length, 0)
-    )
-    more, sums = jax.grad(loss, has_aux=True)(params, head, batch, rollout)
-    gradient = jax.tree.map(jnp.add, gradient, more)
-    return gradient, sums, is_finite & jnp.isfinite(hidden).all()
+  gradient: structs.Params  # float32, of the sum of their losses
+  sums: chunked.LossSums
+  hidden: jax.Array  # float32 [], 0; NaN where a hidden state is not finite
 
-  return add_example
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _add_example(student, loss_fn, total, params, head, batch, rollout, row):
+  """Adds the example of a row; returns (the total, its loss)."""
+  # As few rows as can be sharded, so that it needs no memory of the step.
+  size = sharding.num_groups()
+  batch, rollout = jax.tree.map(
+    lambda x: jax.lax.dynamic_slice_in_dim(x, row // size * size, size),
+    (batch, rollout),
+  )
+  hidden = forward.response_hidden(
+    student, params, batch.prompt, batch.prompt_length, rollout.tokens
+  )
+  alone = jnp.arange(size) == row % size
+  rollout = dataclasses.replace(
+    rollout, length=jnp.where(alone, rollout.length, 0)
+  )
+  gradient, sums = jax.grad(loss_fn, has_aux=True)(params, head, batch, rollout)
+  total = _Total(
+    gradient=jax.tree.map(jnp.add, total.gradient, gradient),
+    sums=total.sums + sums,
+    hidden=total.hidden + 0.0 * jnp.sum(hidden, dtype=jnp.float32),
+  )
+  return total, sums.means()["loss"]
+
+
+@jax.jit
+def _norms(gradient: structs.Params) -> dict[str, jax.Array]:
+  return {name: optax.tree.norm(x) for name, x in gradient.items()}
+
+
+@jax.jit
+def _all_finite(tree: Any) -> Any:
+  return jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
 
 
 def first_not_finite(computed: Mapping[str, Any]) -> str:
@@ -114,10 +135,11 @@ def first_not_finite(computed: Mapping[str, Any]) -> str:
       "gradient" is looked through from the head back to the embedding.
   """
   for name, tree in computed.items():
+    finite = jax.tree_util.tree_flatten_with_path(_all_finite(tree))[0]
     bad = [
       jax.tree_util.keystr(path, simple=True, separator=".")
-      for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]
-      if not jnp.isfinite(x).all()
+      for path, is_finite in finite
+      if not is_finite
     ]
     if name == "gradient":
       bad.sort(key=_depth, reverse=True)

@@ -10,6 +10,7 @@ import pytest
 from skd_jax import models
 from skd_jax.parallel import sharding
 from skd_jax.training import failed_step, generation, replay, train_step
+from tests.toy_models import noisy_params
 from tests.training import test_train_step as toy
 
 CONFIG = dataclasses.replace(toy.CONFIG, num_layers=1)
@@ -17,18 +18,16 @@ MODEL = models.create(CONFIG)
 HIDDEN = jax.random.normal(jax.random.key(2), (4, 4, CONFIG.hidden_size))
 
 
-def params(seed=0):
-  return models.init_params(CONFIG, jax.random.key(seed))
+def params():
+  return noisy_params(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def train():
-  student, teacher = (
-    models.LoadedModel(CONFIG, MODEL, params(seed)) for seed in (0, 1)
-  )
+  model = models.LoadedModel(CONFIG, MODEL, params())
   return train_step.make_train_fns(
-    student,
-    teacher,
+    model,
+    model,
     token_loss=toy.KL,
     optimizer=toy.optimizer(),
     chunk_size=4,
@@ -85,7 +84,7 @@ def test_weight_that_is_not_finite_is_named(train):
 
 def test_weights_that_overflow_show_in_the_hidden_states(train):
   large = params()
-  large["final_norm"]["scale"] = jnp.full(CONFIG.hidden_size, 3e38)
+  large["final_norm"]["scale"] = jnp.full(CONFIG.hidden_size, 3e38, jnp.float32)
   assert take(train, large)[0].first == "hidden"
 
 
