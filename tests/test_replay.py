@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from skd_jax import train
+from skd_jax import methods, train
 from tests import command_lines, tiny_run
 
 replay = command_lines.load("skd_jax.replay")
@@ -41,21 +41,30 @@ def _assert_shown_and_nothing_changed(kept, stage):
   assert _contents(workdir) == before
 
 
-def test_failed_fine_tuning_can_be_taken_again(tmp_path):
+@pytest.fixture
+def config(tmp_path):
+  """Of a run whose models are hardly trained."""
   (tmp_path / "data").mkdir()
   tiny_run.write_data(tmp_path / "data")
-  config = tiny_run.config(tmp_path / "data")
-  config.teacher.fit.learning_rate = 1e38
-  kept = _fail(config, tmp_path / "w", "teacher")
-  _assert_shown_and_nothing_changed(kept, "teacher")
+  result = tiny_run.config(tmp_path / "data")
+  for model in (result.teacher, result.student):
+    model.fit.num_steps = 2
+  result.distill.evaluate_every_steps = 0
+  return result
 
 
 @pytest.mark.slow
-def test_failed_distillation_can_be_taken_again(tmp_path, tmp_path_factory):
-  finished = tiny_run.finish(tmp_path_factory)
-  config = tiny_run.from_finished(finished, **{"distill.learning_rate": 1e38})
-  kept = _fail(config, tmp_path / "w", "distill_seed_0")
-  _assert_shown_and_nothing_changed(kept, "distill_seed_0")
+@pytest.mark.parametrize(
+  ("section", "stage"),
+  [("teacher.fit", "teacher"), ("distill", "distill_seed_0")],
+)
+def test_failed_step_of_a_stage_can_be_taken_again(
+  config, tmp_path, section, stage
+):
+  changes = {f"{section}.learning_rate": 1e38, f"{section}.num_steps": 6}
+  config = methods.change(config, changes)
+  kept = _fail(config, tmp_path / "w", stage)
+  _assert_shown_and_nothing_changed(kept, stage)
 
 
 @pytest.mark.parametrize("name", ["w", "w/failed_steps/distill_seed_0"])

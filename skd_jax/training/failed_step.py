@@ -80,12 +80,13 @@ def read(
   }
   with ocp.StandardCheckpointer() as checkpointer:
     found = checkpointer.restore(path, wanted)
+  # Without a teacher, no states of one were saved.
+  rollout: dict[str, Any] = {"teacher_hidden": None, **found["rollout"]}
   return FailedStep(
     step=int(found["step"]),
     params=found["params"],
     batch=structs.Batch(**found["batch"]),
-    # Without a teacher there is no `teacher_hidden`.
-    rollout=structs.Rollout(**{"teacher_hidden": None, **found["rollout"]}),
+    rollout=structs.Rollout(**rollout),
   )
 
 

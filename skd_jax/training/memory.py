@@ -19,10 +19,8 @@ from skd_jax.parallel import sharding
 GIB = 2**30
 _LOGITS = 4  # Arrays [..., V] of float32 that are alive at once.
 _ADVICE = {
-  "generating": "a smaller rollout.batch_size or batch_size, a larger "
-  "mesh.tensor",
-  "training": "more num_microbatches, remat, a smaller batch_size, a larger "
-  "mesh.fsdp or mesh.tensor",
+  "generating": "a smaller rollout.batch_size or batch_size, mesh.tensor",
+  "training": "num_microbatches, remat, a smaller batch_size, mesh.fsdp",
 }
 
 Parts = Mapping[str, int]  # Bytes of a device, by what they hold.
@@ -47,38 +45,22 @@ def cache_bytes(
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-  """What the memory of a step depends on.
+  """What the memory of a step depends on; shapes serve as arrays."""
 
-  student: what is trained; its weights stay, as the start of the next seed.
-  teacher: None in SFT.
-  generators: those of the two that generate.
-  state: of the train step, or its placed shapes.
-  mesh: the mesh.
-  dtype: of activations and caches.
-  remat: whether the student keeps the input of each layer alone.
-  batch_size: B.
-  num_microbatches: parts of the batch in the train step.
-  slots: rows that are decoded at once; 0: all.
-  prompt: P, the most of any batch.
-  response: T, likewise.
-  num_draft_tokens: G; 1 where one model generates.
-  chunk_size: tokens whose logits the loss holds at once.
-  """
-
-  student: models.LoadedModel
-  teacher: models.LoadedModel | None
-  generators: Sequence[models.LoadedModel]
+  student: models.LoadedModel  # Its weights stay, as the next seed's start.
+  teacher: models.LoadedModel | None  # None in SFT.
+  generators: Sequence[models.LoadedModel]  # Those of the two that generate.
   state: structs.TrainState
   mesh: jax.sharding.Mesh
-  dtype: Any
-  remat: bool
-  batch_size: int
+  dtype: Any  # Of activations and caches.
+  remat: bool  # The student keeps the input of each layer alone.
+  batch_size: int  # B
   num_microbatches: int
-  slots: int
-  prompt: int
-  response: int
-  num_draft_tokens: int
-  chunk_size: int
+  slots: int  # Rows that are decoded at once; 0: all.
+  prompt: int  # P, the most of any batch.
+  response: int  # T, likewise.
+  num_draft_tokens: int  # G; 1 where one model generates.
+  chunk_size: int  # Tokens whose logits the loss holds at once.
 
   def training(self) -> Parts:
     """Returns what the train step needs, and what stays beside it."""

@@ -8,11 +8,11 @@ for anything: the run then continues from its newest checkpoint.
 import contextlib
 import faulthandler
 import os
-import sys
 import threading
 from collections.abc import Iterator
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed.
+_STDERR = 2  # The descriptor: a notebook has replaced sys.stderr by no file.
 
 
 @contextlib.contextmanager
@@ -36,13 +36,11 @@ def limited(minutes: float, what: str) -> Iterator[None]:
 
 
 def _give_up(minutes: float, what: str) -> None:
-  # Not sys.stderr, which a notebook or a test may have replaced by no file.
-  print(
+  message = (
     f"\nError: {what} takes longer than max_step_minutes = {minutes:g}. Exit "
-    f"code {EXIT_CODE}: the same command continues. Where every thread is:",
-    file=sys.__stderr__,
-    flush=True,
+    f"code {EXIT_CODE}: the same command continues. Where every thread is:\n"
   )
-  faulthandler.dump_traceback(file=sys.__stderr__)
+  os.write(_STDERR, message.encode())
+  faulthandler.dump_traceback(file=_STDERR)
   # Not sys.exit, which would wait for what is stuck.
   os._exit(EXIT_CODE)
