@@ -65,13 +65,13 @@ def read(
     ValueError: a file is damaged.
   """
   manifest.check(path)
-  path = path.absolute()
+  absolute: Any = path.absolute()  # Of pathlib, where orbax says etils.
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
 
   def placed(where):
     return lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 
-  saved = ocp.StandardCheckpointHandler().metadata(path).tree
+  saved = ocp.StandardCheckpointHandler().metadata(absolute).tree
   wanted = {
     "step": placed(replicated)(saved["step"]),
     "params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like),
@@ -79,7 +79,7 @@ def read(
     "rollout": jax.tree.map(placed(rows), saved["rollout"]),
   }
   with ocp.StandardCheckpointer() as checkpointer:
-    found = checkpointer.restore(path, wanted)
+    found = checkpointer.restore(absolute, wanted)
   # Without a teacher, no states of one were saved.
   rollout: dict[str, Any] = {"teacher_hidden": None, **found["rollout"]}
   return FailedStep(
