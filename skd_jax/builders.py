@@ -17,12 +17,18 @@ from absl import logging
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax import models
-from skd_jax.data.tasks import TaskSettings
+from skd_jax.data.tasks import TaskSet, TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
 from skd_jax.reporting import boards, wandb_board
-from skd_jax.training import generation, health, schedules, train_step
+from skd_jax.training import (
+  generation,
+  health,
+  memory,
+  schedules,
+  train_step,
+)
 from skd_jax.training.cadence import Cadence
 
 # Of config.loss.corrections, beside the divergences.
@@ -123,6 +129,7 @@ def guards(config: ml_collections.ConfigDict, stage: str) -> health.Guards:
   """Returns what a stage is stopped for; arguments as of `cadence`."""
   return health.Guards(
     max_skipped_steps=config_lib.get(config, stage).max_skipped_steps,
+    max_step_minutes=config.max_step_minutes,
     meant=_meant_warnings(config) if stage == "distill" else (),
     stops=tuple(config.stop_on_warnings),
   )
@@ -280,7 +287,6 @@ def train_fns(
     weight_decay=fit.weight_decay,
     beta1=fit.beta1,
     beta2=fit.beta2,
-    max_skipped_steps=fit.max_skipped_steps,
   )
   return train_step.make_train_fns(
     student,
@@ -290,6 +296,56 @@ def train_fns(
     chunk_size=config.loss.chunk_size,
     num_microbatches=fit.num_microbatches,
     mesh=mesh,
+  )
+
+
+def step_memory(
+  config: ml_collections.ConfigDict,
+  stage: str,
+  tasks: TaskSet,
+  train: train_step.TrainFns,
+  student: models.LoadedModel,
+  teacher: models.LoadedModel | None = None,
+  num_draft_tokens: int = 1,
+  *,
+  mesh: jax.sharding.Mesh,
+  dtype: Any,
+) -> memory.StepMemory:
+  """Returns what the memory of a stage depends on.
+
+  Args:
+    config: the config.
+    stage: "teacher.fit", "student.fit" or "distill".
+    tasks: the tasks, for the longest prompt and response.
+    train: the functions that train.
+    student: what is trained.
+    teacher: None in SFT.
+    num_draft_tokens: G; the config's may be 0, for the fastest.
+    mesh: the mesh.
+    dtype: of activations and caches.
+  """
+  fit = config_lib.get(config, stage)
+  generators: dict[str, Any] = {
+    "skd": (student, teacher),
+    "on_policy": (student,),
+    "teacher": (teacher,),
+  }
+  mode = config.rollout.mode if stage == "distill" else "reference"
+  return memory.StepMemory(
+    student=student,
+    teacher=teacher,
+    generators=generators.get(mode, ()),
+    state=jax.eval_shape(train.init, student.params),
+    mesh=mesh,
+    dtype=dtype,
+    remat=config["teacher" if stage == "teacher.fit" else "student"].remat,
+    batch_size=fit.batch_size,
+    num_microbatches=fit.num_microbatches,
+    slots=config.rollout.batch_size,
+    prompt=max(task.prompt_length for task in tasks.tasks),
+    response=tasks.max_new_tokens,
+    num_draft_tokens=num_draft_tokens if mode == "skd" else 1,
+    chunk_size=config.loss.chunk_size,
   )
 
 

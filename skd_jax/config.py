@@ -29,8 +29,8 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   config.weight_decay = 0.01
   config.beta1 = 0.9
   config.beta2 = 0.98
-  # Steps in a row whose gradient is not finite that are left out before the run
-  # stops; 0: the first one stops it.
+  # Steps in a row whose loss or gradient is not finite that are left out before
+  # the run stops; 0: the first one stops it.
   config.max_skipped_steps = 0
   config.max_examples = 0  # Train on the first so many a task; 0 is all.
   config.log_every_steps = 20
@@ -89,6 +89,10 @@ def default_config() -> ml_collections.ConfigDict:
   # By this time, as in "2026-12-31T23:30" (local, or with its zone), the run
   # has saved and stopped: the end of an allocation. Empty: none.
   config.must_save_by = ""
+  # Minutes after which a step is stuck: the process shows where every thread is
+  # and ends with exit code 75, to be started again. 0: never. A batch of a new
+  # width compiles, which counts; the first step of a process does not.
+  config.max_step_minutes = 0.0
   # Warnings at which the run ends, such as ("endless", "repetitive"): of gap,
   # inert, endless, repetitive; see skd_jax/training/health.py.
   config.stop_on_warnings = ()
@@ -305,3 +309,15 @@ def get(config: ml_collections.ConfigDict, field: str) -> Any:
 def to_plain(config: ml_collections.ConfigDict) -> dict:
   """Returns the config as JSON would read it back (tuples are lists)."""
   return json.loads(config.to_json())
+
+
+def from_plain(plain: dict) -> ml_collections.ConfigDict:
+  """Reads what `to_plain` returned.
+
+  Raises:
+    TypeError: a setting has another type than its default.
+  """
+  config = default_config()
+  with config.unlocked():  # Tasks and template arguments have names of theirs.
+    config.update(plain)
+  return config

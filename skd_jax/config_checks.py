@@ -58,6 +58,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
       raise ValueError(
         f"stop_on_warnings has {name!r}: must be of {', '.join(health.SIGNS)}"
       )
+  fields.at_least(config, "max_step_minutes", 0)
   fields.at_least(config, "profile", 0)
   if config.profile > max(config.distill.num_steps - profiling.SKIPPED, 0):
     raise ValueError(

@@ -135,6 +135,29 @@ def open_experiment(
     ValueError, FileNotFoundError: bad settings, data or checkpoints; or not all
       processes see the same workdir.
   """
+  experiment = read_experiment(
+    config, workdir, continue_with_changes=continue_with_changes
+  )
+  write_config(experiment.workdir, config)
+  return experiment
+
+
+def read_experiment(
+  config: ml_collections.ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  continue_with_changes: bool = False,
+) -> Experiment:
+  """As open_experiment; in a workdir that has been used, writes nothing.
+
+  Args:
+    config: the settings.
+    workdir: the folder of the run.
+    continue_with_changes: as in open_experiment.
+
+  Raises:
+    ValueError, FileNotFoundError: as open_experiment.
+  """
   config_checks.check_config(config)
   vocab_size = common_vocab_size(config)
   if vocab_size:
@@ -178,7 +201,6 @@ def open_experiment(
       for stage in config_checks.trained_stages(config)
     },
   )
-  write_config(workdir, config)
   return Experiment(
     config=config,
     workdir=workdir,

@@ -21,7 +21,8 @@ from skd_jax.models import (
   save_model,
 )
 from skd_jax.parallel import sharding
-from skd_jax.training import loop, sft
+from skd_jax.training import loop, memory, sft
+from skd_jax.training.train_step import TrainFns
 from skd_jax.validation import validation_callbacks
 
 
@@ -88,19 +89,44 @@ def read_model(
   )
 
 
-def _fine_tune(
-  experiment: Experiment, role: str, stage: str
-) -> tuple[LoadedModel, dict[str, Any]]:
-  """Trains a model on the references by cross-entropy (SFT)."""
-  config, shape = experiment.config, experiment.config[role]
+def prepare_fine_tuning(
+  experiment: Experiment, role: str
+) -> tuple[LoadedModel, TrainFns]:
+  """Returns a model before its SFT, and the functions that train it.
+
+  Args:
+    experiment: the run.
+    role: "teacher" or "student".
+  """
   model = _untrained(experiment, role)
   train = builders.train_fns(
-    config,
+    experiment.config,
     f"{role}.fit",
     model,
     None,
     token_losses.supervised_token_loss,
     experiment.mesh,
+  )
+  return model, train
+
+
+def _fine_tune(
+  experiment: Experiment, role: str, stage: str
+) -> tuple[LoadedModel, dict[str, Any]]:
+  """Trains a model on the references by cross-entropy (SFT)."""
+  config, shape = experiment.config, experiment.config[role]
+  model, train = prepare_fine_tuning(experiment, role)
+  memory.report(
+    stage,
+    builders.step_memory(
+      config,
+      f"{role}.fit",
+      experiment.tasks,
+      train,
+      model,
+      mesh=experiment.mesh,
+      dtype=experiment.dtype,
+    ),
   )
   with loop.open_loop(
     train.init(model.params),

@@ -36,6 +36,7 @@ from skd_jax.training import (
   draft_length,
   generation,
   loop,
+  memory,
   profiling,
 )
 from skd_jax.training.callbacks import KeepSamples
@@ -174,20 +175,29 @@ def prepare_distillation(
     spec = dataclasses.replace(
       spec, **experiment.cached("draft_length", measure)
     )
-  return Distillation(
-    start=start,
-    teacher=teacher,
-    spec=spec,
-    rollout_fn=make_rollout_fn(spec),
-    train=builders.train_fns(
+  train = builders.train_fns(
+    config,
+    "distill",
+    start,
+    teacher if spec.uses_teacher else None,
+    builders.token_loss(config, experiment.tasks.vocab_size),
+    experiment.mesh,
+  )
+  memory.report(
+    "distillation",
+    builders.step_memory(
       config,
       "distill",
+      experiment.tasks,
+      train,
       start,
-      teacher if spec.uses_teacher else None,
-      builders.token_loss(config, experiment.tasks.vocab_size),
-      experiment.mesh,
+      teacher,
+      spec.num_draft_tokens,
+      mesh=experiment.mesh,
+      dtype=experiment.dtype,
     ),
   )
+  return Distillation(start, teacher, spec, make_rollout_fn(spec), train)
 
 
 def distill(
@@ -265,7 +275,7 @@ def _distillation_loop(
             rollout,
           )
         )
-      training.record(state, metrics, seconds, stats)
+      training.record(state, metrics, seconds, stats, (batch, rollout))
   return training
 
 

@@ -48,6 +48,17 @@ def test_shipped_config_is_valid(name, variant):
   assert config.is_locked
 
 
+@pytest.mark.parametrize(("name", "variant"), _shipped())
+def test_config_comes_back_from_json(name, variant):
+  module = importlib.import_module(f"configs.{name}")
+  config = module.get_config(*filter(None, [variant]))
+  plain = config_lib.to_plain(config)
+  again = config_lib.from_plain(plain)
+  assert config_lib.to_plain(again) == plain
+  assert again.is_locked
+  assert isinstance(again.seeds, tuple)
+
+
 @pytest.mark.parametrize("role", ["teacher", "student"])
 @pytest.mark.parametrize("field", ["path", "init_path"])
 def test_missing_checkpoint_says_how_to_get_it(role, field):
@@ -244,6 +255,7 @@ _BAD = [
   ),
   ({"rollout.batch_size": 65}, "rollout.batch_size = 65", "[0, distill.batch"),
   ({"profile": -1}, "profile = -1", "0 or above"),
+  ({"max_step_minutes": -1.0}, "max_step_minutes = -1.0", "0 or above"),
   (
     {"profile": 9, "distill.num_steps": 10},
     "profile = 9",

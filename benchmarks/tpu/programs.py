@@ -5,6 +5,7 @@ step are those of the run that the config describes.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from skd_jax.decoding import stopping
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation
+from skd_jax.training import memory as memory_lib
 
 Compiled = jax.stages.Compiled
 
@@ -59,22 +61,25 @@ class Plan:
       max_new_tokens=self.rows(),
     )
 
-  def caches(self) -> list[tuple[tuple[int, ...], int]]:
-    """Returns (shape, parts along `tensor`) of each cache array of a group."""
-    config, mesh = self.config, self.mesh
+  def cache_size(self) -> tuple[int, int]:
+    """Returns (rows, slots) of the caches of a group."""
+    config = self.config
     rows = config.rollout.batch_size or config.distill.batch_size
     slots = config.data.max_prompt_length + config.data.max_new_tokens
     slots += config.rollout.num_draft_tokens
-    found = []
-    for model in (self.student, self.teacher):
-      usable, _ = models.usable_rules(model.config, mesh, sharding.FROZEN)
-      parts = math.prod(mesh.shape[axis] for axis in usable["kv_heads"])
-      of_group = rows // sharding.num_row_shards(mesh)
-      arrays = jax.eval_shape(
-        lambda m=model, n=of_group: m.model.init_cache(n, slots)
+    return rows // sharding.num_row_shards(self.mesh), slots
+
+  def cache_shapes(self) -> list[tuple[int, ...]]:
+    """Returns the shape of each cache array of a group."""
+    return [
+      x.shape
+      for model in (self.student, self.teacher)
+      for x in jax.tree.leaves(
+        jax.eval_shape(
+          functools.partial(model.model.init_cache, *self.cache_size())
+        )
       )
-      found += [(x.shape, parts) for x in jax.tree.leaves(arrays)]
-    return found
+    ]
 
 
 def make_plan(
@@ -239,16 +244,11 @@ def memory(
     train: that of the train step.
   """
 
-  def held(tree: Any) -> int:
-    return sum(
-      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-      for x in jax.tree.leaves(tree)
-    )
-
   def needs(stats: Any) -> int:
     results = stats.output_size_in_bytes - stats.alias_size_in_bytes
     return stats.argument_size_in_bytes + results + stats.temp_size_in_bytes
 
+  held = memory_lib.held_bytes
   teacher, student = held(plan.teacher.params), held(plan.student.params)
   optimizer = held(state.opt_state)
   head = held(plan.teacher.model.head_params(plan.teacher.params))
@@ -256,8 +256,8 @@ def memory(
   during_rollout = needs(rollout) + optimizer
   during_training = needs(train) + teacher - head
   caches = sum(
-    math.prod(shape) * plan.dtype.itemsize // parts
-    for shape, parts in plan.caches()
+    memory_lib.cache_bytes(model, plan.mesh, *plan.cache_size())
+    for model in (plan.student, plan.teacher)
   )
   found = {
     "teacher_gib": teacher,
@@ -287,7 +287,7 @@ def gathered_in_loop(
     collectives: of its rollout.
   """
   tensor = plan.mesh.shape["tensor"]
-  large = {math.prod(shape): "a cache" for shape, _ in plan.caches()}
+  large = {math.prod(shape): "a cache" for shape in plan.cache_shapes()}
   for x in jax.tree.leaves((plan.student.params, plan.teacher.params)):
     if x.ndim > 1:
       large[x.size] = large[x.size // tensor] = "a weight"

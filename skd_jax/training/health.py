@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,14 +25,16 @@ SIGNS = ("gap", "inert", "endless", "repetitive")
 class Guards:
   """What a stage is stopped for.
 
-  max_skipped_steps: steps in a row that may be left out as their gradient is
-    not finite, as of the optimizer.
+  max_skipped_steps: steps in a row that may be left out as their loss or
+    gradient is not finite.
+  max_step_minutes: after which a step is stuck; 0: never. See watchdog.py.
   meant: signs that are no trouble here, as where the threshold is annealed from
     most tokens replaced to none; no warning is given.
   stops: signs at which the run ends.
   """
 
   max_skipped_steps: int = 0
+  max_step_minutes: float = 0.0
   meant: Sequence[str] = ()
   stops: Sequence[str] = ()
 
@@ -118,27 +121,32 @@ def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def is_finite(metrics: Mapping[str, Any]) -> bool:
-  """Whether loss and gradient of a step, or of a line, are numbers."""
+  """Whether the loss and the gradient of a step are numbers."""
   return all(math.isfinite(metrics[name]) for name in _MEANINGFUL)
 
 
 def check_finite(
-  line: Mapping[str, float], stage: str, step: int, saved: int | None
+  metrics: Mapping[str, Any],
+  stage: str,
+  step: int,
+  saved: int | None,
+  failed: pathlib.Path | None = None,
 ) -> None:
   """Stops a run whose loss has become meaningless.
 
   Args:
-    line: a line of the log.
+    metrics: of a step.
     stage: of the log.
     step: of the log.
     saved: the step of the last good checkpoint, if any.
+    failed: where the step is kept, if it is; see failed_step.py.
 
   Raises:
     FloatingPointError: the loss or the gradient is not finite, or the least
       loss of a token is below -1e-4, which no divergence can be.
   """
-  bad = [name for name in _MEANINGFUL if not math.isfinite(line[name])]
-  if not bad and line["min_token_loss"] >= -1e-4:
+  bad = [name for name in _MEANINGFUL if not math.isfinite(metrics[name])]
+  if not bad and metrics["min_token_loss"] >= -1e-4:
     return
   kept = (
     "no checkpoint was written yet"
@@ -146,13 +154,14 @@ def check_finite(
     else f"the checkpoint of step {saved} is kept"
   )
   if bad:
+    where = f". `python -m skd_jax.replay {failed}` shows where it is made"
     raise FloatingPointError(
-      f"{stage}, step {step}: {bad[0]} is {line[bad[0]]}; {kept}. Lower the "
-      "learning rate or clip harder (--continue_with_changes), or see by "
-      "JAX_DEBUG_NANS=1 and the same command where it is made"
+      f"{stage}, step {step}: {bad[0]} is {metrics[bad[0]]}; {kept}. Lower the "
+      "learning rate or clip harder (--continue_with_changes)"
+      f"{where if failed else ''}"
     )
   raise FloatingPointError(
     f"{stage}, step {step}: the loss of a token is "
-    f"{line['min_token_loss']:.2e}, but a divergence is never negative; "
+    f"{metrics['min_token_loss']:.2e}, but a divergence is never negative; "
     f"{kept}. Please report this"
   )

@@ -3,7 +3,7 @@
   with open_loop(state, batches, ...) as loop:
     for step, batch in loop:
       ...                                  # a rollout, a train step
-      loop.record(state, metrics, seconds, stats)
+      loop.record(state, metrics, seconds, stats, (batch, rollout))
   loop.state, loop.totals
 
 A run that is killed goes on from its newest checkpoint with the same batches,
@@ -22,7 +22,13 @@ from absl import logging
 from skd_jax import structs
 from skd_jax.parallel import processes
 from skd_jax.reporting import boards, metric_log
-from skd_jax.training import checkpoint, health, profiling
+from skd_jax.training import (
+  checkpoint,
+  failed_step,
+  health,
+  profiling,
+  watchdog,
+)
 from skd_jax.training.cadence import Cadence, Watch, Wish
 from skd_jax.training.progress import Progress, stop_signals
 from skd_jax.training.rollout_stats import RolloutStats
@@ -120,7 +126,8 @@ def open_loop(
     seed: of the log.
     num_steps: where the loop ends.
     cadence: when it logs and saves.
-    guards: what it is stopped for.
+    guards: what it is stopped for. A step that ends the run as its loss or
+      gradient is not finite is kept in WORKDIR/failed_steps/NAME.
     callbacks: what to call once so many steps are done.
     tracer: of some steps.
     open_boards: where the log is shown as well, beside TensorBoard.
@@ -170,6 +177,7 @@ def open_loop(
       totals=totals,
       num_steps=num_steps,
       name=name,
+      failed_folder=failed_step.folder(workdir, name),
       batches=batches,
       cadence=cadence,
       guards=guards,
@@ -193,6 +201,7 @@ class TrainLoop:
   totals: Totals  # Of the whole stage, up to the last line of the log.
   num_steps: int
   name: str
+  failed_folder: pathlib.Path
   batches: Any
   cadence: Cadence
   guards: health.Guards
@@ -204,12 +213,19 @@ class TrainLoop:
   progress: Progress
   _metrics: list[Metrics] = dataclasses.field(default_factory=list)
   _since_line: Totals = dataclasses.field(default_factory=Totals)
-  _skipped: int = 0  # Steps in a row, up to the last line.
+  _skipped: int = 0  # Steps in a row.
 
   def __iter__(self) -> Iterator[tuple[int, structs.Batch]]:
     watch = Watch(self.cadence)
-    for step in range(int(self.state.step), self.num_steps):
-      with profiling.traced(self.tracer, step):
+    first = int(self.state.step)
+    for step in range(first, self.num_steps):
+      # The first one compiles.
+      minutes = self.guards.max_step_minutes if step > first else 0.0
+      what = f"{self.name}, step {step + 1}"
+      with (
+        watchdog.limited(minutes, what),
+        profiling.traced(self.tracer, step),
+      ):
         yield step, next(self.batches)
       self.progress.step()
       done = step + 1
@@ -232,6 +248,7 @@ class TrainLoop:
     metrics: Metrics,
     seconds: Mapping[str, float],
     stats: RolloutStats | None = None,
+    inputs: tuple[structs.Batch, structs.Rollout] | None = None,
   ) -> None:
     """Takes what a step came to; to be called once in each.
 
@@ -241,8 +258,16 @@ class TrainLoop:
         the log: loss, grad_norm, tokens, min_token_loss and what else there is.
       seconds: of its parts.
       stats: of its rollouts, if there were any.
+      inputs: what it learned from, to be kept if the run ends with it.
+
+    Raises:
+      FloatingPointError: as open_loop.
     """
     self.state = state
+    metrics = processes.to_host(metrics)
+    self._skipped = 0 if health.is_finite(metrics) else self._skipped + 1
+    if not 0 < self._skipped <= self.guards.max_skipped_steps:
+      self._check(metrics, inputs)
     self._metrics.append(metrics)
     self._since_line.add(
       Totals(0, collections.Counter(seconds), stats or RolloutStats())
@@ -265,18 +290,25 @@ class TrainLoop:
     }
     checkpoint.save(self.manager, self.state, data)
 
-  def _leave_out_skipped(self, fetched: list[Metrics]) -> list[Metrics]:
-    """Returns the steps that changed something; all, if too many did not."""
-    for metrics in fetched:
-      self._skipped = 0 if health.is_finite(metrics) else self._skipped + 1
-      if self._skipped > self.guards.max_skipped_steps:
-        return fetched
-    return [metrics for metrics in fetched if health.is_finite(metrics)]
+  def _check(
+    self,
+    metrics: Metrics,
+    inputs: tuple[structs.Batch, structs.Rollout] | None,
+  ) -> None:
+    """Ends the run with a step that makes no sense, and keeps the step."""
+    step, failed = int(self.state.step), None
+    if inputs and not health.is_finite(metrics):
+      failed = self.failed_folder
+      # A step that is not finite has left the weights as they were.
+      failed_step.save(
+        failed, failed_step.FailedStep(step, self.state.params, *inputs)
+      )
+    saved = self.manager.latest_step()
+    health.check_finite(metrics, self.name, step, saved, failed)
 
   def _write_line(self, step: int) -> None:
     """Sums up the steps since the last line: mean values and rates."""
-    fetched = processes.to_host(self._metrics)
-    kept = self._leave_out_skipped(fetched)
+    kept = [m for m in self._metrics if health.is_finite(m)]
     line: dict[str, float] = {}
     if kept:
       line = {
@@ -284,9 +316,8 @@ class TrainLoop:
         for name in kept[0]
       }
       line["min_token_loss"] = min(float(m["min_token_loss"]) for m in kept)
-      health.check_finite(line, self.name, step, self.manager.latest_step())
-    if len(kept) < len(fetched):
-      line["skipped_steps"] = len(fetched) - len(kept)
+    if len(kept) < len(self._metrics):
+      line["skipped_steps"] = len(self._metrics) - len(kept)
     since = self._since_line
     since.tokens = sum(int(metrics["tokens"]) for metrics in kept)
     self.totals.add(since)

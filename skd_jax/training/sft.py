@@ -22,4 +22,4 @@ def fine_tune(loop: TrainLoop, train: TrainFns) -> None:
       state, metrics = jax.block_until_ready(
         train.step(loop.state, None, batch, rollout)
       )
-    loop.record(state, metrics, seconds)
+    loop.record(state, metrics, seconds, inputs=(batch, rollout))

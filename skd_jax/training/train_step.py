@@ -52,14 +52,12 @@ def make_optimizer(
   weight_decay: float,
   beta1: float,
   beta2: float,
-  max_skipped_steps: int = 0,
 ) -> optax.GradientTransformation:
   """Returns AdamW behind a clip of the global norm.
 
-  Weight decay is applied to matrices alone, not to norms and biases. A gradient
-  that is not finite changes nothing, up to `max_skipped_steps` times in a row.
+  Weight decay is applied to matrices alone, not to norms and biases.
   """
-  optimizer = optax.chain(
+  return optax.chain(
     optax.clip_by_global_norm(clip_norm),
     optax.adamw(
       schedule,
@@ -69,9 +67,6 @@ def make_optimizer(
       mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
     ),
   )
-  if not max_skipped_steps:
-    return optimizer
-  return optax.apply_if_finite(optimizer, max_skipped_steps)
 
 
 def init_train_state(
@@ -149,7 +144,8 @@ def train_step(
 
   Gradients and token counts are summed over the microbatches and divided once,
   so that the update is that of the whole batch whatever the lengths of its
-  rows.
+  rows. Where the loss or the gradient is not finite, weights and moments stay
+  as they are: the state before the step is donated, and would be lost.
 
   Args:
     state: before the step.
@@ -190,10 +186,16 @@ def train_step(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
+  metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
+  is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+  params, opt_state = jax.tree.map(
+    lambda new, old: jnp.where(is_finite, new, old),
+    (params, opt_state),
+    (state.params, state.opt_state),
+  )
   state = structs.TrainState(
     step=state.step + 1, params=params, opt_state=opt_state
   )
-  metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
   if teacher_head is None:
     del metrics["kl"]  # There is no teacher that it is measured from.
   return state, metrics
@@ -203,11 +205,14 @@ def train_step(
 class TrainFns:
   """The jitted functions that train one model.
 
+  loss: `(params, teacher head, batch, rollout) -> (sum, LossSums)`, which
+    `step` differentiates; not jitted by itself.
   init: `params -> TrainState` before the first step; its weights are a copy.
   step: `(state, teacher head, batch, rollout) -> (state, metrics)`; donates the
     state. Without a teacher, its head is None.
   """
 
+  loss: Callable[..., tuple[jax.Array, chunked.LossSums]]
   init: Callable[[structs.Params], structs.TrainState]
   step: Callable[
     [structs.TrainState, structs.Params, structs.Batch, structs.Rollout],
@@ -236,15 +241,16 @@ def make_train_fns(
     num_microbatches: see train_step.
     mesh: rows are sharded over it.
   """
+  loss = functools.partial(
+    rollout_loss,
+    student=student.model,
+    teacher=None if teacher is None else teacher.model,
+    token_loss=token_loss,
+    chunk_size=chunk_size,
+  )
   step = functools.partial(
     train_step,
-    loss_fn=functools.partial(
-      rollout_loss,
-      student=student.model,
-      teacher=None if teacher is None else teacher.model,
-      token_loss=token_loss,
-      chunk_size=chunk_size,
-    ),
+    loss_fn=loss,
     optimizer=optimizer,
     num_microbatches=num_microbatches,
   )
@@ -258,6 +264,7 @@ def make_train_fns(
   )
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
   return TrainFns(
+    loss=loss,
     init=jax.jit(init, in_shardings=(of_params,), out_shardings=of_state),
     step=jax.jit(
       step,

@@ -1,21 +1,27 @@
 """The loop around a step: log, save, resume, stop."""
 
 import collections
+import contextlib
 import json
 import math
 import os
 import signal
+import time
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skd_jax import structs
-from skd_jax.training import cadence, checkpoint, loop
+from skd_jax.parallel.sharding import make_mesh
+from skd_jax.training import cadence, checkpoint, failed_step, loop, watchdog
 from skd_jax.training.cadence import Cadence
+from skd_jax.training.generation import reference_rollout
 from skd_jax.training.health import Collapsed, Guards
 from skd_jax.training.rollout_stats import RolloutStats
+from tests.conftest import make_batch
 
 
 class Numbers:
@@ -281,6 +287,87 @@ def test_steps_that_are_not_finite_may_be_skipped(tmp_path, log_every):
 def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
   with pytest.raises(FloatingPointError, match="step 5: grad_norm is nan"):
     _fit(tmp_path, _nan_at(2, 3, 4), max_skipped_steps=2)
+
+
+def _mesh():
+  return make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+
+
+_INPUTS = make_batch([[3], [4, 5]], references=[[7, 2], [9]])
+
+
+@pytest.mark.parametrize(("max_skipped_steps", "last"), [(0, 2), (2, 4)])
+def test_step_that_ends_a_run_is_kept_as_it_began(
+  tmp_path, max_skipped_steps, last
+):
+  seen = {}
+
+  def step_fn(state, batch, step):
+    # As the train step does, it learns nothing of what is not finite.
+    seen[step] = state.params
+    after, metrics, *rest = _nan_at(2, 3, 4)(state, batch, step)
+    if step in (2, 3, 4):
+      after = after.replace(params=state.params)
+    inputs = _INPUTS.replace(index=_INPUTS.index + step)
+    return after, metrics, *rest, (inputs, reference_rollout(inputs))
+
+  with pytest.raises(FloatingPointError) as caught:
+    _fit(tmp_path, step_fn, max_skipped_steps=max_skipped_steps)
+  path = tmp_path / "failed_steps" / "distill_seed_3"
+  assert f"`python -m skd_jax.replay {path}` shows" in str(caught.value)
+  found = failed_step.read(path, _start().params, _mesh())
+  assert found.step == last + 1
+  np.testing.assert_array_equal(found.params["w"], seen[last]["w"])
+  np.testing.assert_array_equal(found.batch.index, _INPUTS.index + last)
+
+
+def test_negative_divergence_keeps_no_step(tmp_path):
+  def step_fn(*arguments):
+    inputs = _INPUTS, reference_rollout(_INPUTS)
+    return *_step_fn(1, min_token_loss=-1.0)(*arguments), inputs
+
+  with pytest.raises(FloatingPointError, match="never negative"):
+    _fit(tmp_path, step_fn)
+  assert not (tmp_path / "failed_steps").exists()
+
+
+def test_every_step_but_the_first_has_a_limit_and_no_callback_has(
+  tmp_path, monkeypatch
+):
+  limits, inside = [], []
+
+  @contextlib.contextmanager
+  def limited(minutes, what):
+    limits.append((minutes, what))
+    inside.append(what)
+    yield
+    inside.pop()
+
+  monkeypatch.setattr(watchdog, "limited", limited)
+
+  def step_fn(*arguments):
+    assert inside
+    return _step_fn()(*arguments)
+
+  def callback(state, step):
+    assert not inside
+    return {}
+
+  _fit(tmp_path, step_fn, {2: callback}, max_step_minutes=5.0, num_steps=3)
+  assert limits == [
+    (0.0, "distill_seed_3, step 1"),
+    (5.0, "distill_seed_3, step 2"),
+    (5.0, "distill_seed_3, step 3"),
+  ]
+
+
+def test_step_that_raises_is_not_taken_for_stuck(tmp_path, monkeypatch):
+  given_up = []
+  monkeypatch.setattr(watchdog, "_give_up", lambda *_: given_up.append(1))
+  with pytest.raises(_Killed):
+    _fit(tmp_path, _step_fn(2, _kill), max_step_minutes=0.5 / 60)
+  time.sleep(1.0)
+  assert not given_up
 
 
 def test_run_that_collapses_is_stopped_if_asked(tmp_path):

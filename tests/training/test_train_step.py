@@ -1,5 +1,6 @@
 """One update: what is trained, and that its parts add up."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from skd_jax import models
-from skd_jax.losses import divergence, token_losses
+from skd_jax.losses import chunked, divergence, token_losses
 from skd_jax.models import forward
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, train_step
@@ -299,26 +300,38 @@ def test_jitted_functions_train_with_and_without_a_teacher(has_teacher):
     )
 
 
-def test_gradient_that_is_not_finite_changes_nothing_where_it_may_be_skipped():
-  settings = {"clip_norm": 1.0, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.9}
-  weights = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-  good = jax.tree.map(jnp.ones_like, weights)
-  bad = good | {"b": jnp.array([1.0, jnp.nan])}
-  plain, patient = (
-    train_step.make_optimizer(lambda step: 0.1, **settings, max_skipped_steps=n)
-    for n in (0, 2)
+@pytest.mark.parametrize("at_fault", ["loss", "gradient"])
+def test_step_that_is_not_finite_leaves_weights_and_moments(at_fault):
+  def loss_fn(params, teacher_head, batch, rollout):
+    del teacher_head, batch, rollout
+    size = jnp.sum(params["w"])
+    if at_fault == "loss":
+      value = size + jnp.inf
+    else:  # Finite, but not its gradient.
+      value = jnp.sqrt(size - size)
+    one = jnp.float32(1.0)
+    return value, chunked.LossSums(value, one, one, one, one, one)
+
+  state = train_step.init_train_state({"w": jnp.ones((2, 2))}, optimizer())
+  state = dataclasses.replace(
+    state, opt_state=jax.tree.map(lambda x: x + 1, state.opt_state)
   )
-
-  def run(optimizer, *gradients):
-    params, state = weights, optimizer.init(weights)
-    for gradient in gradients:
-      updates, state = optimizer.update(gradient, state, params)
-      params = jax.tree.map(jnp.add, params, updates)
-    return params
-
-  skipped = run(patient, good, bad, bad, good)
-  jax.tree.map(np.testing.assert_array_equal, skipped, run(plain, good, good))
-  assert bool(jnp.isnan(run(patient, bad, bad, bad)["b"]).any())
+  after, metrics = jax.jit(
+    functools.partial(
+      train_step.train_step,
+      loss_fn=loss_fn,
+      optimizer=optimizer(),
+      num_microbatches=1,
+    )
+  )(state, None, BATCH, generation.reference_rollout(BATCH))
+  assert np.isfinite(metrics["loss"]) == (at_fault == "gradient")
+  assert np.isfinite(metrics["grad_norm"]) == (at_fault == "loss")
+  assert int(after.step) == 1
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (after.params, after.opt_state),
+    (state.params, state.opt_state),
+  )
 
 
 def test_warm_up_is_a_tenth_of_the_steps_at_most():
