@@ -95,10 +95,10 @@ def make_plan(
     ValueError: a checkpoint is unknown, the mesh does not fit the devices, or
       the student is trained by adapters.
   """
-  if config.student.lora.rank:
+  if rank := config.student.lora.rank:
     raise ValueError(
-      f"student.lora.rank = {config.student.lora.rank}: must be 0, as a plan is "
-      "of a student that is trained as a whole"
+      f"student.lora.rank = {rank}: must be 0, as a plan is of a student that "
+      "is trained as a whole"
     )
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   teacher, student = checkpoints.load_pair(

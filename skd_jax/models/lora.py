@@ -41,8 +41,8 @@ class Adapted:
   """A frozen kernel and its adapter."""
 
   kernel: jax.Array  # [in, out]
-  a: jax.Array  # float32 [in, R]; None where it is split off
-  b: jax.Array  # float32 [R, out]; likewise
+  a: Any  # float32 [in, R]; None where it is split off
+  b: Any  # float32 [R, out]; likewise
   scale: float = struct.field(pytree_node=False)
 
   @property
