@@ -10,11 +10,12 @@ import pytest
 from safetensors import numpy as safetensors
 
 from skd_jax import experiment, methods, models, preparation, train
-from skd_jax.models import lora
 from skd_jax.training import generation, loop
 from tests import tiny_run
 
 pytestmark = pytest.mark.slow
+
+_VALUE = "base_model.model.model.layers.0.self_attn.v_proj"
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,25 @@ def make_config(start):
   return tiny_run.from_finished(
     start,
     **{
+      "seeds": (0,),
       "student.lora.rank": 2,
       "distill.num_steps": 4,
       "distill.learning_rate": 0.05,
       "distill.evaluate_every_steps": 4,
     },
   )
+
+
+def distill(config, workdir):
+  """Runs the first seed alone, or continues it."""
+  opened = experiment.open_experiment(config, workdir)
+  with jax.set_mesh(opened.mesh):
+    teacher, start = (
+      preparation.prepare_model(opened, stage)[0]
+      for stage in ("teacher", "student_init")
+    )
+    prepared = train.prepare_distillation(opened, start, teacher)
+    return train.distill(opened, prepared, 0)[0]
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +79,7 @@ def test_export_is_the_base_with_its_adapters_merged(start, finished):
   base = models.load_model(start / "student_init", dtype="float32")
   ours = models.load_model(workdir / "export", dtype="float32")
   adapters = adapters_of(workdir)
-  name = "base_model.model.model.layers.0.self_attn.v_proj.lora_{}.weight"
-  a, b = (adapters[name.format(part)] for part in "AB")
+  a, b = (adapters[f"{_VALUE}.lora_{part}.weight"] for part in "AB")
   assert np.abs(b).max() > 0
   before, after = (
     model.params["layers"]["0"]["attention"]["value"]["kernel"]
@@ -112,15 +125,11 @@ def test_stopped_run_goes_on_to_the_same_adapters(
   with monkeypatch.context() as patch:
     patch.setattr(generation, "generate_responses", interrupted)
     with pytest.raises(loop.Interrupted, match="step 2 of 'distill_seed_0'"):
-      train.train_and_evaluate(config, tmp_path)
-  opened = experiment.open_experiment(config, tmp_path)
-  with jax.set_mesh(opened.mesh):
-    teacher, _ = preparation.prepare_model(opened, "teacher")
-    before, _ = preparation.prepare_model(opened, "student_init")
-    prepared = train.prepare_distillation(opened, before, teacher)
-    student, _ = train.distill(opened, prepared, 0)
+      distill(config, tmp_path)
+  student = distill(config, tmp_path)
   ours, undisturbed = adapters_of(tmp_path), adapters_of(whole)
   assert ours.keys() == undisturbed.keys()
   for name, value in undisturbed.items():
     np.testing.assert_array_equal(ours[name], value)
-  assert lora.split(student.params)[0]["layers"]
+  value = student.params["layers"]["0"]["attention"]["value"]["kernel"]
+  np.testing.assert_array_equal(value.b, ours[f"{_VALUE}.lora_B.weight"].T)
