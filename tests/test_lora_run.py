@@ -129,7 +129,9 @@ def test_stopped_run_goes_on_to_the_same_adapters(
   student = distill(config, tmp_path)
   ours, undisturbed = adapters_of(tmp_path), adapters_of(whole)
   assert ours.keys() == undisturbed.keys()
+  # Each start compiles for itself; tests/training/test_adapters.py compares bit
+  # for bit. A step moves by 0.05.
   for name, value in undisturbed.items():
-    np.testing.assert_array_equal(ours[name], value)
+    np.testing.assert_allclose(ours[name], value, atol=1e-4)
   value = student.params["layers"]["0"]["attention"]["value"]["kernel"]
   np.testing.assert_array_equal(value.b, ours[f"{_VALUE}.lora_B.weight"].T)

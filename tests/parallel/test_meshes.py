@@ -340,7 +340,11 @@ def two_steps_with_adapters(shape):
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
     pieces = make_pieces(
-      mesh, EVEN_FAMILIES["gemma2"], 24, rank=2, **{"distill.num_steps": 1000}
+      mesh,
+      EVEN_FAMILIES["gemma2"],
+      24,
+      rank=2,
+      **{"distill.learning_rate": 0.01},
     )
     state, rollouts = pieces.train.init(pieces.student.params), []
     for _ in range(2):
@@ -359,10 +363,10 @@ def test_two_steps_with_adapters_are_those_of_one_device(shape):
   for got, expected in zip(rollouts, want_rollouts, strict=True):
     np.testing.assert_array_equal(got.tokens, expected.tokens)
     np.testing.assert_array_equal(got.source, expected.source)
-  close = functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-3)
   jax.tree.map(close, adapters, want)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
-  assert all(np.abs(x).max() > 1e-4 for x in b)
+  assert all(np.abs(x).max() > 5e-3 for x in b)
 
 
 @functools.cache
