@@ -178,6 +178,21 @@ def default_config() -> ml_collections.ConfigDict:
   # The student starts as these layers of the teacher, such as (0, 2); empty:
   # not. Its shape above is then not used.
   config.student.layers_of_teacher = ()
+  # Low-rank adapters (LoRA): distillation trains them alone, and the weights of
+  # student.path stay as they are, in `dtype`.
+  config.student.lora = ml_collections.ConfigDict()
+  config.student.lora.rank = 0  # 0: all weights are trained.
+  config.student.lora.alpha = 16.0  # A kernel W becomes W + alpha / rank * A B.
+  # What has adapters, in every layer; see skd_jax/models/lora.py.
+  config.student.lora.targets = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+  )
 
   config.rollout = ml_collections.ConfigDict()
   # Who generates the responses: skd (the student, corrected by the teacher),

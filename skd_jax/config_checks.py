@@ -17,7 +17,7 @@ from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.data import conversations, sources, templates
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.models import pruning
+from skd_jax.models import lora, pruning
 from skd_jax.training import health, profiling
 
 _MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
@@ -73,6 +73,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     _check_shape(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
     _check_fit(config, stage)
+  _check_lora(config)
   method_checks.check_method(config)
   # The vocabulary of a folder is not known yet.
   has_folder = bool(stages.tokenizer_folder(config))
@@ -287,6 +288,25 @@ def _check_shape(model: ml_collections.ConfigDict, role: str) -> None:
     return
   with fields.prefix(f"{role}."):
     builders.model_shape(model, vocab_size=1, max_length=1)
+
+
+def _check_lora(config: ml_collections.ConfigDict) -> None:
+  """Checks the adapters; which of them a model has is known when it is read."""
+  fields.at_least(config, "student.lora.rank", 0)
+  settings, path = config.student.lora, config.student.path
+  if settings.alpha <= 0:
+    raise ValueError(f"student.lora.alpha = {settings.alpha}: must be above 0")
+  names = tuple(settings.targets)
+  if not names or len(set(names)) != len(names) or set(names) - {*lora.TARGETS}:
+    raise ValueError(
+      f"student.lora.targets = {names}: must be distinct, at least one, of "
+      f"{', '.join(lora.TARGETS)}"
+    )
+  if settings.rank and not path:
+    raise ValueError(
+      f"student.lora.rank = {settings.rank} with student.path = '': must be 0, "
+      "or student.path the folder of the frozen weights; student.fit trains all"
+    )
 
 
 def _check_tasks(config: ml_collections.ConfigDict) -> None:

@@ -9,15 +9,19 @@ import ml_collections
 from absl import logging
 
 from skd_jax import builders, config_checks
+from skd_jax import field_checks as fields
 from skd_jax.experiment import Experiment
 from skd_jax.losses import token_losses
 from skd_jax.models import (
   LoadedModel,
   Placement,
+  add_adapters,
   init_model,
+  load_adapters,
   load_config,
   load_model,
   prune_layers,
+  save_adapters,
   save_model,
 )
 from skd_jax.parallel import sharding
@@ -38,7 +42,8 @@ def prepare_model(
   Returns:
     (the model, the seconds that its training took, by part as of timing.py).
     The teacher's weights are in the run's dtype and placed as sharding.FROZEN
-    says, the student's in float32 and as TRAINED.
+    says, the student's in float32 and as TRAINED; where it is trained by
+    adapters, it has them, and is otherwise as the teacher.
 
   Raises:
     ValueError: the student is to start as layers that the teacher has not.
@@ -49,6 +54,8 @@ def prepare_model(
   path = experiment.config[role].path
   if path:
     logging.info("%s: taken from %s", stage, path)
+    if is_trained and experiment.config.student.lora.rank:
+      return _with_adapters(experiment, path), {}
     return read_model(experiment, role, path, is_trained=is_trained), {}
   folder = experiment.workdir / stage
 
@@ -87,6 +94,51 @@ def read_model(
     placement=Placement(experiment.mesh, rules),
     remat=experiment.config[role].remat,
   )
+
+
+def _with_adapters(experiment: Experiment, path: str) -> LoadedModel:
+  """Reads a student that is trained by adapters alone, and gives it them."""
+  lora, seed = experiment.config.student.lora, experiment.config.seed
+  base = read_model(experiment, "student", path, is_trained=False)
+  with fields.prefix("student.lora."):
+    params = add_adapters(
+      base.config,
+      base.params,
+      rank=lora.rank,
+      alpha=lora.alpha,
+      targets=lora.targets,
+      seed=seed,
+    )
+  return dataclasses.replace(base, params=params)
+
+
+def save_student(
+  experiment: Experiment, folder: pathlib.Path, student: LoadedModel
+) -> None:
+  """Writes what a seed has trained: a whole folder, or the adapters alone."""
+  config = experiment.config.student
+  if config.lora.rank:
+    base = config.checkpoint or config.path
+    save_adapters(folder, student.config, student.params, base=base)
+  else:
+    export(experiment, folder, student)
+
+
+def read_student(
+  experiment: Experiment, folder: pathlib.Path, start: LoadedModel
+) -> LoadedModel:
+  """Reads what save_student has written.
+
+  Args:
+    experiment: the run.
+    folder: of the seed.
+    start: the student before; adapters are put in the place of its own.
+  """
+  if experiment.config.student.lora.rank:
+    params = load_adapters(folder, start.config, start.params)
+  else:
+    params = read_model(experiment, "student", folder, is_trained=True).params
+  return dataclasses.replace(start, params=params)
 
 
 def prepare_fine_tuning(
@@ -135,7 +187,7 @@ def _fine_tune(
     name=stage,
     stage=stage,
     seed=config.seed,
-    callbacks=validation_callbacks(experiment, shape.fit, model),
+    callbacks=validation_callbacks(experiment, shape.fit, model, train.params),
     num_steps=shape.fit.num_steps,
     cadence=builders.cadence(config, f"{role}.fit"),
     guards=builders.guards(config, f"{role}.fit"),

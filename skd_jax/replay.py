@@ -38,6 +38,7 @@ def replay(folder: str | pathlib.Path) -> str:
   import jax
 
   from skd_jax import experiment, preparation, train
+  from skd_jax.models import lora
   from skd_jax.training import failed_step
   from skd_jax.training import replay as replay_lib
 
@@ -64,7 +65,7 @@ def replay(folder: str | pathlib.Path) -> str:
     else:
       role = "teacher" if stage == "teacher" else "student"
       student, fns = preparation.prepare_fine_tuning(opened, role)
-    failed = failed_step.read(path, student.params, opened.mesh)
+    failed = failed_step.read(path, lora.split(student.params)[0], opened.mesh)
     found = replay_lib.take(failed, student.model, head, fns)
     return f"{stage}, {replay_lib.describe(failed, found)}"
 

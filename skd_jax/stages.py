@@ -43,6 +43,9 @@ _WITHOUT_EFFECT = (
 # what was made without them is as good.
 _LATER = {"turns": "last", "long_prompts": "refuse", "max_skipped_steps": 0}
 
+# Sections without a meaning where this setting of theirs is 0.
+_SWITCHES = {"student.lora": "rank"}
+
 # What no result depends on: with other settings it is made again. The verdict
 # of the probe must not forbid the change that it asks for, and the draft length
 # changes the speed alone.
@@ -58,6 +61,8 @@ def settings(config: ml_collections.ConfigDict, *sections: str) -> CacheKey:
 
   def add(prefix: str, value: Any) -> None:
     if isinstance(value, dict):
+      if prefix in _SWITCHES and not value[_SWITCHES[prefix]]:
+        return
       for name, inner in value.items():
         add(f"{prefix}.{name}", inner)
     elif not prefix.endswith(_WITHOUT_EFFECT) and not _is_before(prefix, value):

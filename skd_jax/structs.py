@@ -170,5 +170,5 @@ class TrainState:
   """All that training changes; what a checkpoint holds."""
 
   step: jax.Array  # int32 []
-  params: Params  # float32 masters
+  params: Params  # float32 masters; of a model with adapters, these alone
   opt_state: Any  # the optimizer's pytree

@@ -28,7 +28,11 @@ from skd_jax.experiment import Experiment, open_baseline, open_experiment
 from skd_jax.models import LoadedModel
 from skd_jax.pair import pair_warnings, probe_start
 from skd_jax.parallel import processes
-from skd_jax.preparation import export, prepare_model, read_model
+from skd_jax.preparation import (
+  prepare_model,
+  read_student,
+  save_student,
+)
 from skd_jax.preview import write_example
 from skd_jax.reporting import files
 from skd_jax.student_export import export_student
@@ -218,13 +222,13 @@ def distill(
 
   def run() -> dict[str, Any]:
     training = _distillation_loop(experiment, distillation, seed)
-    student = dataclasses.replace(start, params=training.state.params)
-    export(experiment, folder, student)
+    params = distillation.train.params(training.state)
+    student = dataclasses.replace(start, params=params)
+    save_student(experiment, folder, student)
     return training.totals.to_plain()
 
   totals = experiment.cached(f"distill_seed_{seed}", run)
-  student = read_model(experiment, "student", folder, is_trained=True)
-  return dataclasses.replace(start, params=student.params), totals
+  return read_student(experiment, folder, start), totals
 
 
 def _distillation_loop(
@@ -244,7 +248,11 @@ def _distillation_loop(
     seed=seed,
     callbacks=loop.merge_callbacks(
       validation_callbacks(
-        experiment, config.distill, distillation.start, distillation.teacher
+        experiment,
+        config.distill,
+        distillation.start,
+        train.params,
+        distillation.teacher,
       ),
       _keep_samples(experiment, distillation, seed),
     ),
@@ -259,7 +267,7 @@ def _distillation_loop(
         spec,
         distillation.rollout_fn,
         teacher.model,
-        training.state.params,
+        train.params(training.state),
         teacher.params,
         batch,
         sampling.row_keys(seed, step, batch.index),
@@ -336,6 +344,7 @@ def _keep_samples(
       student=distillation.start.model,
       teacher=distillation.teacher.model,
     ),
+    params_of=distillation.train.params,
     teacher_params=distillation.teacher.params,
     spec=distillation.spec,
     seed=seed,

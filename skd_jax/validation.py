@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 
-from skd_jax import builders
+from skd_jax import builders, structs
 from skd_jax.data import dataset
 from skd_jax.data.tasks import Task
 from skd_jax.evaluation import evaluator
@@ -32,6 +32,7 @@ def validation_callbacks(
   experiment: Experiment,
   fit: ml_collections.ConfigDict,
   model: LoadedModel,
+  params_of: Callable[[structs.TrainState], structs.Params],
   teacher: LoadedModel | None = None,
 ) -> loop.Callbacks:
   """The callbacks that score the validation split, if there are any.
@@ -51,7 +52,8 @@ def validation_callbacks(
     models = teacher.model, teacher.params
     return {t.name: scorer.answers(t, "validation", *models) for t in first}
 
-  def scores_fn(params):
+  def scores_fn(state):
+    params = params_of(state)
     found = scorer.evaluate("validation", model.model, params, teacher)
     by_model = {"answer": found.answers, "teacher": of_teacher()}
     samples = {"samples": _texts(first, by_model)} if first else {}

@@ -523,6 +523,33 @@ _BAD = [
     "increasing layer numbers",
   ),
   (
+    {"student.lora.rank": -1},
+    "student.lora.rank = -1",
+    "must be 0 or above",
+  ),
+  (
+    {"student.lora.rank": 8},
+    "student.lora.rank = 8 with student.path = ''",
+    "student.fit trains all",
+  ),
+  (
+    {"student.lora.rank": 8, "student.init_path": "A"},
+    "student.lora.rank = 8 with student.path = ''",
+    "the folder of the frozen weights",
+  ),
+  ({"student.lora.alpha": 0.0}, "student.lora.alpha = 0.0", "above 0"),
+  (
+    {"student.lora.targets": ("q_proj", "query")},
+    "student.lora.targets = ('q_proj', 'query')",
+    "o_proj, gate_proj",
+  ),
+  (
+    {"student.lora.targets": ("q_proj", "q_proj")},
+    "student.lora.targets = ('q_proj', 'q_proj')",
+    "distinct",
+  ),
+  ({"student.lora.targets": ()}, "student.lora.targets = ()", "at least one"),
+  (
     {"student.layers_of_teacher": (0,), "student.path": "A"},
     "student.layers_of_teacher = (0,) with student.path = 'A'",
     "must be empty",

@@ -240,6 +240,25 @@ def test_cadence_settings_do_not_make_a_stage_stale():
   }
 
 
+def test_adapters_are_in_the_keys_of_the_student_where_there_are_any():
+  config = config_lib.default_config()
+  before = stages.cache_keys(config)
+  assert not [name for name in before["distill_seed_0"] if "lora" in name]
+  config.student.lora.alpha = 32.0  # Without adapters it says nothing.
+  assert stages.cache_keys(config) == before
+  config.student.lora.rank = 4
+  key = stages.cache_keys(config)["distill_seed_0"]
+  assert (
+    key.items()
+    >= {
+      "student.lora.rank": 4,
+      "student.lora.alpha": 32.0,
+    }.items()
+  )
+  assert key["student.lora.targets"] == list(config.student.lora.targets)
+  assert stages.cache_keys(config)["teacher"] == before["teacher"]
+
+
 def changed_stages(config, change):
   before = stages.cache_keys(config)
   change(config)

@@ -67,7 +67,7 @@ def make_step(
       made.spec,
       made.rollout_fn,
       teacher.model,
-      state.params,
+      made.train.params(state),
       teacher.params,
       batch,
       sampling.row_keys(0, step, batch.index),

@@ -97,8 +97,14 @@ def make_plan(
       their heads divide stay.
 
   Raises:
-    ValueError: a checkpoint is unknown, or the mesh does not fit the devices.
+    ValueError: a checkpoint is unknown, the mesh does not fit the devices, or
+      the student is trained by adapters.
   """
+  if rank := config.student.lora.rank:
+    raise ValueError(
+      f"student.lora.rank = {rank}: must be 0, as a plan is of a student that "
+      "is trained as a whole"
+    )
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   teacher, student = checkpoints.load_pair(
     config.teacher.checkpoint, config.student.checkpoint
@@ -199,7 +205,9 @@ def compile_programs(
       rollout = generate.lower(*arguments).compile()
       return (
         rollout,
-        train.step.lower(state, head, batch, generated).compile(),
+        train.step_with.lower(
+          state, train.frozen, head, batch, generated
+        ).compile(),
         state,
       )
     except jax.errors.JaxRuntimeError as error:

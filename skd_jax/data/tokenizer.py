@@ -244,10 +244,7 @@ def encode_examples(
   pairs = []
   for start, ids in zip(prompt_ids, response_ids, strict=True):
     end = next((i for i, token in enumerate(ids) if token in ends), None)
-    if end is None:
-      ids = [*ids, tokenizer.eos_token_id]
-    else:
-      ids = ids[: end + 1]
+    ids = [*ids, tokenizer.eos_token_id] if end is None else ids[: end + 1]
     pairs.append((_array(start), _array(ids)))
   return pairs
 

@@ -98,15 +98,16 @@ def chunked_loss(
 ) -> tuple[jax.Array, LossSums]:
   """Sums a token loss over the valid tokens, chunk by chunk.
 
-  Differentiable once, in `student_head` and `hidden`.
+  Differentiable once, in `student_head` and `hidden`. The gradient of a head
+  that is not trained is not taken.
 
   Args:
     token_loss: the loss of a chunk of tokens.
     student: its `head` is applied.
     teacher: likewise; None for a loss without a teacher.
     chunk_size: C, tokens per step. Memory is C V floats a few times over, and
-      the gradient of the head once; every step reads and writes that gradient,
-      so that few steps are faster.
+      the gradient of a trained head once; every step reads and writes that
+      gradient, so that few steps are faster.
     student_head: the student's head weights.
     hidden: [N, D], the student's states.
     teacher_head: the teacher's head weights; not differentiated.
@@ -171,7 +172,16 @@ def _forward(
   inputs,
   mask,
 ):
-  """chunked_loss, with the gradients taken on the way."""
+  """chunked_loss, with the gradients taken on the way.
+
+  The leaves of the arguments are `jax.custom_derivatives.CustomVJPPrimal`.
+  """
+  is_trained = any(x.perturbed for x in jax.tree.leaves(student_head))
+  student_head, hidden, teacher_head, inputs, mask = (
+    jax.custom_derivatives.custom_vjp_primal_tree_values(
+      (student_head, hidden, teacher_head, inputs, mask)
+    )
+  )
 
   def walk(heads, rows):
     student_head, teacher_head = heads
@@ -193,15 +203,18 @@ def _forward(
         token_loss,
         teacher,
       )
-      head_grad = _add_head_gradient(
-        head_grad, student.head, student_head, states, logits_grad
-      )
+      if is_trained:
+        head_grad = _add_head_gradient(
+          head_grad, student.head, student_head, states, logits_grad
+        )
       (states_grad,) = to_states(logits_grad)
       return sums + more, head_grad, take.put(hidden_grad, states_grad)
 
-    zeros = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, jnp.float32), student_head
-    )
+    zeros = None
+    if is_trained:
+      zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, jnp.float32), student_head
+      )
     sums, head_grad, hidden_grad = jax.lax.fori_loop(
       0,
       chunks.number,
@@ -217,9 +230,10 @@ def _forward(
   sums, head_grad, hidden_grad = sharding.by_rows(
     walk, out=(sharding.OF_ALL, sharding.OF_ALL, sharding.OF_ROWS)
   )((student_head, teacher_head), (hidden, inputs, mask))
-  head_grad = jax.tree.map(
-    lambda grad, x: grad.astype(x.dtype), head_grad, student_head
-  )
+  if is_trained:
+    head_grad = jax.tree.map(
+      lambda grad, x: grad.astype(x.dtype), head_grad, student_head
+    )
   return (sums.loss, sums), (head_grad, hidden_grad)
 
 
@@ -277,7 +291,7 @@ def _backward(token_loss, student, teacher, chunk_size, gradients, cotangents):
   return head_grad, hidden_grad, None, None, None
 
 
-chunked_loss.defvjp(_forward, _backward)
+chunked_loss.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 class Chunks:

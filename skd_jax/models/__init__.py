@@ -17,6 +17,8 @@ from skd_jax.models.loading import (
   load_model,
   save_model,
 )
+from skd_jax.models.lora import add_adapters
+from skd_jax.models.peft import load_adapters, save_adapters
 from skd_jax.models.placement import param_shardings, usable_rules
 from skd_jax.models.pruning import prune_layers
 
@@ -26,10 +28,12 @@ __all__ = [
   "ModelConfig",
   "Placement",
   "RopeConfig",
+  "add_adapters",
   "compute_dtype",
   "create",
   "init_model",
   "init_params",
+  "load_adapters",
   "load_config",
   "load_model",
   "load_params",
@@ -39,6 +43,7 @@ __all__ = [
   "param_shardings",
   "prune_layers",
   "save",
+  "save_adapters",
   "save_model",
   "usable_rules",
 ]

@@ -47,6 +47,11 @@ class Leaf(NamedTuple):
   shape: tuple[int, ...]
   has_vocab_rows: bool
 
+  @property
+  def projection(self) -> str:
+    """The last part of the name of a projection, such as q_proj; else ""."""
+    return self.hf_name.split(".")[-2] if self.transpose else ""
+
 
 def named_leaves(
   config: ModelConfig, shapes: structs.Params

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors.numpy
 
 from skd_jax import structs
-from skd_jax.models import weight_files
+from skd_jax.models import lora, weight_files
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
@@ -211,18 +211,19 @@ def save(
     "pad_token_id": pad_token_id,
   }
   hf_config = {**model_config_to_hf(config), **token_ids, "dtype": dtype}
-  leaves, treedef = named_leaves(config, params)
-  # Lazy: a tensor is fetched when it is asked for.
-  tensors = map(processes.to_host, treedef.flatten_up_to(params))
+  leaves, treedef = named_leaves(config, param_shapes(config))
+  # Lazy: a tensor is merged with its adapter and fetched when it is asked for.
+  merged = map(lora.merge, treedef.flatten_up_to(params))
+  tensors = map(processes.to_host, merged)
 
   def write() -> None:
     try:
-      with _replaced(os.path.abspath(folder)) as temporary:
+      with replaced(os.path.abspath(folder)) as temporary:
         _write_shards(
           temporary, leaves, tensors, _DTYPES[dtype], max_shard_bytes
         )
-        _write_json(os.path.join(temporary, "config.json"), hf_config)
-        _write_json(
+        write_json(os.path.join(temporary, "config.json"), hf_config)
+        write_json(
           os.path.join(temporary, "generation_config.json"),
           {key: value for key, value in token_ids.items() if value is not None},
         )
@@ -245,7 +246,7 @@ def _check_params(config: ModelConfig, params: structs.Params) -> None:
   def shapes(tree: structs.Params) -> dict[str, tuple[int, ...]]:
     return {
       jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-      for path, leaf in jax.tree.leaves_with_path(tree)
+      for path, leaf in jax.tree.leaves_with_path(tree, lora.is_adapted)
     }
 
   wanted, found = shapes(param_shapes(config)), shapes(params)
@@ -258,8 +259,12 @@ def _check_params(config: ModelConfig, params: structs.Params) -> None:
 
 
 @contextlib.contextmanager
-def _replaced(folder: str) -> Iterator[str]:
-  """A temporary sibling that takes the place of `folder` at the end."""
+def replaced(folder: str) -> Iterator[str]:
+  """Yields a temporary sibling that takes the place of `folder` at the end.
+
+  Raises:
+    ValueError: `folder` holds files, but is no earlier export.
+  """
   if os.path.isdir(folder):
     files = os.listdir(folder)
     if files and not {"config.json", manifest.NAME} & set(files):
@@ -284,7 +289,8 @@ def _replaced(folder: str) -> Iterator[str]:
   shutil.rmtree(previous, ignore_errors=True)
 
 
-def _write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Any) -> None:
+  """Writes JSON as Hugging Face does."""
   with open(path, "w", encoding="utf-8") as file:
     json.dump(value, file, indent=2, sort_keys=True)
     file.write("\n")
@@ -323,4 +329,4 @@ def _write_shards(
     )
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    _write_json(os.path.join(folder, weight_files.INDEX_FILE), index)
+    write_json(os.path.join(folder, weight_files.INDEX_FILE), index)

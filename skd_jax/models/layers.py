@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from skd_jax.models import lora
 from skd_jax.models.attention import attend, place_cache, write_slots
 from skd_jax.models.config import ModelConfig, RopeConfig
 
@@ -106,7 +107,10 @@ class Norm(nnx.Module):
 
 
 class Linear(nnx.Module):
-  """`x @ kernel [in, out] + bias [out]`, in the dtype of `x`."""
+  """`x @ kernel [in, out] + bias [out]`, in the dtype of `x`.
+
+  The kernel may have an adapter.
+  """
 
   def __init__(
     self,
@@ -127,7 +131,7 @@ class Linear(nnx.Module):
     self.has_bias = bias
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = x @ self.kernel[...].astype(x.dtype)
+    y = lora.multiply(x, self.kernel.get_value())
     return y + self.bias[...].astype(x.dtype) if self.has_bias else y
 
 

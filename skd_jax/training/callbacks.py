@@ -20,14 +20,14 @@ from skd_jax.training.loop import Callbacks, Metrics
 class Validate:
   """Scores the validation split; logs the scores as validation_NAME.
 
-  scores_fn: `params -> {name: score}`, among them texts, if there are any.
+  scores_fn: `state -> {name: score}`, among them texts, if there are any.
   """
 
-  scores_fn: Callable[[structs.Params], Metrics]
+  scores_fn: Callable[[structs.TrainState], Metrics]
 
   def __call__(self, state: structs.TrainState, step: int) -> Metrics:
     del step
-    scores = self.scores_fn(state.params)
+    scores = self.scores_fn(state)
     return {f"validation_{name}": value for name, value in scores.items()}
 
   def every(self, every_steps: int, num_steps: int) -> Callbacks:
@@ -51,6 +51,7 @@ class KeepSamples:
   rollout_fn: of the run.
   annotate: `(student params, teacher params, batch, rollout) -> annotations`,
     see evaluation/agreement.py.
+  params_of: the student's weights at a state.
   teacher_params: the teacher's weights.
   spec: of the run.
   seed: of the draws.
@@ -63,6 +64,7 @@ class KeepSamples:
   tokenizer: Any
   rollout_fn: RolloutFn
   annotate: Callable[..., Mapping[str, Any]]
+  params_of: Callable[[structs.TrainState], structs.Params]
   teacher_params: structs.Params
   spec: GenerationSpec
   seed: int
@@ -70,7 +72,7 @@ class KeepSamples:
 
   def __call__(self, state: structs.TrainState, step: int) -> Metrics:
     keys = sampling.row_keys(self.seed, self.num_steps, self.batch.index)
-    inputs = state.params, self.teacher_params, self.batch
+    inputs = self.params_of(state), self.teacher_params, self.batch
     threshold = jnp.float32(self.spec.threshold(step))
     rollout = self.rollout_fn(*inputs, keys, threshold)
     annotations = self.annotate(*inputs, rollout)

@@ -1,8 +1,9 @@
 """Orbax checkpoints of the training state and the data position.
 
 A checkpoint holds the student, its optimizer, the step and where the data
-iterator stands. The teacher is never saved. Random draws are keyed by the seed
-and the step, so there is no other random state.
+iterator stands. The teacher is never saved, nor what is frozen of the student.
+Random draws are keyed by the seed and the step, so there is no other random
+state.
 
   checkpoints/NAME/40            the newest whose manifest fits its files
   checkpoints/NAME/60.set_aside  newer, but damaged: not used

@@ -72,7 +72,7 @@ class StepMemory:
     num_layers = self.student.config.num_layers
     chunk = min(self.chunk_size, rows * self.response)
     return self._resident() | {
-      "gradient": copies * held_bytes(self.student.params),
+      "gradient": copies * held_bytes(self.state.params),
       # The backward pass works on one layer beside what the others keep.
       "activations": rows * (num_layers * kept + layer),
       "logits": chunk * self._logits_bytes(),
@@ -83,7 +83,7 @@ class StepMemory:
     slots = self._rows(self.slots or self.batch_size)
     length = self.prompt + self.response + self.num_draft_tokens
     # Gathered over fsdp, once before the rollout.
-    whole = held_bytes(self.student.params) * self.mesh.shape["fsdp"]
+    whole = held_bytes(self.state.params) * self.mesh.shape["fsdp"]
     return self._resident() | {
       "cast weights": whole * jnp.dtype(self.dtype).itemsize // 4,
       "caches": sum(

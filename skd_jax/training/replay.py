@@ -18,7 +18,7 @@ from flax import struct
 
 from skd_jax import structs
 from skd_jax.losses import chunked
-from skd_jax.models import forward
+from skd_jax.models import forward, lora
 from skd_jax.parallel import processes, sharding
 from skd_jax.training.failed_step import FailedStep
 from skd_jax.training.train_step import TrainFns
@@ -54,16 +54,25 @@ def take(
     teacher_head: None without a teacher.
     train: the functions that train it.
   """
-  params, batch, rollout = failed.params, failed.batch, failed.rollout
+  trained, batch, rollout = failed.params, failed.batch, failed.rollout
+  params = lora.attach(trained, train.frozen)
   total = _Total(
-    gradient=jax.tree.map(jnp.zeros_like, params),
+    gradient=jax.tree.map(jnp.zeros_like, trained),
     sums=chunked.LossSums.zero(),
     hidden=jnp.float32(0),
   )
   losses = []
   for row in range(rollout.tokens.shape[0]):
     total, loss = _add_example(
-      student, train.loss, total, params, teacher_head, batch, rollout, row
+      student,
+      train.loss,
+      total,
+      trained,
+      train.frozen,
+      teacher_head,
+      batch,
+      rollout,
+      row,
     )
     losses.append(float(loss))
   _, metrics = train.step(train.init(params), teacher_head, batch, rollout)
@@ -93,7 +102,9 @@ class _Total:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _add_example(student, loss_fn, total, params, head, batch, rollout, row):
+def _add_example(
+  student, loss_fn, total, trained, frozen, head, batch, rollout, row
+):
   """Adds the example of a row; returns (the total, its loss)."""
   # As few rows as can be sharded, so that it needs no memory of the step.
   size = sharding.num_groups()
@@ -101,6 +112,7 @@ def _add_example(student, loss_fn, total, params, head, batch, rollout, row):
     lambda x: jax.lax.dynamic_slice_in_dim(x, row // size * size, size),
     (batch, rollout),
   )
+  params = lora.attach(trained, frozen)
   hidden = forward.response_hidden(
     student, params, batch.prompt, batch.prompt_length, rollout.tokens
   )
@@ -108,7 +120,10 @@ def _add_example(student, loss_fn, total, params, head, batch, rollout, row):
   rollout = dataclasses.replace(
     rollout, length=jnp.where(alone, rollout.length, 0)
   )
-  gradient, sums = jax.grad(loss_fn, has_aux=True)(params, head, batch, rollout)
+  gradient, sums = jax.grad(
+    lambda p: loss_fn(lora.attach(p, frozen), head, batch, rollout),
+    has_aux=True,
+  )(trained)
   total = _Total(
     gradient=jax.tree.map(jnp.add, total.gradient, gradient),
     sums=total.sums + sums,

@@ -11,7 +11,7 @@ import optax
 
 from skd_jax import structs
 from skd_jax.losses import chunked, token_losses
-from skd_jax.models import forward
+from skd_jax.models import forward, lora
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
 
@@ -205,19 +205,33 @@ def train_step(
 class TrainFns:
   """The jitted functions that train one model.
 
-  loss: `(params, teacher head, batch, rollout) -> (sum, LossSums)`, which
-    `step` differentiates; not jitted by itself.
+  loss: `(all weights, teacher head, batch, rollout) -> (sum, LossSums)`, which
+    `step` differentiates in what is trained; not jitted by itself.
   init: `params -> TrainState` before the first step; its weights are a copy.
-  step: `(state, teacher head, batch, rollout) -> (state, metrics)`; donates the
-    state. Without a teacher, its head is None.
+    Of a model with adapters, they are the adapters alone.
+  frozen: the other weights of such a model; None where all are trained.
+  step_with: `(state, frozen, teacher head, batch, rollout) -> (state,
+    metrics)`; donates the state.
   """
 
   loss: Callable[..., tuple[jax.Array, chunked.LossSums]]
   init: Callable[[structs.Params], structs.TrainState]
-  step: Callable[
-    [structs.TrainState, structs.Params, structs.Batch, structs.Rollout],
-    tuple[structs.TrainState, dict[str, jax.Array]],
-  ]
+  frozen: structs.Params
+  step_with: jax.stages.Wrapped
+
+  def step(
+    self,
+    state: structs.TrainState,
+    teacher_head: structs.Params,
+    batch: structs.Batch,
+    rollout: structs.Rollout,
+  ) -> tuple[structs.TrainState, dict[str, jax.Array]]:
+    """Takes a step; see train_step. The state is donated."""
+    return self.step_with(state, self.frozen, teacher_head, batch, rollout)
+
+  def params(self, state: structs.TrainState) -> structs.Params:
+    """Returns the weights of the model at a state; nothing is copied."""
+    return lora.attach(state.params, self.frozen)
 
 
 def make_train_fns(
@@ -233,7 +247,7 @@ def make_train_fns(
   """Jits the first state and the train step, with explicit shardings.
 
   Args:
-    student: what is trained; moments are placed as its weights.
+    student: what is trained, or its adapters; moments are placed as these.
     teacher: None where the loss needs no teacher.
     token_loss: the loss of a chunk of tokens.
     optimizer: from make_optimizer.
@@ -241,35 +255,43 @@ def make_train_fns(
     num_microbatches: see train_step.
     mesh: rows are sharded over it.
   """
-  loss = functools.partial(
+  loss_fn = functools.partial(
     rollout_loss,
     student=student.model,
     teacher=None if teacher is None else teacher.model,
     token_loss=token_loss,
     chunk_size=chunk_size,
   )
-  step = functools.partial(
-    train_step,
-    loss_fn=loss,
-    optimizer=optimizer,
-    num_microbatches=num_microbatches,
-  )
-  init = functools.partial(init_train_state, optimizer=optimizer)
+
+  def init(params):
+    return init_train_state(lora.split(params)[0], optimizer)
+
+  def step(state, frozen, *inputs):
+    return train_step(
+      state,
+      *inputs,
+      loss_fn=lambda params, *rest: loss_fn(lora.attach(params, frozen), *rest),
+      optimizer=optimizer,
+      num_microbatches=num_microbatches,
+    )
+
   of_params = jax.tree.map(lambda x: x.sharding, student.params)
+  of_trained, of_frozen = lora.split(of_params)
   of_head: Any = teacher and jax.tree.map(
     lambda x: x.sharding, teacher.model.head_params(teacher.params)
   )
   of_state = sharding.state_shardings(
-    optimizer, jax.eval_shape(init, student.params), of_params, mesh
+    optimizer, jax.eval_shape(init, student.params), of_trained, mesh
   )
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
   return TrainFns(
-    loss=loss,
+    loss=loss_fn,
     init=jax.jit(init, in_shardings=(of_params,), out_shardings=of_state),
-    step=jax.jit(
+    frozen=lora.split(student.params)[1],
+    step_with=jax.jit(
       step,
       donate_argnums=0,
-      in_shardings=(of_state, of_head, rows, rows),
+      in_shardings=(of_state, of_frozen, of_head, rows, rows),
       out_shardings=(of_state, replicated),
     ),
   )

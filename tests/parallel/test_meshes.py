@@ -21,7 +21,7 @@ from skd_jax import builders, methods, models, structs
 from skd_jax import config as config_lib
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
-from skd_jax.models import loading
+from skd_jax.models import loading, lora
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe, train_step
 from tests.conftest import make_batch
@@ -77,6 +77,20 @@ def load(config, seed, mesh, rules):
   return loading.LoadedModel(config, models.create(config), params)
 
 
+def load_adapted(config, mesh, rank):
+  """A confident model that is trained by adapters."""
+  base = load(config, 0, mesh, sharding.FROZEN)
+  params = models.add_adapters(
+    config,
+    base.params,
+    rank=rank,
+    alpha=2.0 * rank,
+    targets=lora.TARGETS,
+    seed=0,
+  )
+  return dataclasses.replace(base, params=params)
+
+
 def make_config(method="skd", **changes):
   config = methods.apply_method(config_lib.default_config(), method)
   return methods.change(
@@ -126,23 +140,27 @@ class Pieces:
       return None
     return self.teacher.model.head_params(self.teacher.params)
 
-  def generate(self):
+  def generate(self, student_params=None):
     """The responses of the first step."""
     keys = sampling.row_keys(0, 0, self.batch.index)
     return generation.generate_responses(
       self.spec,
       self.rollout_fn,
       self.teacher.model,
-      *self.params,
+      student_params or self.student.params,
+      self.teacher.params,
       self.batch,
       keys,
       0,
     )[0]
 
 
-def make_pieces(mesh, model_config, teacher_width, **changes):
+def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
   config = make_config(**changes)
-  student = load(model_config, 0, mesh, sharding.TRAINED)
+  if rank:
+    student = load_adapted(model_config, mesh, rank)
+  else:
+    student = load(model_config, 0, mesh, sharding.TRAINED)
   wide = dataclasses.replace(model_config, hidden_size=teacher_width)
   teacher = load(wide, 1, mesh, sharding.FROZEN)
   spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
@@ -317,6 +335,41 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
 
 
 @functools.cache
+def two_steps_with_adapters(shape):
+  """The responses of both steps, and the adapters after them."""
+  mesh = make_mesh(shape)
+  with jax.set_mesh(mesh):
+    pieces = make_pieces(
+      mesh,
+      EVEN_FAMILIES["gemma2"],
+      24,
+      rank=2,
+      **{"distill.learning_rate": 0.01},
+    )
+    state, rollouts = pieces.train.init(pieces.student.params), []
+    for _ in range(2):
+      rollouts.append(pieces.generate(pieces.train.params(state)))
+      state, _ = pieces.train.step(
+        state, pieces.teacher_head, pieces.batch, rollouts[-1]
+      )
+    return jax.device_get((rollouts, state.params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
+def test_two_steps_with_adapters_are_those_of_one_device(shape):
+  rollouts, adapters = two_steps_with_adapters(shape)
+  want_rollouts, want = two_steps_with_adapters((1, 1, 1))
+  for got, expected in zip(rollouts, want_rollouts, strict=True):
+    np.testing.assert_array_equal(got.tokens, expected.tokens)
+    np.testing.assert_array_equal(got.source, expected.source)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-3)
+  jax.tree.map(close, adapters, want)
+  b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
+  assert all(np.abs(x).max() > 5e-3 for x in b)
+
+
+@functools.cache
 def compiled_texts(shape):
   """The programs of the rollout and of the train step.
 
@@ -334,8 +387,8 @@ def compiled_texts(shape):
     threshold = jnp.float32(8.0)
     rollout = pieces.rollout_fn.lower(*params, batch, keys, threshold).compile()
     state = pieces.train.init(pieces.student.params)
-    step = pieces.train.step.lower(
-      state, pieces.teacher_head, batch, pieces.generate()
+    step = pieces.train.step_with.lower(
+      state, None, pieces.teacher_head, batch, pieces.generate()
     ).compile()
   weights = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
   placed = loading.Placement(mesh, sharding.FROZEN).shardings(config)

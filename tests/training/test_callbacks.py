@@ -89,6 +89,7 @@ def make_keep_samples(folder, **changes):
       "tokenizer": Words(),
       "rollout_fn": rollout_fn,
       "annotate": annotate,
+      "params_of": lambda state: state.params,
       "teacher_params": "teacher",
       "spec": spec,
       "seed": 3,

@@ -1,0 +1,180 @@
+"""Low-rank adapters, LoRA (arXiv 2106.09685): small weights beside frozen ones.
+
+  x @ kernel [in, out]   becomes
+  x @ kernel + scale * (x @ a [in, R]) @ b [R, out]
+
+The tree of the weights stays as it is, but for an `Adapted` in the place of
+each kernel that has an adapter. What runs the model does not know of it.
+
+  add_adapters(params)            a drawn, b zero: the model computes the same
+  split(params)                   -> what is trained, what is frozen
+  attach(trained, frozen)         -> the weights again; nothing is copied
+  merge(weight)                   -> the one kernel that computes the same
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from skd_jax import structs
+from skd_jax.models import hf_names
+from skd_jax.models.config import ModelConfig
+
+# What may be adapted, as Hugging Face and PEFT call it.
+TARGETS = (
+  "q_proj",
+  "k_proj",
+  "v_proj",
+  "o_proj",
+  "gate_proj",
+  "up_proj",
+  "down_proj",
+)
+
+
+@struct.dataclass
+class Adapted:
+  """A frozen kernel and its adapter."""
+
+  kernel: jax.Array  # [in, out]
+  a: Any  # float32 [in, R]; None where it is split off
+  b: Any  # float32 [R, out]; likewise
+  scale: float = struct.field(pytree_node=False)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """That of the kernel."""
+    return self.kernel.shape
+
+
+def is_adapted(weight: Any) -> bool:
+  """Whether a weight has an adapter; `is_leaf` for jax.tree."""
+  return isinstance(weight, Adapted)
+
+
+def multiply(x: jax.Array, kernel: jax.Array | Adapted) -> jax.Array:
+  """Multiplies [..., in] by a kernel in the dtype of `x`; nothing is merged."""
+  if not isinstance(kernel, Adapted):
+    return x @ kernel.astype(x.dtype)
+  small = x @ kernel.a.astype(x.dtype) * kernel.scale
+  return x @ kernel.kernel.astype(x.dtype) + small @ kernel.b.astype(x.dtype)
+
+
+def merge(weight: jax.Array | Adapted) -> jax.Array:
+  """Returns a weight as it is, or the float32 sum of kernel and adapter."""
+  return _merged(weight) if isinstance(weight, Adapted) else weight
+
+
+@jax.jit
+def _merged(weight: Adapted) -> jax.Array:
+  product = jnp.matmul(weight.a, weight.b, precision="highest")
+  return weight.kernel.astype(jnp.float32) + weight.scale * product
+
+
+def add_adapters(
+  config: ModelConfig,
+  params: structs.Params,
+  *,
+  rank: int,
+  alpha: float,
+  targets: Sequence[str],
+  seed: int,
+) -> structs.Params:
+  """Gives the target kernels of every layer an adapter.
+
+  `a` is normal with deviation 1 / sqrt(in) and `b` is zero, so that the model
+  computes what it did.
+
+  Args:
+    config: of the model.
+    params: its weights, which are not copied.
+    rank: R.
+    alpha: the scale is alpha / R.
+    targets: of TARGETS.
+    seed: of `a`.
+
+  Returns:
+    The weights. An adapter is sharded as its kernel, and whole along R.
+
+  Raises:
+    ValueError: the model has no such projection.
+  """
+  leaves, treedef = hf_names.named_leaves(config, params)
+  weights = treedef.flatten_up_to(params)
+  names = [leaf.projection for leaf in leaves]
+  for target in targets:
+    if target not in names:
+      known = sorted(set(filter(None, names)))
+      raise ValueError(f"targets has {target!r}: must be of {', '.join(known)}")
+  chosen = {i: weights[i] for i, name in enumerate(names) if name in targets}
+
+  def draw(key):
+    drawn = {}
+    for i, kernel in chosen.items():
+      rows, columns = kernel.shape
+      a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank))
+      drawn[i] = {"a": a / rows**0.5, "b": jnp.zeros((rank, columns))}
+    return drawn
+
+  shardings = {i: _shardings(kernel.sharding) for i, kernel in chosen.items()}
+  drawn = jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+  scale = alpha / rank
+  return treedef.unflatten(
+    Adapted(weight, **drawn[i], scale=scale) if i in drawn else weight
+    for i, weight in enumerate(weights)
+  )
+
+
+def _shardings(of_kernel: jax.sharding.Sharding) -> dict[str, Any]:
+  """Where an adapter is placed, from where its kernel is."""
+  if not isinstance(of_kernel, jax.sharding.NamedSharding):
+    return {"a": of_kernel, "b": of_kernel}
+  rows, columns = (*of_kernel.spec, None, None)[:2]
+  return {
+    name: jax.sharding.NamedSharding(
+      of_kernel.mesh, jax.sharding.PartitionSpec(*spec)
+    )
+    for name, spec in (("a", (rows, None)), ("b", (None, columns)))
+  }
+
+
+def split(params: structs.Params) -> tuple[structs.Params, structs.Params]:
+  """Parts what is trained from what is frozen.
+
+  Args:
+    params: weights, or a tree like them, such as of their shardings.
+
+  Returns:
+    (trained, frozen). With adapters, {"a", "b"} of each, in a tree of dicts
+    with the keys of the weights, and the weights without them. Without
+    adapters, the weights and None.
+  """
+  adapters, frozen = _split(params)
+  return (adapters, frozen) if adapters else (params, None)
+
+
+def _split(tree: Any) -> tuple[dict[str, Any], Any]:
+  if isinstance(tree, Adapted):
+    without = dataclasses.replace(tree, a=None, b=None)
+    return {"a": tree.a, "b": tree.b}, without
+  if not isinstance(tree, dict):
+    return {}, tree
+  parts = {name: _split(inner) for name, inner in tree.items()}
+  adapters = {name: inner for name, (inner, _) in parts.items() if inner}
+  return adapters, {name: inner for name, (_, inner) in parts.items()}
+
+
+def attach(trained: structs.Params, frozen: structs.Params) -> structs.Params:
+  """Joins what `split` has parted; differentiable in `trained`."""
+  if frozen is None:
+    return trained
+  if isinstance(frozen, Adapted):
+    return dataclasses.replace(frozen, **trained)
+  return {
+    name: attach(trained[name], inner) if name in trained else inner
+    for name, inner in frozen.items()
+  }

@@ -1,0 +1,137 @@
+"""A run whose student is trained by adapters, from start to export."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from skd_jax import experiment, methods, models, preparation, train
+from skd_jax.training import generation, loop
+from tests import tiny_run
+
+pytestmark = pytest.mark.slow
+
+_VALUE = "base_model.model.model.layers.0.self_attn.v_proj"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+  """A workdir with an untrained teacher and student, to start from."""
+  folder = tmp_path_factory.mktemp("start")
+  (folder / "data").mkdir()
+  tiny_run.write_data(folder / "data")
+  config = methods.change(
+    tiny_run.config(folder / "data"),
+    {"teacher.fit.num_steps": 0, "student.fit.num_steps": 0},
+  )
+  opened = experiment.open_experiment(config, folder / "workdir")
+  with jax.set_mesh(opened.mesh):
+    for stage in ("teacher", "student_init"):
+      preparation.prepare_model(opened, stage)
+  return folder / "workdir"
+
+
+def make_config(start):
+  return tiny_run.from_finished(
+    start,
+    **{
+      "seeds": (0,),
+      "student.lora.rank": 2,
+      "distill.num_steps": 4,
+      "distill.learning_rate": 0.05,
+      "distill.evaluate_every_steps": 4,
+    },
+  )
+
+
+def distill(config, workdir):
+  """Runs the first seed alone, or continues it."""
+  opened = experiment.open_experiment(config, workdir)
+  with jax.set_mesh(opened.mesh):
+    teacher, start = (
+      preparation.prepare_model(opened, stage)[0]
+      for stage in ("teacher", "student_init")
+    )
+    prepared = train.prepare_distillation(opened, start, teacher)
+    return train.distill(opened, prepared, 0)[0]
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("finished")
+  config = make_config(start)
+  train.train_and_evaluate(config, workdir)
+  return config, workdir
+
+
+def adapters_of(workdir):
+  return safetensors.load_file(
+    workdir / "students" / "seed_0" / "adapter_model.safetensors"
+  )
+
+
+def test_export_is_the_base_with_its_adapters_merged(start, finished):
+  _, workdir = finished
+  base = models.load_model(start / "student_init", dtype="float32")
+  ours = models.load_model(workdir / "export", dtype="float32")
+  adapters = adapters_of(workdir)
+  a, b = (adapters[f"{_VALUE}.lora_{part}.weight"] for part in "AB")
+  assert np.abs(b).max() > 0
+  before, after = (
+    model.params["layers"]["0"]["attention"]["value"]["kernel"]
+    for model in (base, ours)
+  )
+  np.testing.assert_allclose(
+    np.asarray(after), before + 16.0 / 2 * (b @ a).T, rtol=1e-4, atol=1e-6
+  )
+  np.testing.assert_array_equal(
+    ours.params["embedding"], base.params["embedding"]
+  )
+  report = json.loads((workdir / "report.json").read_text("utf-8"))
+  assert report["probe"] is not None
+
+
+def test_finished_run_is_read_back_and_not_repeated(finished, monkeypatch):
+  config, workdir = finished
+
+  def refuse(*_):
+    raise AssertionError("the stage is run")
+
+  monkeypatch.setattr(train, "_distillation_loop", refuse)
+  train.train_and_evaluate(config, workdir)
+  with pytest.raises(ValueError, match=r"stale: student\.lora\.rank was 2 and"):
+    train.train_and_evaluate(
+      methods.change(config, {"student.lora.rank": 4}), workdir
+    )
+
+
+def test_stopped_run_goes_on_to_the_same_adapters(
+  finished, tmp_path, monkeypatch
+):
+  config, whole = finished
+  calls = []
+
+  def interrupted(*arguments):
+    calls.append(len(calls))
+    if len(calls) == 2:
+      os.kill(os.getpid(), signal.SIGINT)
+    return generate(*arguments)
+
+  generate = generation.generate_responses
+  with monkeypatch.context() as patch:
+    patch.setattr(generation, "generate_responses", interrupted)
+    with pytest.raises(loop.Interrupted, match="step 2 of 'distill_seed_0'"):
+      distill(config, tmp_path)
+  student = distill(config, tmp_path)
+  ours, undisturbed = adapters_of(tmp_path), adapters_of(whole)
+  assert ours.keys() == undisturbed.keys()
+  # Each start compiles for itself; tests/training/test_adapters.py compares bit
+  # for bit. A step moves by 0.05.
+  for name, value in undisturbed.items():
+    np.testing.assert_allclose(ours[name], value, atol=1e-4)
+  value = student.params["layers"]["0"]["attention"]["value"]["kernel"]
+  np.testing.assert_array_equal(value.b, ours[f"{_VALUE}.lora_B.weight"].T)
