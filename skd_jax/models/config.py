@@ -3,7 +3,7 @@
 One `ModelConfig` describes every supported family by what the model does (a
 window, a soft cap, a norm of the queries), so that decoder.py never asks for
 the name of a family. The name is kept only to write config.json back, which
-hf_config.py does.
+the families do.
 """
 
 import dataclasses
