@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skd_jax.models.config import ModelConfig
+from skd_jax.models.families.names import POST_NORM
 from skd_jax.models.families.options import (
   ATTENTION_BIAS,
   FULL,
@@ -85,13 +86,12 @@ def _write_windows(config: ModelConfig) -> dict[str, Any]:
 
 
 def _read_ropes(hf: Mapping[str, Any]) -> dict[str, Any]:
-  reject_partial(hf)
   nested = hf.get("rope_parameters") or {FULL: hf.get("rope_scaling")}
+  full, sliding = nested.get(FULL) or {}, nested.get(SLIDING) or {}
+  reject_partial(hf, full, sliding)
   return {
-    "rope": rope_from_hf(nested.get(FULL) or {}, hf["rope_theta"]),
-    "local_rope": rope_from_hf(
-      nested.get(SLIDING) or {}, hf["rope_local_base_freq"]
-    ),
+    "rope": rope_from_hf(full, hf["rope_theta"]),
+    "local_rope": rope_from_hf(sliding, hf["rope_local_base_freq"]),
   }
 
 
@@ -150,7 +150,8 @@ FAMILIES = {
       "attn_logit_softcapping": 50.0,
       "final_logit_softcapping": 30.0,
     },
-    {**_TRAITS, "sandwich_norm": True},
+    {**_TRAITS, "post_norm": True},
+    POST_NORM,
   ),
   "gemma3_text": Family(
     "Gemma3ForCausalLM",
@@ -168,6 +169,7 @@ FAMILIES = {
       "rope_theta": 1000000.0,
       "rope_local_base_freq": 10000.0,
     },
-    {**_TRAITS, "sandwich_norm": True, "qk_norm": True},
+    {**_TRAITS, "post_norm": True, "qk_norm": True},
+    POST_NORM,
   ),
 }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skd_jax.models.config import ModelConfig
+from skd_jax.models.families.names import LLAMA, Names
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -33,12 +34,16 @@ class Family:
   options: what the file says.
   defaults: of keys that the file may omit, as in transformers.
   traits: fields of ModelConfig that the family implies.
+  names: of its tensors.
+  transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
   """
 
   architecture: str
   options: tuple[Option, ...]
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  names: Names = dataclasses.field(default_factory=lambda: LLAMA)
+  transposed: bool = True
 
 
 COMMON_DEFAULTS: dict[str, Any] = {
@@ -63,20 +68,25 @@ _HF_OF_ACTIVATION = {
 }
 
 
-def _required(hf: Mapping[str, Any], key: str) -> int:
+def required(hf: Mapping[str, Any], key: str) -> int:
+  """Returns the value of a key.
+
+  Raises:
+    ValueError: config.json has none.
+  """
   if hf.get(key) is None:
     raise ValueError(f"{key} is missing from config.json")
   return hf[key]
 
 
 def _read_sizes(hf: Mapping[str, Any]) -> dict[str, Any]:
-  heads = _required(hf, "num_attention_heads")
-  hidden_size = _required(hf, "hidden_size")
+  heads = required(hf, "num_attention_heads")
+  hidden_size = required(hf, "hidden_size")
   return {
-    "vocab_size": _required(hf, "vocab_size"),
+    "vocab_size": required(hf, "vocab_size"),
     "hidden_size": hidden_size,
-    "intermediate_size": _required(hf, "intermediate_size"),
-    "num_layers": _required(hf, "num_hidden_layers"),
+    "intermediate_size": required(hf, "intermediate_size"),
+    "num_layers": required(hf, "num_hidden_layers"),
     "num_heads": heads,
     "num_kv_heads": hf["num_key_value_heads"] or heads,
     "head_dim": hf["head_dim"] or hidden_size // heads,
