@@ -75,6 +75,22 @@ class RopeConfig:
     """The number of dimensions of a head that are rotated."""
     return int(head_dim * self.partial_rotary_factor)
 
+  def check_head(self, head_dim: int) -> None:
+    """Raises ValueError where this does not fit heads of a size."""
+    size = self.rotated_size(head_dim)
+    if size % 2:
+      raise ValueError(
+        f"partial_rotary_factor = {self.partial_rotary_factor}: must rotate an "
+        f"even part of head_dim = {head_dim}"
+      )
+    for name in ("short_factor", "long_factor"):
+      found = len(getattr(self, name))
+      if self.rope_type == "longrope" and found != size // 2:
+        raise ValueError(
+          f"{name} has {found} numbers: must have one for each rotated pair, "
+          f"{size // 2}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -136,20 +152,8 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f"head_dim = {self.head_dim}: must be even")
-    for rope in {self.rope, self.local_rope or self.rope}:
-      size = rope.rotated_size(self.head_dim)
-      if size % 2:
-        raise ValueError(
-          f"partial_rotary_factor = {rope.partial_rotary_factor}: must rotate "
-          f"an even part of head_dim = {self.head_dim}"
-        )
-      for name in ("short_factor", "long_factor"):
-        factors = getattr(rope, name)
-        if rope.rope_type == "longrope" and len(factors) != size // 2:
-          raise ValueError(
-            f"{name} has {len(factors)} numbers: must have one for each "
-            f"rotated pair, {size // 2}"
-          )
+    for rope in (self.rope, self.local_rope or self.rope):
+      rope.check_head(self.head_dim)
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f"activation = {self.activation!r}: must be one of {ACTIVATIONS}"

@@ -31,7 +31,7 @@ class Family:
   """One model_type of config.json.
 
   architecture: the class of transformers.
-  options: what the file says.
+  options: what the file says; SIZES first, and a later one has the last word.
   defaults: of keys that the file may omit, as in transformers.
   traits: fields of ModelConfig that the family implies.
   names: of its tensors.
