@@ -597,7 +597,7 @@ GPT2_HF = {"model_type": "gpt2", "vocab_size": 53, "n_embd": 24} | {
         **PHI_HF,
         "rope_parameters": {**PHI_HF["rope_parameters"], "factor": 9.0},
       },
-      r"rope_type = 'longrope' with \['factor'\] is not supported",
+      r"factor = 9\.0 is not supported for phi3: must be .* = 4\.0",
     ),
     ({**PHI_HF, **longrope(16, 3)}, "short_factor has 3 numbers: must have"),
     (
@@ -630,6 +630,8 @@ def test_older_names_of_longrope_read_alike(kind):
   del old["rope_parameters"]
   assert models.model_config_from_hf({**old, "rope_theta": theta}) == new
   assert (new.rope.factor, new.max_position_embeddings) == (4.0, 16)
+  old["rope_scaling"]["factor"] = 4.0
+  assert models.model_config_from_hf({**old, "rope_theta": theta}) == new
   again = models.model_config_to_hf(new)
   assert again["max_position_embeddings"] == 64
 
