@@ -30,7 +30,7 @@ def _read_rope(hf: Mapping[str, Any]) -> dict[str, Any]:
   part = given.get("partial_rotary_factor") or hf["partial_rotary_factor"]
   # transformers reads it here, wherever else it may be.
   context, longest = hf[_CONTEXT], hf["max_position_embeddings"]
-  factor = given.pop("factor", None)
+  factor = given.pop("factor", None) if kind == "longrope" else None
   if factor not in (None, longest / context):
     raise ValueError(
       f"factor = {factor!r} is not supported for phi3: must be "
