@@ -32,7 +32,7 @@ GEMMA = dataclasses.replace(
   attention_output_bias=True,
   qk_norm=True,
   unit_offset_norm=True,
-  sandwich_norm=True,
+  post_norm=True,
   scale_embeddings=True,
   query_pre_attn_scalar=7.0,
   attention_soft_cap=3.0,
@@ -40,6 +40,46 @@ GEMMA = dataclasses.replace(
   layer_windows=(4, None, 4),
   rope=models.RopeConfig(rope_theta=1e6, rope_type="linear", factor=8.0),
   local_rope=models.RopeConfig(),
+)
+# The two families with tensors that hold several of our arrays.
+PHI = dataclasses.replace(
+  LLAMA,
+  model_type="phi3",
+  head_dim=16,
+  max_position_embeddings=32,
+  layer_windows=(7, 7),
+  rope=models.RopeConfig(
+    rope_type="longrope",
+    factor=4.0,
+    original_max_position_embeddings=32,
+    short_factor=tuple(1.0 + 0.1 * i for i in range(6)),
+    long_factor=tuple(1.5 + 0.7 * i for i in range(6)),
+    partial_rotary_factor=0.75,
+  ),
+)
+GPT2 = dataclasses.replace(
+  LLAMA,
+  model_type="gpt2",
+  num_kv_heads=6,
+  head_dim=4,
+  max_position_embeddings=32,
+  activation="gelu_tanh",
+  tie_embeddings=True,
+  attention_bias=True,
+  attention_output_bias=True,
+  mlp_bias=True,
+  gated_mlp=False,
+  layer_norm=True,
+  learned_positions=True,
+  rope=models.RopeConfig(partial_rotary_factor=0.0),
+)
+OLMO = dataclasses.replace(
+  LLAMA,
+  model_type="olmo2",
+  pre_norm=False,
+  post_norm=True,
+  qk_norm=True,
+  qk_norm_of_all_heads=True,
 )
 
 # Sizes that divide among eight devices.
@@ -73,7 +113,7 @@ EVEN_FAMILIES = {
   "gemma2": dataclasses.replace(
     _EVEN_GEMMA,
     model_type="gemma2",
-    sandwich_norm=True,
+    post_norm=True,
     attention_soft_cap=3.0,
     final_soft_cap=2.0,
     layer_windows=(4, None),
@@ -81,10 +121,30 @@ EVEN_FAMILIES = {
   "gemma3": dataclasses.replace(
     _EVEN_GEMMA,
     model_type="gemma3_text",
-    sandwich_norm=True,
+    post_norm=True,
     qk_norm=True,
     layer_windows=(4, None),
     local_rope=models.RopeConfig(),
+  ),
+  "olmo2": dataclasses.replace(
+    EVEN_LLAMA,
+    model_type="olmo2",
+    pre_norm=False,
+    post_norm=True,
+    qk_norm=True,
+    qk_norm_of_all_heads=True,
+  ),
+  # Where nothing is rotated, the bias of the keys has no gradient but noise,
+  # which Adam makes as large as any.
+  "gpt2": dataclasses.replace(
+    GPT2,
+    attention_bias=False,
+    vocab_size=EVEN_LLAMA.vocab_size,
+    hidden_size=16,
+    intermediate_size=32,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=2,
   ),
 }
 

@@ -34,7 +34,7 @@ def with_faint_layers(pair: Pair, faintness: float) -> Pair:
   Raises:
     ValueError: the teacher normalizes these outputs, which undoes the scale.
   """
-  if pair.teacher.config.sandwich_norm:
+  if pair.teacher.config.post_norm:
     raise ValueError(f"teacher = {pair.name!r}: must not normalize its layers")
 
   def scaled(index, layer):

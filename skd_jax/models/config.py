@@ -3,7 +3,7 @@
 One `ModelConfig` describes every supported family by what the model does (a
 window, a soft cap, a norm of the queries), so that decoder.py never asks for
 the name of a family. The name is kept only to write config.json back, which
-hf_config.py does.
+the families do.
 """
 
 import dataclasses
@@ -28,6 +28,11 @@ ROPE_OPTIONS: dict[str, tuple[str, ...]] = {
     "attention_factor",
     "truncate",
   ),
+  "longrope": (
+    "short_factor",
+    "long_factor",
+    "original_max_position_embeddings",
+  ),
 }
 
 
@@ -37,7 +42,11 @@ class RopeConfig:
 
   The fields carry the names that config.json gives them. `linear` divides all
   frequencies by `factor`; `llama3` only the slow ones; `yarn` (arXiv
-  2309.00071) ramps between the two and scales the attention.
+  2309.00071) ramps between the two and scales the attention; `longrope` (arXiv
+  2402.13753) divides each by its `short_factor` and scales the attention. Its
+  `long_factor` is for longer sequences than the decoder takes, and is kept for
+  the file: which of the two holds depends on the length of the whole sequence,
+  which a rollout does not know.
   """
 
   rope_theta: float = 10000.0
@@ -50,6 +59,10 @@ class RopeConfig:
   beta_slow: float = 1.0
   attention_factor: float | None = None  # None: 0.1 ln(factor) + 1
   truncate: bool = True
+  short_factor: tuple[float, ...] = ()
+  long_factor: tuple[float, ...] = ()
+  # The first dimensions of each head are rotated; 0: there is no rotation.
+  partial_rotary_factor: float = 1.0
 
   def __post_init__(self) -> None:
     if self.rope_type not in ROPE_OPTIONS:
@@ -57,6 +70,26 @@ class RopeConfig:
         f"rope_type = {self.rope_type!r} is not supported; "
         f"use one of {', '.join(ROPE_OPTIONS)}"
       )
+
+  def rotated_size(self, head_dim: int) -> int:
+    """The number of dimensions of a head that are rotated."""
+    return int(head_dim * self.partial_rotary_factor)
+
+  def check_head(self, head_dim: int) -> None:
+    """Raises ValueError where this does not fit heads of a size."""
+    size = self.rotated_size(head_dim)
+    if size % 2:
+      raise ValueError(
+        f"partial_rotary_factor = {self.partial_rotary_factor}: must rotate an "
+        f"even part of head_dim = {head_dim}"
+      )
+    for name in ("short_factor", "long_factor"):
+      found = len(getattr(self, name))
+      if self.rope_type == "longrope" and found != size // 2:
+        raise ValueError(
+          f"{name} has {found} numbers: must have one for each rotated pair, "
+          f"{size // 2}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +117,14 @@ class ModelConfig:
   attention_bias: bool = False  # Of the query, key and value projections.
   attention_output_bias: bool = False
   mlp_bias: bool = False
+  gated_mlp: bool = True  # False: down(activation(up(x))).
   qk_norm: bool = False  # A norm over each head of queries and keys.
+  qk_norm_of_all_heads: bool = False  # That norm is over all heads together.
+  pre_norm: bool = True  # Norms before attention and MLP.
+  post_norm: bool = False  # Norms after attention and MLP.
+  layer_norm: bool = False  # Norms subtract the mean and have a bias.
   unit_offset_norm: bool = False  # Norms multiply by 1 + weight.
-  sandwich_norm: bool = False  # Norms after attention and MLP as well.
+  learned_positions: bool = False  # A vector for each position.
   scale_embeddings: bool = False  # Times sqrt(hidden_size).
   query_pre_attn_scalar: float | None = None  # None: head_dim
   attention_soft_cap: float | None = None  # cap * tanh(scores / cap)
@@ -114,6 +152,8 @@ class ModelConfig:
       )
     if self.head_dim % 2:
       raise ValueError(f"head_dim = {self.head_dim}: must be even")
+    for rope in (self.rope, self.local_rope or self.rope):
+      rope.check_head(self.head_dim)
     if self.activation not in ACTIVATIONS:
       raise ValueError(
         f"activation = {self.activation!r}: must be one of {ACTIVATIONS}"
@@ -123,6 +163,11 @@ class ModelConfig:
         f"layer_windows has {len(self.layer_windows)} entries, "
         f"but num_layers = {self.num_layers}"
       )
+
+  @property
+  def has_last_position(self) -> bool:
+    """Whether tokens past max_position_embeddings have no meaning at all."""
+    return self.learned_positions or self.rope.rope_type == "longrope"
 
   def window(self, layer: int) -> int | None:
     """The number of tokens that a query of this layer sees, or None."""

@@ -3,6 +3,7 @@
 The weights are a plain nested dict of arrays:
 
   embedding [V, D]
+  position_embedding [max_position_embeddings, D], where positions are learned
   layers / 0, 1, ... / attention / query, key, value, out / kernel [in, out]
                      / mlp / gate, up, down / kernel [in, out]
                      / attention_norm, mlp_norm, ... / scale [D]
@@ -36,6 +37,11 @@ class Decoder(nnx.Module):
     shape = (config.vocab_size, config.hidden_size)
     init = nnx.initializers.normal(layers.INIT_STDDEV)
     self.embedding = nnx.Param(init(rngs.params(), shape, param_dtype))
+    if config.learned_positions:
+      table = (config.max_position_embeddings, config.hidden_size)
+      self.position_embedding = nnx.Param(
+        init(rngs.params(), table, param_dtype)
+      )
     self.layers = nnx.List(
       [
         layers.Block(config, layer, param_dtype, rngs)
@@ -57,6 +63,13 @@ class Decoder(nnx.Module):
   ) -> tuple[jax.Array, structs.Cache]:
     """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
     config = self.config
+    if config.has_last_position:
+      longest = config.max_position_embeddings
+      if tokens.shape[1] > longest:
+        raise ValueError(
+          f"tokens has {tokens.shape[1]} columns: must have at most {longest}, "
+          "the max_position_embeddings"
+        )
     tokens, positions = sharding.constrain_rows((tokens, positions))
     # Gathered over fsdp like every other weight. Left cut, the lookup would
     # gather the rows of all devices instead.
@@ -64,6 +77,10 @@ class Decoder(nnx.Module):
     x = sharding.constrain_rows(table[tokens].astype(dtype))
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
+    if config.learned_positions:
+      table = sharding.constrain(self.position_embedding[...], None, None)
+      # A draft may run past the last position; what it proposes there is cut.
+      x = x + table.at[positions].get(mode="clip").astype(dtype)
     ropes = [config.layer_rope(i) for i in range(config.num_layers)]
     tables = {
       rope: layers.rope_tables(rope, config.head_dim, positions)

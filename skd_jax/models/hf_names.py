@@ -1,4 +1,9 @@
-"""The names of our arrays in Hugging Face files: one table, both directions."""
+"""Our arrays in Hugging Face files: where each one is, both directions.
+
+qkv_proj.weight [out, in]     query [in, out]^T
+                              key
+                              value
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,73 +11,78 @@ import jax
 
 from skd_jax import structs
 from skd_jax.models.config import ModelConfig
+from skd_jax.models.families import FAMILIES
 
-# Our path inside a layer, the Hugging Face name inside `model.layers.<i>`. A
-# kernel is [in, out] here and [out, in] there; the rest is stored alike.
-_LAYER_NAMES = {
-  "attention/query": "self_attn.q_proj",
-  "attention/key": "self_attn.k_proj",
-  "attention/value": "self_attn.v_proj",
-  "attention/out": "self_attn.o_proj",
-  "attention/query_norm": "self_attn.q_norm",
-  "attention/key_norm": "self_attn.k_norm",
-  "mlp/gate": "mlp.gate_proj",
-  "mlp/up": "mlp.up_proj",
-  "mlp/down": "mlp.down_proj",
-  "attention_norm": "input_layernorm",
-}
-# `post_attention_layernorm` stands before the MLP in most families, and after
-# the attention in those with norms on both sides (Gemma 2 and 3).
-_MLP_NORM_NAMES = {
-  False: {"mlp_norm": "post_attention_layernorm"},
-  True: {
-    "post_attention_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "post_mlp_norm": "post_feedforward_layernorm",
-  },
-}
-_TOP_NAMES = {
-  "embedding": "model.embed_tokens.weight",
-  "final_norm/scale": "model.norm.weight",
-  "lm_head": "lm_head.weight",
-}
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 class Leaf(NamedTuple):
-  """One array of the weights, and what it is called in the files."""
+  """One array of the weights, and where it is in the files.
+
+  hf_name: of the tensor there.
+  transpose: whether that has the axes the other way round.
+  shape: of the array.
+  has_vocab_rows: whether its first axis is V.
+  start: where the array begins, along its last axis, in the tensor.
+  width: of all arrays of the tensor together, along that axis.
+  """
 
   hf_name: str
   transpose: bool
   shape: tuple[int, ...]
   has_vocab_rows: bool
+  start: int
+  width: int
+
+  @property
+  def hf_shape(self) -> tuple[int, ...]:
+    """The shape of the tensor."""
+    shape = (*self.shape[:-1], self.width)
+    return shape[::-1] if self.transpose else shape
 
   @property
   def projection(self) -> str:
-    """The last part of the name of a projection, such as q_proj; else ""."""
-    return self.hf_name.split(".")[-2] if self.transpose else ""
+    """The last part of the name of a projection, such as q_proj; else "".
+
+    "" also where several are one tensor, as the query, key and value of Phi-3.
+    """
+    is_whole = self.width == self.shape[-1]
+    is_projection = self.transpose and is_whole
+    return self.hf_name.split(".")[-2] if is_projection else ""
 
 
 def named_leaves(
   config: ModelConfig, shapes: structs.Params
 ) -> tuple[list[Leaf], Any]:
-  """Every array of the weights, in tree order, with its file name."""
-  names = {**_LAYER_NAMES, **_MLP_NORM_NAMES[config.sandwich_norm]}
+  """Every array of the weights, in tree order, with its place in the files."""
+  family = FAMILIES[config.model_type]
+  order = {path: i for i, path in enumerate(family.names)}
   flat, treedef = jax.tree.flatten_with_path(shapes)
-  leaves = []
+  leaves, places, widths = [], [], {}
   for path, leaf in flat:
     keys = [entry.key for entry in path]
-    if keys[0] == "layers":
-      name = f"model.layers.{keys[1]}.{names['/'.join(keys[2:-1])]}"
-      name = f"{name}.{_LEAF_NAMES[keys[-1]]}"
-    else:
-      name = _TOP_NAMES["/".join(keys)]
-    leaves.append(
-      Leaf(
-        name,
-        keys[-1] == "kernel",
-        leaf.shape,
-        keys[0] in ("embedding", "lm_head"),
-      )
-    )
-  return leaves, treedef
+    kind = keys.pop() if keys[-1] in _LEAF_NAMES else "kernel"
+    layer = keys.pop(1) if keys[0] == "layers" else None
+    ours = "/".join(keys)
+    name = f"{family.names[ours].format(layer)}.{_LEAF_NAMES[kind]}"
+    is_kernel = path[-1].key == "kernel"
+    has_vocab_rows = ours in ("embedding", "lm_head")
+    transpose = is_kernel and family.transposed
+    leaves.append(Leaf(name, transpose, leaf.shape, has_vocab_rows, 0, 0))
+    places.append(order[ours])
+  for i in sorted(range(len(leaves)), key=places.__getitem__):
+    start = widths.get(leaves[i].hf_name, 0)
+    widths[leaves[i].hf_name] = start + leaves[i].shape[-1]
+    leaves[i] = leaves[i]._replace(start=start)
+  return [x._replace(width=widths[x.hf_name]) for x in leaves], treedef
+
+
+def by_tensor(leaves: list[Leaf]) -> list[list[int]]:
+  """The arrays of each tensor, by their index, in the order they have there."""
+  tensors: dict[str, list[int]] = {}
+  for i, leaf in enumerate(leaves):
+    tensors.setdefault(leaf.hf_name, []).append(i)
+  start = [leaf.start for leaf in leaves]
+  return [
+    sorted(indices, key=start.__getitem__) for indices in tensors.values()
+  ]

@@ -23,7 +23,7 @@ from skd_jax.models import lora, weight_files
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
-from skd_jax.models.hf_names import Leaf, named_leaves
+from skd_jax.models.hf_names import Leaf, by_tensor, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
 
@@ -115,7 +115,7 @@ def _check_sources(
     raise ValueError(f"{folder}: unknown tensors: {_few(unknown)}")
   for leaf in leaves:
     found = sources[leaf.hf_name].shape
-    wanted = leaf.shape[::-1] if leaf.transpose else leaf.shape
+    wanted = leaf.hf_shape
     if leaf.has_vocab_rows and vocab_size is not None:
       if found[1:] == wanted[1:] and vocab_size > found[0]:
         raise ValueError(
@@ -153,6 +153,8 @@ def _read(
     bounds = [
       slice(*s.indices(size)[:2]) for s, size in zip(slices, shape, strict=True)
     ]
+    last = bounds.pop()
+    bounds.append(slice(leaf.start + last.start, leaf.start + last.stop))
     if leaf.transpose:
       return tensor[tuple(bounds[::-1])].T.astype(dtype)
     return tensor[tuple(bounds)].astype(dtype)
@@ -179,7 +181,7 @@ def save(
   A manifest of the files is beside them, and is checked when they are read.
   Everything is written to a sibling folder first and renamed at the end, so
   that a killed process leaves the old export or none, never half of one. Of
-  several processes, all fetch the tensors, one after the other, and the first
+  several processes, all fetch the arrays, one after the other, and the first
   writes them.
 
   Args:
@@ -212,15 +214,21 @@ def save(
   }
   hf_config = {**model_config_to_hf(config), **token_ids, "dtype": dtype}
   leaves, treedef = named_leaves(config, param_shapes(config))
-  # Lazy: a tensor is merged with its adapter and fetched when it is asked for.
-  merged = map(lora.merge, treedef.flatten_up_to(params))
-  tensors = map(processes.to_host, merged)
+  arrays = treedef.flatten_up_to(params)
+  tensors = by_tensor(leaves)
+  # Lazy: an array is merged with its adapter and fetched when it is asked for.
+  merged = map(lora.merge, [arrays[i] for t in tensors for i in t])
+  fetched = map(processes.to_host, merged)
 
   def write() -> None:
     try:
       with replaced(os.path.abspath(folder)) as temporary:
         _write_shards(
-          temporary, leaves, tensors, _DTYPES[dtype], max_shard_bytes
+          temporary,
+          [[leaves[i] for i in tensor] for tensor in tensors],
+          fetched,
+          _DTYPES[dtype],
+          max_shard_bytes,
         )
         write_json(os.path.join(temporary, "config.json"), hf_config)
         write_json(
@@ -231,15 +239,15 @@ def save(
           save_tokenizer(temporary)
         manifest.write(temporary)
     finally:
-      _fetch_all(tensors)  # Also where a write fails: the others do.
+      _fetch_all(fetched)  # Also where a write fails: the others do.
 
   if not processes.is_first():
-    _fetch_all(tensors)
+    _fetch_all(fetched)
   processes.on_first(write)
 
 
-def _fetch_all(tensors: Iterator[np.ndarray]) -> None:
-  collections.deque(tensors, maxlen=0)
+def _fetch_all(fetched: Iterator[np.ndarray]) -> None:
+  collections.deque(fetched, maxlen=0)
 
 
 def _check_params(config: ModelConfig, params: structs.Params) -> None:
@@ -298,34 +306,38 @@ def write_json(path: str, value: Any) -> None:
 
 def _write_shards(
   folder: str,
-  leaves: list[Leaf],
+  tensors: list[list[Leaf]],
   fetched: Iterator[np.ndarray],
   dtype: Any,
   max_shard_bytes: int,
 ) -> None:
   """One file, or several with an index; one shard is in memory at a time."""
-  shards: list[list[Leaf]] = [[]]
+  shards: list[list[list[Leaf]]] = [[]]
   filled = total = 0
-  for leaf in leaves:
-    size = math.prod(leaf.shape) * np.dtype(dtype).itemsize
+  for parts in tensors:
+    size = math.prod(parts[0].hf_shape) * np.dtype(dtype).itemsize
     if shards[-1] and filled + size > max_shard_bytes:
       shards.append([])
       filled = 0
-    shards[-1].append(leaf)
+    shards[-1].append(parts)
     filled += size
     total += size
   weight_map = {}
   for number, shard in enumerate(shards, start=1):
     name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     name = weight_files.SINGLE_FILE if len(shards) == 1 else name
-    tensors = {}
-    for leaf in shard:
-      value = np.asarray(next(fetched)).astype(dtype)
+    values = {}
+    for parts in shard:
+      value = np.concatenate(
+        [np.asarray(next(fetched)).astype(dtype, copy=False) for _ in parts],
+        axis=-1,
+      )
+      leaf = parts[0]
       value = value.T if leaf.transpose else value
-      tensors[leaf.hf_name] = np.ascontiguousarray(value)
+      values[leaf.hf_name] = np.ascontiguousarray(value)
       weight_map[leaf.hf_name] = name
     safetensors.numpy.save_file(
-      tensors, os.path.join(folder, name), metadata={"format": "pt"}
+      values, os.path.join(folder, name), metadata={"format": "pt"}
     )
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}

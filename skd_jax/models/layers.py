@@ -26,12 +26,13 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Any, float]:
-  """The angle that one position adds, for each pair of dimensions.
+  """The angle that one position adds, for each pair of rotated dimensions.
 
   Returns:
-    float32 [H/2] in radians per position, and the factor of cos and sin (1
-    except for `yarn`).
+    float32 [H/2] in radians per position, fewer where a part of the head is
+    rotated; and the factor of cos and sin (1 except for `yarn`, `longrope`).
   """
+  head_dim = rope.rotated_size(head_dim)
   exponent = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
   frequency = 1.0 / np.float32(rope.rope_theta) ** exponent
   if rope.rope_type == "linear":
@@ -46,6 +47,11 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Any, float]:
     return mixed.astype(np.float32), 1.0
   if rope.rope_type == "yarn":
     return _yarn_frequencies(rope, frequency, head_dim)
+  if rope.rope_type == "longrope":
+    context = rope.original_max_position_embeddings
+    stretch = max(math.log(rope.factor) / math.log(context), 0.0)
+    divisors = np.asarray(rope.short_factor, np.float32)
+    return frequency / divisors, math.sqrt(1 + stretch)
   return frequency, 1.0
 
 
@@ -83,27 +89,40 @@ def rope_tables(
 
 
 def apply_rope(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-  """Rotates the pairs (i, i + H/2) of [B, n, heads, H], in float32."""
+  """Rotates the pairs (i, i + H/2) of [B, n, heads, H], in float32.
+
+  Where the tables have fewer pairs, these are of the first dimensions.
+  """
   cos, sin = tables
-  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  x, half = x.astype(jnp.float32), cos.shape[-1]
+  a, b, rest = jnp.split(x, [half, 2 * half], axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
 class Norm(nnx.Module):
-  """RMS norm (arXiv 1910.07467) in float32, over the last axis."""
+  """RMS norm (arXiv 1910.07467) in float32, over the last axis.
+
+  With `config.layer_norm`, a layer norm (arXiv 1607.06450) with a bias.
+  """
 
   def __init__(self, config: ModelConfig, size: int, param_dtype: Any) -> None:
     self.offset = 1.0 if config.unit_offset_norm else 0.0
     self.eps = config.norm_eps
+    self.centered = config.layer_norm
     self.scale = nnx.Param(jnp.full((size,), 1.0 - self.offset, param_dtype))
+    if self.centered:
+      self.bias = nnx.Param(jnp.zeros((size,), param_dtype))
 
   def __call__(self, x: jax.Array) -> jax.Array:
     wide = x.astype(jnp.float32)
+    if self.centered:
+      wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
     mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
     scale = self.offset + self.scale[...].astype(jnp.float32)
-    return (wide * jax.lax.rsqrt(mean_square + self.eps) * scale).astype(
-      x.dtype
-    )
+    wide = wide * jax.lax.rsqrt(mean_square + self.eps) * scale
+    if self.centered:
+      wide = wide + self.bias[...].astype(jnp.float32)
+    return wide.astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -169,8 +188,10 @@ class Attention(nnx.Module):
       INIT_STDDEV / math.sqrt(2 * config.num_layers),
     )
     if config.qk_norm:
-      self.query_norm = Norm(config, config.head_dim, param_dtype)
-      self.key_norm = Norm(config, config.head_dim, param_dtype)
+      of_all = config.qk_norm_of_all_heads
+      sizes = (heads, kv_heads) if of_all else (config.head_dim,) * 2
+      self.query_norm = Norm(config, sizes[0], param_dtype)
+      self.key_norm = Norm(config, sizes[1], param_dtype)
 
   def __call__(
     self,
@@ -182,10 +203,12 @@ class Attention(nnx.Module):
     """x [B, n, D], positions [B, n] -> [B, n, D] and the written cache."""
     batch, n, _ = x.shape
     heads = (batch, n, -1, self.config.head_dim)
-    query = self.query(x).reshape(heads)
-    key = self.key(x).reshape(heads)
-    value = self.value(x).reshape(heads)
-    if self.config.qk_norm:
+    query, key, value = self.query(x), self.key(x), self.value(x)
+    if self.config.qk_norm and self.config.qk_norm_of_all_heads:
+      query, key = self.query_norm(query), self.key_norm(key)
+    query, key = query.reshape(heads), key.reshape(heads)
+    value = value.reshape(heads)
+    if self.config.qk_norm and not self.config.qk_norm_of_all_heads:
       query, key = self.query_norm(query), self.key_norm(key)
     query = (apply_rope(query, tables) * self.scale).astype(x.dtype)
     key = apply_rope(key, tables).astype(x.dtype)
@@ -208,7 +231,10 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """The gated MLP `down(activation(gate(x)) * up(x))` (arXiv 2002.05202)."""
+  """The gated MLP `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
+
+  Without `config.gated_mlp`, `down(activation(up(x)))`.
+  """
 
   def __init__(
     self, config: ModelConfig, param_dtype: Any, rngs: nnx.Rngs
@@ -226,13 +252,17 @@ class MLP(nnx.Module):
         rngs=rngs,
       )
 
-    self.gate = linear(narrow, wide, INIT_STDDEV)
+    self.gated = config.gated_mlp
+    if self.gated:
+      self.gate = linear(narrow, wide, INIT_STDDEV)
     self.up = linear(narrow, wide, INIT_STDDEV)
     self.down = linear(
       wide, narrow, INIT_STDDEV / math.sqrt(2 * config.num_layers)
     )
 
   def __call__(self, x: jax.Array) -> jax.Array:
+    if not self.gated:
+      return self.down(self.activation(self.up(x)))
     return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
@@ -242,15 +272,17 @@ class Block(nnx.Module):
   def __init__(
     self, config: ModelConfig, layer: int, param_dtype: Any, rngs: nnx.Rngs
   ) -> None:
-    size = config.hidden_size
-    self.sandwich = config.sandwich_norm
-    self.attention_norm = Norm(config, size, param_dtype)
+
+    def norm(is_there: bool) -> Norm | None:
+      size = config.hidden_size
+      return Norm(config, size, param_dtype) if is_there else None
+
+    self.attention_norm = norm(config.pre_norm)
     self.attention = Attention(config, layer, param_dtype, rngs)
-    self.mlp_norm = Norm(config, size, param_dtype)
+    self.post_attention_norm = norm(config.post_norm)
+    self.mlp_norm = norm(config.pre_norm)
     self.mlp = MLP(config, param_dtype, rngs)
-    if self.sandwich:
-      self.post_attention_norm = Norm(config, size, param_dtype)
-      self.post_mlp_norm = Norm(config, size, param_dtype)
+    self.post_mlp_norm = norm(config.post_norm)
 
   def __call__(
     self,
@@ -260,8 +292,12 @@ class Block(nnx.Module):
     cache: dict[str, jax.Array] | None,
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     mixed, cache = self.attention(
-      self.attention_norm(x), tables, positions, cache
+      _normed(self.attention_norm, x), tables, positions, cache
     )
-    x = x + (self.post_attention_norm(mixed) if self.sandwich else mixed)
-    mixed = self.mlp(self.mlp_norm(x))
-    return x + (self.post_mlp_norm(mixed) if self.sandwich else mixed), cache
+    x = x + _normed(self.post_attention_norm, mixed)
+    mixed = self.mlp(_normed(self.mlp_norm, x))
+    return x + _normed(self.post_mlp_norm, mixed), cache
+
+
+def _normed(norm: Norm | None, x: jax.Array) -> jax.Array:
+  return x if norm is None else norm(x)

@@ -108,8 +108,10 @@ def add_adapters(
   names = [leaf.projection for leaf in leaves]
   for target in targets:
     if target not in names:
-      known = sorted(set(filter(None, names)))
-      raise ValueError(f"targets has {target!r}: must be of {', '.join(known)}")
+      known = ", ".join(sorted(set(filter(None, names))))
+      raise ValueError(
+        f"targets has {target!r}: must be of {known or 'another model'}"
+      )
   chosen = {i: weights[i] for i, name in enumerate(names) if name in targets}
 
   def draw(key):

@@ -13,8 +13,9 @@ from skd_jax.parallel import sharding
 
 # The dimensions of each weight, by the end of its name. The others, norms and
 # the biases of what is written into the residual stream, are on every device.
-_WEIGHTS: Mapping[str, tuple[str, ...]] = {
+_WEIGHTS: Mapping[str, tuple[str | None, ...]] = {
   "embedding": ("vocab", "width"),
+  "position_embedding": (None, "width"),
   "lm_head": ("vocab", "width"),
   "query.kernel": ("width", "heads"),
   "key.kernel": ("width", "kv_heads"),
@@ -71,10 +72,11 @@ def usable_rules(
   return usable, kept
 
 
-def kinds_of(path: Sequence[Any]) -> tuple[str, ...]:
+def kinds_of(path: Sequence[Any]) -> tuple[str | None, ...]:
   """Returns the kind of each dimension of the weight at a path of the tree.
 
-  Empty for a weight that every device has whole.
+  None for one that is not divided; empty for a weight that every device has
+  whole.
   """
   keys = [str(key.key) for key in path]
   return _WEIGHTS.get(keys[-1]) or _WEIGHTS.get(".".join(keys[-2:]), ())
@@ -97,7 +99,9 @@ def param_shardings(
   def of(path, leaf):
     del leaf
     kinds = kinds_of(path)
-    spec = jax.sharding.PartitionSpec(*(rules[kind] or None for kind in kinds))
+    spec = jax.sharding.PartitionSpec(
+      *((kind and rules[kind]) or None for kind in kinds)
+    )
     return jax.sharding.NamedSharding(mesh, spec)
 
   return jax.tree.map_with_path(of, param_shapes(config))

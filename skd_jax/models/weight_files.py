@@ -14,12 +14,19 @@ from absl import logging
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-# Gemma 3 with images nests its text model under one of these.
+# Gemma 3 with images nests its text model under one of these; published files
+# of GPT-2 nest theirs under nothing.
 _TEXT_PREFIXES = {
   "language_model.model.": "model.",
   "model.language_model.": "model.",
   "language_model.lm_head.": "lm_head.",
+  "h.": "transformer.h.",
+  "wte.": "transformer.wte.",
+  "wpe.": "transformer.wpe.",
+  "ln_f.": "transformer.ln_f.",
 }
+# Frequencies and causal masks: computed, not learned.
+_BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 _VISION_PREFIXES = (
   "vision_tower.",
   "multi_modal_projector.",
@@ -99,7 +106,7 @@ def open_sources(
       if name.startswith(_VISION_PREFIXES):
         vision += 1
         continue
-      if name.endswith("rotary_emb.inv_freq"):
+      if name.endswith(_BUFFERS):
         continue
       shape = tuple(file.get_slice(name).get_shape())
       sources[_text_name(name)] = Source(file, name, shape)

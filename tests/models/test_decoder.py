@@ -10,7 +10,7 @@ import pytest
 
 from skd_jax import models
 from skd_jax.models import layers
-from tests.toy_models import GEMMA, LLAMA, noisy_params
+from tests.toy_models import GEMMA, GPT2, LLAMA, OLMO, PHI, noisy_params
 
 
 def tokens_of(config, shape, seed=0):
@@ -143,7 +143,7 @@ def test_bfloat16_compute_keeps_cache_narrow_and_logits_wide():
 
 
 def test_gradients_reach_every_weight():
-  for config in (LLAMA, GEMMA):
+  for config in (LLAMA, GEMMA, OLMO, GPT2):
     model, params = create(config), noisy_params(config)
     tokens = tokens_of(config, (2, 6))
 
@@ -235,9 +235,55 @@ def test_rotation_keeps_relative_positions_only():
   assert abs(product(3, 1) - product(3, 2)) > 1e-2
 
 
+def test_first_dimensions_alone_are_rotated_where_the_rest_is_not():
+  rope = models.RopeConfig(partial_rotary_factor=0.6)
+  x = jax.random.normal(jax.random.key(0), (1, 2, 3, 10))
+
+  def rotated(rope, x):
+    tables = layers.rope_tables(rope, x.shape[-1], jnp.arange(2)[None])
+    return layers.apply_rope(x, tables)
+
+  got = rotated(rope, x)
+  np.testing.assert_array_equal(got[..., 6:], x[..., 6:])
+  want = rotated(models.RopeConfig(), x[..., :6])
+  np.testing.assert_array_equal(got[..., :6], want)
+
+
+@pytest.mark.parametrize("config", [GPT2, PHI], ids=["gpt2", "phi3"])
+def test_more_tokens_than_the_model_has_positions_are_refused(config):
+  model = create(config)
+  tokens = jax.ShapeDtypeStruct((1, 33), jnp.int32)
+  with pytest.raises(ValueError, match="tokens has 33 columns: must have at"):
+    jax.eval_shape(
+      model.apply, models.param_shapes(config), tokens, tokens, None
+    )
+
+
+def test_draft_past_the_learned_positions_leaves_the_rest_as_it_is():
+  model, params = create(GPT2), noisy_params(GPT2)
+  tokens = tokens_of(GPT2, (1, 32))
+  want = plain_logits(model, params, tokens)[0, 30]
+  run = jitted(model)
+  cache = model.init_cache(1, 36)  # Four more than there are positions.
+  at = jnp.arange(30)[None]
+  _, cache = run(params, tokens[:, :30], at, cache)
+  positions = 30 + jnp.arange(4)[None]
+  _, cache = run(params, tokens[:, :4], positions, cache)
+  got, _ = run(params, tokens[:, 30:31], positions[:, :1], cache)
+  np.testing.assert_allclose(got[0, 0], want, atol=2e-5)
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
+    (
+      {"rope": models.RopeConfig(partial_rotary_factor=0.5)},
+      r"partial_rotary_factor = 0\.5: must rotate an even part",
+    ),
+    (
+      {"rope": dataclasses.replace(PHI.rope, partial_rotary_factor=1.0)},
+      "short_factor has 6 numbers: must have one for each rotated pair, 5",
+    ),
     ({"num_kv_heads": 4}, "num_heads = 6: must be a multiple"),
     ({"head_dim": 7}, "head_dim = 7: must be even"),
     ({"vocab_size": 0}, "vocab_size = 0: must be at least 1"),

@@ -17,7 +17,7 @@ import safetensors.numpy
 from skd_jax import models
 from skd_jax.reporting import manifest
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
-from tests.toy_models import GEMMA, LLAMA, noisy_params
+from tests.toy_models import GEMMA, GPT2, LLAMA, OLMO, PHI, noisy_params
 
 # A soft cap on attention is none of Gemma 3.
 GEMMA3 = dataclasses.replace(GEMMA, attention_soft_cap=None)
@@ -45,6 +45,26 @@ GEMMA_CAPS = {
   "attn_logit_softcapping": 3.0,
   "final_logit_softcapping": 2.0,
 }
+GPT2_SIZES = {
+  "num_key_value_heads": None,
+  "head_dim": None,
+  "intermediate_size": None,
+}
+
+
+def longrope(context, num_pairs):
+  """Keys of Phi, with long factors that no test should see."""
+  return {
+    "original_max_position_embeddings": context,
+    "rope_parameters": {
+      "rope_type": "longrope",
+      "rope_theta": 100.0,
+      "short_factor": [1.0 + 0.2 * i for i in range(num_pairs)],
+      "long_factor": [1.5 + 0.7 * i for i in range(num_pairs)],
+    },
+  }
+
+
 # Name: model_type and what differs from SIZES. Sequences have 18 tokens.
 FAMILIES = {
   "llama": ("llama", {"head_dim": None}),
@@ -113,6 +133,25 @@ FAMILIES = {
       "final_logit_softcapping": 2.0,
     },
   ),
+  "olmo2": ("olmo2", {}),
+  "olmo2_biased": ("olmo2", {"attention_bias": True, "head_dim": None}),
+  "phi3": ("phi3", {"head_dim": None, "sliding_window": 5}),
+  "phi3_longrope": ("phi3", {"head_dim": None, **longrope(32, 2)}),
+  "phi4_mini": (
+    "phi3",
+    {
+      "head_dim": None,
+      "hidden_size": 48,
+      "partial_rotary_factor": 0.75,
+      "tie_word_embeddings": True,
+      **longrope(32, 3),
+    },
+  ),
+  "gpt2": ("gpt2", GPT2_SIZES),
+  "gpt2_untied": (
+    "gpt2",
+    {**GPT2_SIZES, "n_inner": 30, "tie_word_embeddings": False},
+  ),
 }
 
 
@@ -127,9 +166,8 @@ def reference_model(family):
   """A small model of transformers in which no weight is trivially 0 or 1."""
   torch, transformers = torch_modules()
   model_type, changes = FAMILIES[family]
-  sizes = {
-    k: v for k, v in {**SIZES, **changes}.items() if k != "head_dim" or v
-  }
+  dropped = {k for k in SIZES if k in changes and changes[k] is None}
+  sizes = {k: v for k, v in {**SIZES, **changes}.items() if k not in dropped}
   config = transformers.AutoConfig.for_model(
     model_type,
     **sizes,
@@ -196,11 +234,14 @@ def test_logits_match_transformers_both_ways(family, tmp_path):
 def test_omitted_keys_mean_what_transformers_means(model_type):
   _, transformers = torch_modules()
   config = transformers.AutoConfig.for_model(model_type)
-  sizes = {
-    key: getattr(config, key)
-    for key in SIZES
-    if key not in ("head_dim", "num_key_value_heads", "max_position_embeddings")
+  needed = SIZES.keys() - {
+    "head_dim",
+    "num_key_value_heads",
+    "max_position_embeddings",
   }
+  if model_type == "gpt2":
+    needed = {"vocab_size", "n_embd", "n_layer", "n_head"}
+  sizes = {key: getattr(config, key) for key in needed}
   omitted = models.model_config_from_hf({"model_type": model_type, **sizes})
   assert omitted == models.model_config_from_hf(config.to_dict())
 
@@ -251,7 +292,11 @@ def test_text_part_of_an_image_model_loads(tmp_path, caplog):
 # What follows needs no torch.
 
 
-@pytest.mark.parametrize("config", [LLAMA, GEMMA3], ids=["llama", "gemma"])
+@pytest.mark.parametrize(
+  "config",
+  [LLAMA, GEMMA3, OLMO, PHI, GPT2],
+  ids=lambda config: config.model_type,
+)
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 10_000])
 def test_export_loads_again_bit_for_bit(config, max_shard_bytes, tmp_path):
   params = noisy_params(config)
@@ -527,6 +572,114 @@ def test_soft_cap_on_the_attention_of_gemma_3_is_refused():
 def test_unsupported_config_is_named(change, message):
   with pytest.raises(ValueError, match=message):
     models.model_config_from_hf({**published("llama_2"), **change})
+
+
+PHI_HF = {
+  "model_type": "phi3",
+  **{k: v for k, v in SIZES.items() if k != "head_dim"},
+  **longrope(16, 2),
+}
+GPT2_HF = {"model_type": "gpt2", "vocab_size": 53, "n_embd": 24} | {
+  "n_layer": 2,
+  "n_head": 6,
+}
+
+
+@pytest.mark.parametrize(
+  ("hf", "message"),
+  [
+    (
+      {**PHI_HF, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+      "rope_type = 'linear' is not supported; use one of default, longrope",
+    ),
+    (
+      {
+        **PHI_HF,
+        "rope_parameters": {**PHI_HF["rope_parameters"], "factor": 9.0},
+      },
+      r"factor = 9\.0 is not supported for phi3: must be .* = 4\.0",
+    ),
+    ({**PHI_HF, **longrope(16, 3)}, "short_factor has 3 numbers: must have"),
+    (
+      {**published("llama_2"), **longrope(16, 3)},
+      "rope_type = 'longrope' is not supported; use one of default, linear",
+    ),
+    (
+      {**GPT2_HF, "scale_attn_by_inverse_layer_idx": True},
+      "scale_attn_by_inverse_layer_idx = True is not supported: must be False",
+    ),
+    (
+      {**GPT2_HF, "activation_function": "relu"},
+      "activation_function = 'relu' is not supported",
+    ),
+    ({**GPT2_HF, "n_embd": None}, "n_embd is missing"),
+  ],
+)
+def test_unsupported_variant_of_a_family_is_named(hf, message):
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf(hf)
+
+
+@pytest.mark.parametrize("kind", ["su", "yarn", "longrope"])
+def test_older_names_of_longrope_read_alike(kind):
+  new = models.model_config_from_hf(PHI_HF)
+  factors = dict(PHI_HF["rope_parameters"])
+  theta = factors.pop("rope_theta")
+  del factors["rope_type"]
+  old = {**PHI_HF, "rope_scaling": {"type": kind, **factors}}
+  del old["rope_parameters"]
+  assert models.model_config_from_hf({**old, "rope_theta": theta}) == new
+  assert (new.rope.factor, new.max_position_embeddings) == (4.0, 16)
+  old["rope_scaling"]["factor"] = 4.0
+  assert models.model_config_from_hf({**old, "rope_theta": theta}) == new
+  again = models.model_config_to_hf(new)
+  assert again["max_position_embeddings"] == 64
+
+
+def test_published_layout_of_gpt2_loads(tmp_path):
+  params = noisy_params(GPT2)
+  models.save(tmp_path / "m", GPT2, params)
+  (tmp_path / "m" / manifest.NAME).unlink()
+  path = tmp_path / "m" / "model.safetensors"
+  # Without the prefix, and with the causal masks.
+  tensors = {
+    name.removeprefix("transformer."): value
+    for name, value in safetensors.numpy.load_file(path).items()
+  }
+  tensors["h.0.attn.bias"] = np.ones((1, 1, 32, 32), np.float32)
+  safetensors.numpy.save_file(tensors, path)
+  again = models.load_params(tmp_path / "m", GPT2)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_fused_tensors_are_read_slice_by_slice(tmp_path, monkeypatch):
+  params = noisy_params(PHI)
+  models.save(tmp_path / "m", PHI, params)
+
+  def halves(shape, sharding, part):
+    del sharding
+    middle = shape[-1] // 2
+    rest = (slice(None),) * (len(shape) - 1)
+    return np.concatenate(
+      [
+        part((*rest, slice(None, middle))),
+        part((*rest, slice(middle, None))),
+      ],
+      axis=-1,
+    )
+
+  monkeypatch.setattr(jax, "make_array_from_callback", halves)
+  shardings = jax.tree.map(lambda x: object(), params)
+  again = models.load_params(tmp_path / "m", PHI, shardings=shardings)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_fused_tensor_of_another_width_is_named(tmp_path):
+  models.save(tmp_path / "m", PHI, noisy_params(PHI))
+  other = dataclasses.replace(PHI, num_kv_heads=3)
+  message = r"qkv_proj\.weight has shape \(160, 24\), .* needs \(192, 24\)"
+  with pytest.raises(ValueError, match=message):
+    models.load_params(tmp_path / "m", other)
 
 
 def test_options_that_a_family_cannot_express_are_named():

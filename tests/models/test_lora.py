@@ -8,7 +8,7 @@ import pytest
 from skd_jax import models
 from skd_jax.models import lora
 from skd_jax.parallel import sharding
-from tests.toy_models import LLAMA, noisy_params
+from tests.toy_models import LLAMA, PHI, noisy_params
 
 CONFIG = LLAMA
 TARGETS = ("q_proj", "down_proj")
@@ -152,3 +152,19 @@ def test_adapters_are_sharded_as_their_kernels_and_whole_along_the_rank():
   assert query["kernel"].b.sharding.spec == of(None, ("tensor",))
   assert down["kernel"].a.sharding.spec == of(("tensor",), None)
   assert down["kernel"].b.sharding.spec == of(None, None)
+
+
+def test_projections_that_share_a_tensor_have_no_adapter():
+  config = PHI
+  with pytest.raises(ValueError) as caught:
+    models.add_adapters(
+      config,
+      noisy_params(config),
+      rank=RANK,
+      alpha=1.0,
+      targets=("q_proj",),
+      seed=0,
+    )
+  assert str(caught.value) == (
+    "targets has 'q_proj': must be of down_proj, o_proj"
+  )

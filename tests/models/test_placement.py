@@ -42,7 +42,9 @@ def test_every_matrix_of_every_family_is_in_the_table():
     attention_output_bias=True,
     mlp_bias=True,
     qk_norm=True,
-    sandwich_norm=True,
+    post_norm=True,
+    layer_norm=True,
+    learned_positions=True,
     tie_embeddings=False,
   )
   shapes = models.param_shapes(everything)

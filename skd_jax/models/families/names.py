@@ -1,0 +1,35 @@
+"""The names of tensors in the files of a family.
+
+A name is that of our path, without the number of the layer, which stands where
+the braces are. Paths with one name are one tensor there, side by side in the
+order of the table.
+"""
+
+from collections.abc import Mapping
+
+Names = Mapping[str, str]
+
+LLAMA: Names = {
+  "embedding": "model.embed_tokens",
+  "final_norm": "model.norm",
+  "lm_head": "lm_head",
+  "layers/attention/query": "model.layers.{}.self_attn.q_proj",
+  "layers/attention/key": "model.layers.{}.self_attn.k_proj",
+  "layers/attention/value": "model.layers.{}.self_attn.v_proj",
+  "layers/attention/out": "model.layers.{}.self_attn.o_proj",
+  "layers/attention/query_norm": "model.layers.{}.self_attn.q_norm",
+  "layers/attention/key_norm": "model.layers.{}.self_attn.k_norm",
+  "layers/mlp/gate": "model.layers.{}.mlp.gate_proj",
+  "layers/mlp/up": "model.layers.{}.mlp.up_proj",
+  "layers/mlp/down": "model.layers.{}.mlp.down_proj",
+  "layers/attention_norm": "model.layers.{}.input_layernorm",
+  "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
+}
+# `post_attention_layernorm` stands before the MLP in most families, and after
+# the attention in those with norms behind both.
+POST_NORM: Names = {
+  **LLAMA,
+  "layers/post_attention_norm": "model.layers.{}.post_attention_layernorm",
+  "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm",
+  "layers/post_mlp_norm": "model.layers.{}.post_feedforward_layernorm",
+}
