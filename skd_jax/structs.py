@@ -149,9 +149,9 @@ class Proposal:
 
   tokens: jax.Array  # int32 [B, G]
   log_prob: jax.Array  # float32 [B, G], as drawn (warped)
-  # [B, G, D_student], what the tokens were drawn from; None: no model drew them.
-  hidden: jax.Array | None
-  num_tokens: jax.Array | None = None  # int32 [B], in 0..G; None: G of every row
+  # [B, G, D_student], what the tokens were drawn from; D = 0 without a model.
+  hidden: jax.Array
+  num_tokens: jax.Array | None = None  # int32 [B], in 0..G; None: all G
 
 
 @struct.dataclass

@@ -1,8 +1,8 @@
 """What drafts for a teacher: a smaller model, or the text itself.
 
-  ModelDrafter(policy)   what the model draws; one pass of it a token. A student,
-                         or the first layers of the teacher (early exit), which
-                         models.prune_layers gives without a copy
+  ModelDrafter(policy)   what the model draws, one pass of it a token: of a
+                         student, or of the teacher's first layers (early
+                         exit), which models.prune_layers gives without a copy
   PromptLookup()         what followed the last tokens where they stood before:
                          names, quotations, code; costs next to nothing
 
@@ -121,7 +121,8 @@ def _accept_as_drawn(
   draft that is certain. The response is the one that the teacher draws alone.
   """
   del threshold
-  assert inputs.teacher_tokens is not None
+  if inputs.teacher_tokens is None:
+    raise ValueError("accept = 'as_drawn' needs teacher_tokens")
   return inputs.tokens == inputs.teacher_tokens()
 
 
@@ -182,7 +183,7 @@ class PromptLookup:
     proposal = structs.Proposal(
       tokens=proposed,
       log_prob=jnp.zeros(proposed.shape, jnp.float32),
-      hidden=None,
+      hidden=jnp.zeros((*proposed.shape, 0), jnp.float32),
       num_tokens=lengths,
     )
     return sharding.constrain_rows(proposal), state

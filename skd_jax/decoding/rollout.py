@@ -120,6 +120,7 @@ def decode(
   Returns:
     Rollout [Q, T].
   """
+
   def one_round(state):
     verdict, state = generate_token(
       policy, state, row_keys[state.row], source, keep_hidden=keep_hidden

@@ -76,7 +76,7 @@ def speculative_decode(
       proposal, state = drafter.propose(
         state, batch, keys, lengths, num_draft_tokens
       )
-      verdict, state = _verify(drafter, teacher, state, proposal, keys)
+      verdict, state = _verify(drafter, teacher, state, proposal, lengths, keys)
       return loop.commit(state, verdict, stop_table)
 
     def alone(state):
@@ -103,6 +103,19 @@ def speculative_decode(
     num_draft_tokens=num_draft_tokens,
     keep_teacher_hidden=False,
   )
+
+
+def measured_draft_cost(
+  alone_seconds: float, round_seconds: float, num_draft_tokens: int
+) -> float:
+  """Returns the `draft_cost` of measured times, at least 0.
+
+  Args:
+    alone_seconds: of a pass of the teacher alone.
+    round_seconds: of a round in which G tokens are drafted and judged.
+    num_draft_tokens: G.
+  """
+  return max(round_seconds / alone_seconds - 1, 0.0) / num_draft_tokens
 
 
 def _best_lengths(
@@ -150,9 +163,18 @@ def _verify(
   teacher: Policy,
   state: structs.DecodeState,
   proposal: structs.Proposal,
+  lengths: jax.Array,
   row_keys: jax.Array,
 ) -> tuple[structs.Verdict, structs.DecodeState]:
   """Judges a draft in one pass, and draws the token after what is accepted.
+
+  Args:
+    drafter: proposed.
+    teacher: decides.
+    state: what was generated so far.
+    proposal: [B, G].
+    lengths: int32 [B], its tokens of each row.
+    row_keys: typed PRNG keys [B].
 
   Returns:
     (Verdict of G + 1 tokens that counts rejections as interventions, the state
@@ -171,6 +193,6 @@ def _verify(
     drafter.rule,
   )
   before = state.interventions
-  rejected = verdict.num_tokens <= proposal.num_tokens
+  rejected = verdict.num_tokens <= lengths
   after = dataclasses.replace(before, count=before.count + rejected)
   return dataclasses.replace(verdict, interventions=after), state

@@ -135,7 +135,9 @@ def judge(
   num_proposed = num_draft_tokens
   if proposal.num_tokens is not None:
     num_proposed = proposal.num_tokens[:, None]
-  is_drafted = jnp.broadcast_to(offsets[None, :] < num_proposed, positions.shape)
+  is_drafted = jnp.broadcast_to(
+    offsets[None, :] < num_proposed, positions.shape
+  )
   accept = _accept(draft, before) & is_drafted[:, :num_draft_tokens]
   # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
   # wrong prefix and is dropped, whatever the rule says of it.
