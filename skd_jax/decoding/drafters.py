@@ -207,7 +207,7 @@ class PromptLookup:
       ending = jnp.take_along_axis(tokens, jnp.maximum(last - n, 0), axis=1)
       shifted = jnp.pad(tokens, ((0, 0), (n, 0)))[:, : tokens.shape[1]]
       same &= (shifted == ending) & (positions >= n)
-      num_same += same
+      num_same += same.astype(jnp.int32)
     best = jnp.max(num_same, axis=1, keepdims=True)
     where = jnp.where((num_same == best) & (best > 0), positions, -1)
     return jnp.max(where, axis=1)

@@ -193,6 +193,6 @@ def _verify(
     drafter.rule,
   )
   before = state.interventions
-  rejected = verdict.num_tokens <= lengths
+  rejected = (verdict.num_tokens <= lengths).astype(jnp.int32)
   after = dataclasses.replace(before, count=before.count + rejected)
   return dataclasses.replace(verdict, interventions=after), state
