@@ -8,7 +8,13 @@ from tests.comparison_lines import LINES
 
 NAMES = {
   "quality": ("comparisons",),
-  "speed": ("rollout_speed", "step_cost", "method_cost", "loss_memory"),
+  "speed": (
+    "rollout_speed",
+    "speculative_decoding",
+    "step_cost",
+    "method_cost",
+    "loss_memory",
+  ),
   "tpu": ("tpu_plan",),
 }
 
