@@ -90,11 +90,10 @@ def test_draft_gives_the_same_answers_and_says_what_it_brought(
   )
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_lookup_gives_the_same_answers_at_any_temperature(
-  lines, model, tokenizer, temperature
+def test_lookup_gives_the_same_answers_when_they_are_sampled(
+  lines, model, tokenizer
 ):
-  options = OPTIONS | {"temperature": temperature, "top_p": 0.9, "seed": 3}
+  options = OPTIONS | {"temperature": 1.0, "top_p": 0.9, "seed": 3}
   plain = skd_jax.generate(lines, model, tokenizer, **options)
   drafted = text.TextGenerator(
     model, tokenizer, draft=skd_jax.PromptLookup(), **options
@@ -106,6 +105,7 @@ def test_lookup_gives_the_same_answers_at_any_temperature(
   assert sum(drafted.stats.judged) > 0
 
 
+@pytest.mark.slow
 def test_drafts_cost_nothing_where_their_length_would_change_the_answers(
   lines, model, tokenizer, monkeypatch
 ):
