@@ -1,14 +1,14 @@
 """What drafters bring: acceptance, passes saved, and the speed-up by batch.
 
   python -m benchmarks.speed.speculative_decoding [--quick] \\
-    [--teacher=HF_FOLDER [--draft=HF_FOLDER]]
+    [--teacher=HF_FOLDER [--student=HF_FOLDER]]
 
 All decode greedily the tokens of the teacher. Rows, by `what`:
 
   plain           the teacher alone
-  student         the student of --draft, or of every third layer, untrained
+  student         the student of --student, or of every third layer, untrained
   student_80pct   the same student, of a teacher that accepts 80 % of its
-                  tokens; not with --draft
+                  tokens; not with --student
   early_exit      the first layers of the teacher, as many as the student has
   prompt_lookup   what followed the last tokens where they stood before
   X_adaptive      the same with drafts as long as pays: `draft_cost` is measured
@@ -50,8 +50,8 @@ from skd_jax.decoding.policy import Policy
 from skd_jax.models import loading
 from skd_jax.models.loading import LoadedModel
 
-_DRAFT = flags.DEFINE_string(
-  "draft", None, "A Hugging Face folder: the student, such as WORKDIR/export."
+_STUDENT = flags.DEFINE_string(
+  "student", None, "A Hugging Face folder, such as WORKDIR/export."
 )
 _REJECTED = 0.2  # Of the student's tokens, by the teacher of student_80pct.
 _NUM_PASSES = 8  # In the loop in which a pass is timed.
@@ -298,14 +298,14 @@ def _passes(
 def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   pair = pair_lib.from_flags(quick)
-  if _DRAFT.value:
+  if _STUDENT.value:
     student = loading.load_model(
-      _DRAFT.value, vocab_size=pair.teacher.config.vocab_size
+      _STUDENT.value, vocab_size=pair.teacher.config.vocab_size
     )
     pair = dataclasses.replace(pair, student=student)
   print(pair.name)
   settings = QUICK if quick else Settings()
-  return make_rows(pair, settings, tunes=not _DRAFT.value)
+  return make_rows(pair, settings, tunes=not _STUDENT.value)
 
 
 if __name__ == "__main__":
