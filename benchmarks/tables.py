@@ -39,6 +39,7 @@ _RIVAL = "skd"  # What the last of them is tested against as well.
 # The kept results of each table, in benchmarks/results.
 _FILES = {
   "rollout_speed": "speed/*/rollout.json",
+  "speculative_decoding": "speed/*/speculative_decoding.json",
   "step_cost": "speed/*/step_cost.json",
   "method_cost": "speed/*/method_cost.json",
   "loss_memory": "speed/*/loss_memory.json",

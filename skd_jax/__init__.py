@@ -5,7 +5,8 @@
   types      Batch, Rollout, LanguageModel, Policy, Rule, Sampling, TrainState,
              TokenInputs
   data       prompt_batch
-  decoding   rollout, decode, speculative_decode, make_stop_table, row_keys
+  decoding   rollout, decode, speculative_decode, ModelDrafter, PromptLookup,
+             make_stop_table, row_keys
   losses     forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd,
              top_k_forward_kl, distillation_token_loss, chunked_loss,
              rollout_loss
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
   from skd_jax.data.prompts import prompt_batch
   from skd_jax.data.tokenizer import load_tokenizer
   from skd_jax.decoding.acceptance import Rule
+  from skd_jax.decoding.drafters import ModelDrafter, PromptLookup
   from skd_jax.decoding.policy import Policy
   from skd_jax.decoding.rollout import decode, rollout
   from skd_jax.decoding.sampling import Sampling, row_keys
@@ -61,6 +63,7 @@ _MODULES = {
   "decoding.sampling": ("Sampling", "row_keys"),
   "decoding.rollout": ("rollout", "decode"),
   "decoding.speculative": ("speculative_decode",),
+  "decoding.drafters": ("ModelDrafter", "PromptLookup"),
   "decoding.stopping": ("make_stop_table",),
   "losses.divergence": (
     "forward_kl",
@@ -91,7 +94,9 @@ __all__ = [
   "Arm",
   "Batch",
   "LanguageModel",
+  "ModelDrafter",
   "Policy",
+  "PromptLookup",
   "Rollout",
   "Rule",
   "Sampling",

@@ -1,8 +1,9 @@
 """Text in, text out: python -m skd_jax.generate --model=FOLDER < lines.txt.
 
-With --draft=FOLDER a student drafts: the same answers (greedy), or answers of
-the same distribution, in fewer passes of the model. The command line alone; the
-function `skd_jax.generate` is in text.py.
+With --draft a student, some layers of the model or the text itself drafts: the
+same answers (greedy), or answers of the same distribution, in fewer passes of
+the model. The command line alone; the function `skd_jax.generate` is in
+text.py.
 """
 
 import contextlib
@@ -42,12 +43,16 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _DRAFT = flags.DEFINE_string(
   "draft",
   None,
-  "Hugging Face folder of a student that drafts for --model (lossless "
-  "speculative decoding); what it brought is printed at the end.",
+  "What drafts for --model (lossless speculative decoding): the Hugging Face "
+  "folder of a student; layers:0,1,2, these layers of the model; or "
+  "prompt_lookup, what followed the last tokens where they stood before. What "
+  "it brought is printed at the end.",
 )
 _NUM_DRAFT_TOKENS = flags.DEFINE_integer(
   "num_draft_tokens", 4, "Tokens drafted before --model reads.", lower_bound=1
 )
+_LOOKUP = "prompt_lookup"
+_LAYERS = "layers:"
 
 
 def make_generator():
@@ -55,31 +60,39 @@ def make_generator():
 
   Raises:
     ValueError, FileNotFoundError: a folder cannot be read, or the draft has
-      another vocabulary.
+      another vocabulary, is larger, or names layers that are not there.
   """
   # Imported late, so that --help is quick.
   from skd_jax import models
   from skd_jax.data import tokenizer as tokenizer_lib
+  from skd_jax.decoding.drafters import PromptLookup
   from skd_jax.text import TextGenerator
 
+  kept = _layers()  # Before the weights are read, which may take minutes.
   tokenizer = tokenizer_lib.load_tokenizer(_MODEL.value)
-  folders = [_MODEL.value] + ([_DRAFT.value] if _DRAFT.value else [])
+  folders = [_MODEL.value]
+  if _DRAFT.value and kept is None and _DRAFT.value != _LOOKUP:
+    folders.append(_DRAFT.value)
   vocab_size = min(
     tokenizer_lib.check_same_vocabulary(
-      tokenizer_lib.load_tokenizer(folder),
       tokenizer,
-      models.load_config(folder).vocab_size,
+      tokenizer_lib.load_tokenizer(folder),
       tokenizer_lib.num_ids(tokenizer),
+      models.load_config(folder).vocab_size,
     )
     for folder in folders
   )
-  model, *draft = [
+  model, *drafts = [
     models.load_model(folder, vocab_size=vocab_size) for folder in folders
   ]
+  if _DRAFT.value == _LOOKUP:
+    drafts = [PromptLookup()]
+  elif kept is not None:
+    drafts = [models.prune_layers(model, kept)]
   return TextGenerator(
     model,
     tokenizer,
-    draft=draft[0] if draft else None,
+    draft=drafts[0] if drafts else None,
     max_new_tokens=_MAX_NEW_TOKENS.value,
     temperature=_TEMPERATURE.value,
     top_p=_TOP_P.value,
@@ -90,6 +103,30 @@ def make_generator():
     num_draft_tokens=_NUM_DRAFT_TOKENS.value,
     eos_ids=tokenizer_lib.eos_ids(tokenizer, _MODEL.value),
   )
+
+
+def _layers() -> tuple[int, ...] | None:
+  """Returns the layers of the model that --draft names; None: it names none.
+
+  Raises:
+    ValueError: they are no layers of the model.
+  """
+  from skd_jax import models
+  from skd_jax.models import pruning
+
+  draft = _DRAFT.value or ""
+  if not draft.startswith(_LAYERS):
+    return None
+  try:
+    kept = tuple(map(int, draft.removeprefix(_LAYERS).split(",")))
+  except ValueError:
+    raise ValueError(
+      f"--draft={draft}: must be layer numbers joined by commas, such as "
+      f"{_LAYERS}0,1,2"
+    ) from None
+  num_layers = models.load_config(_MODEL.value).num_layers
+  pruning.check_layers(kept, num_layers, name="--draft=layers")
+  return kept
 
 
 def main(argv: Sequence[str]) -> None:

@@ -145,11 +145,13 @@ class DecodeState:
 
 @struct.dataclass
 class Proposal:
-  """G drafted tokens of the student."""
+  """Up to G drafted tokens of each row."""
 
   tokens: jax.Array  # int32 [B, G]
   log_prob: jax.Array  # float32 [B, G], as drawn (warped)
-  hidden: jax.Array  # [B, G, D_student], what the tokens were drawn from
+  # [B, G, D_student], what the tokens were drawn from; D = 0 without a model.
+  hidden: jax.Array
+  num_tokens: jax.Array | None = None  # int32 [B], in 0..G; None: all G
 
 
 @struct.dataclass

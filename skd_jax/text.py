@@ -1,4 +1,4 @@
-"""Text in, text out: a model answers lines, with a drafting student or alone.
+"""Text in, text out: a model answers lines, with a drafter or alone.
 
 TextGenerator(model, tokenizer).answers(lines) -> answers, one by one
 """
@@ -16,13 +16,13 @@ from skd_jax import structs
 from skd_jax.data import stop_strings as stop_strings_lib
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.data.prompts import make_prompt_batch
+from skd_jax.decoding import draft_stats, sampling, speculative, stopping
 from skd_jax.decoding import rollout as rollout_lib
-from skd_jax.decoding import sampling, speculative, stopping
+from skd_jax.decoding.drafters import Drafter, ModelDrafter
 from skd_jax.decoding.policy import Policy
 from skd_jax.models.loading import LoadedModel
-from skd_jax.training import rollout_stats
 
-DecodeFn = Callable[[structs.Batch], structs.Rollout]
+DecodeFn = Callable[..., structs.Rollout]
 
 
 def generate(
@@ -59,9 +59,11 @@ class TextGenerator:
 
   model: answers.
   tokenizer: of the model.
-  draft: a student that drafts for the model (lossless speculative decoding):
-    the same greedy answers, or answers of the same distribution, in fewer
-    passes of the model. It must have the vocabulary of the model.
+  draft: what drafts for the model (lossless speculative decoding): the same
+    greedy answers, or answers of the same distribution, in fewer passes of the
+    model. A smaller model of the same vocabulary, such as a student, or some
+    layers of the model (`prune_layers`); or `PromptLookup()`, whose answers are
+    the same at any temperature.
   max_new_tokens: the most tokens of an answer; 0: half of what the model reads,
     at most 256.
   temperature: 0 is greedy.
@@ -70,13 +72,15 @@ class TextGenerator:
   prompt: the user's turn, with {source} in it.
   seed: of the draws; line n has draws of its own.
   batch_size: lines answered at once.
-  num_draft_tokens: G, with a draft.
+  num_draft_tokens: G, with a draft. Where the answers do not depend on it, what
+    a drafted token costs is measured with the first batch, and later ones draft
+    fewer tokens, or none, where more do not pay.
   eos_ids: ids that end an answer; None: those of the tokenizer.
   """
 
   model: LoadedModel
   tokenizer: tokenizer_lib.Tokenizer
-  draft: LoadedModel | None = None
+  draft: LoadedModel | Drafter | None = None
   max_new_tokens: int = 0
   temperature: float = 0.0
   top_p: float = 1.0
@@ -86,10 +90,12 @@ class TextGenerator:
   batch_size: int = 32
   num_draft_tokens: int = 4
   eos_ids: Sequence[int] | None = None
-  stats: rollout_stats.RolloutStats = dataclasses.field(
-    default_factory=rollout_stats.RolloutStats, init=False
+  stats: draft_stats.DraftStats = dataclasses.field(
+    default=draft_stats.DraftStats(), init=False
   )
+  tokens_per_second: float = dataclasses.field(default=0.0, init=False)
   speedup: float = dataclasses.field(default=0.0, init=False)
+  draft_cost: float = dataclasses.field(default=0.0, init=False)
 
   def __post_init__(self):
     longest = self.model.config.max_position_embeddings
@@ -104,13 +110,12 @@ class TextGenerator:
     for name in ("batch_size", "num_draft_tokens"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-    vocab_size = self.model.config.vocab_size
-    if self.draft and self.draft.config.vocab_size != vocab_size:
-      raise ValueError(
-        f"draft: its vocabulary has {self.draft.config.vocab_size} tokens, "
-        f"must be {vocab_size} as the model's"
-      )
-    self._decode_fns = self._make_decode_fns()
+    if isinstance(self.draft, LoadedModel):
+      _check_draft(self.draft, self.model)
+      self._drafter = ModelDrafter(self._policy(self.draft))
+    else:
+      self._drafter = self.draft
+    self._plain, self._speculate = self._make_decode_fns()
 
   def answers(self, lines: Iterable[str]) -> Iterator[str]:
     """Yields the answer to each line, in order."""
@@ -149,18 +154,35 @@ class TextGenerator:
 
   def _decode(self, batch: structs.Batch) -> structs.Rollout:
     """Decodes a batch and counts it; the first is also timed with a draft."""
-    if self.draft is None:
-      return jax.device_get(self._decode_fns["plain"](batch))
-    decode = self._decode_fns["speculative"]
-    if not self.stats.rounds:
-      seconds = {n: _seconds(fn, batch) for n, fn in self._decode_fns.items()}
-      self.speedup = seconds["plain"] / seconds["speculative"]
-    rollout = jax.device_get(decode(batch))
-    self.stats += rollout_stats.count(rollout)
+    if self._drafter is None:
+      return jax.device_get(self._plain(batch))
+    if self.stats.rounds:
+      rollout = jax.device_get(self._speculate(batch, self.draft_cost))
+    else:
+      rollout = self._measure(batch, self._drafter)
+    self.stats += draft_stats.count(rollout, self.num_draft_tokens)
     return rollout
 
-  def _make_decode_fns(self) -> dict[str, DecodeFn]:
-    """Returns {"plain": by the model alone} and, drafted, "speculative"."""
+  def _measure(self, batch: structs.Batch, drafter: Drafter) -> structs.Rollout:
+    """Decodes a batch with and without the drafter, and compares the times."""
+    alone_seconds, alone = _timed(lambda: self._plain(batch))
+    seconds, rollout = _timed(lambda: self._speculate(batch, 0.0))
+    self.speedup = alone_seconds / seconds
+    self.tokens_per_second = int(np.sum(rollout.length)) / seconds
+    # Else shorter drafts would have other answers, and times decide of them.
+    if self.temperature == 0 or drafter.policy is None:
+      self.draft_cost = speculative.measured_draft_cost(
+        alone_seconds / np.max(alone.length),
+        seconds / np.max(rollout.num_rounds),
+        self.num_draft_tokens,
+      )
+    return rollout
+
+  def _make_decode_fns(self) -> tuple[DecodeFn, DecodeFn]:
+    """Returns what decodes a batch: the model alone, and with the drafter.
+
+    The second takes the cost of a drafted token as well.
+    """
     vocab_size = self.model.config.vocab_size
     eos_ids = self.eos_ids
     if eos_ids is None:
@@ -173,62 +195,87 @@ class TextGenerator:
       if self.stop_strings
       else None,
     )
-    how = sampling.Sampling(self.temperature, self.top_p)
 
     def keys(batch):
       key = jax.random.key(self.seed)
       return jax.vmap(lambda i: jax.random.fold_in(key, i))(batch.index)
 
     @jax.jit
-    def plain(params, batch):
+    def plain(policy, batch):
       return rollout_lib.decode(
-        Policy(params, self.model.model, how),
+        policy,
         batch,
         keys(batch),
         stop_table,
         max_new_tokens=self.max_new_tokens,
+        source=structs.TEACHER,
       )
 
-    found: dict[str, DecodeFn] = {
-      "plain": functools.partial(plain, self.model.params)
-    }
-    draft = self.draft
-    if draft is None:
-      return found
-
     @jax.jit
-    def speculate(params, draft_params, batch):
+    def speculate(policy, drafter, batch, draft_cost):
       return speculative.speculative_decode(
-        Policy(draft_params, draft.model, how),
-        Policy(params, self.model.model, how),
+        drafter,
+        policy,
         batch,
         keys(batch),
         stop_table,
         num_draft_tokens=self.num_draft_tokens,
         max_new_tokens=self.max_new_tokens,
+        draft_cost=draft_cost,
       )
 
-    found["speculative"] = functools.partial(
-      speculate, self.model.params, draft.params
+    policy = self._policy(self.model)
+    return (
+      functools.partial(plain, policy),
+      functools.partial(speculate, policy, self._drafter),
     )
-    return found
+
+  def _policy(self, model: LoadedModel) -> Policy:
+    how = sampling.Sampling(self.temperature, self.top_p)
+    return Policy(model.params, model.model, how)
 
   def summary(self) -> str:
     """Returns in one line what drafting brought; "" without a draft."""
-    if not self.stats.rounds:
+    stats = self.stats
+    if not stats.rounds:
       return ""
-    accepted = self.stats.emitted - self.stats.replaced
-    share = accepted / (self.stats.rounds * self.num_draft_tokens)
+    by_position = ", ".join(f"{x:.0%}" for x in stats.acceptance_by_position)
     return (
-      f"Drafts: {share:.0%} of the tokens accepted, "
-      f"{self.stats.emitted / self.stats.rounds:.2f} tokens per teacher pass, "
-      f"{self.speedup:.2f} times the speed of plain decoding (first batch)"
+      f"Drafts: {stats.acceptance:.0%} of the judged tokens accepted (by "
+      f"position {by_position or 'none'}), {stats.tokens_per_pass:.2f} tokens "
+      f"per teacher pass; first batch: {self.tokens_per_second:.0f} tokens per "
+      f"second, {self.speedup:.2f} times the speed of plain decoding"
     )
 
 
-def _seconds(decode: DecodeFn, batch: structs.Batch) -> float:
-  """Returns what a batch takes, compilation left out."""
-  jax.block_until_ready(decode(batch))
+def _check_draft(draft: LoadedModel, model: LoadedModel) -> None:
+  """Checks that a model can draft for another.
+
+  Raises:
+    ValueError: its vocabulary is another, or it is larger.
+  """
+  size, expected = draft.config.vocab_size, model.config.vocab_size
+  if size != expected:
+    raise ValueError(
+      f"draft: its vocabulary has {size} tokens, must be {expected} as the "
+      "model's"
+    )
+  weights, most = (
+    sum(x.size for x in jax.tree.leaves(loaded.params))
+    for loaded in (draft, model)
+  )
+  if weights > most:
+    raise ValueError(
+      f"draft: it has {weights:,} weights, must have at most the {most:,} of "
+      "the model"
+    )
+
+
+def _timed(
+  decode: Callable[[], structs.Rollout],
+) -> tuple[float, structs.Rollout]:
+  """Returns what a batch takes, compilation left out, and the responses."""
+  jax.block_until_ready(decode())
   start_time = time.perf_counter()
-  jax.block_until_ready(decode(batch))
-  return time.perf_counter() - start_time
+  rollout = jax.device_get(decode())
+  return time.perf_counter() - start_time, rollout

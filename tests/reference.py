@@ -276,6 +276,18 @@ def response_distribution(
   return found
 
 
+def prompt_lookup(tokens, max_ngram, num_tokens):
+  """What followed the last tokens where they stood before; [] if nowhere."""
+  for n in range(max_ngram, 0, -1):
+    for end in range(len(tokens) - 1, n - 1, -1):
+      if tokens[end - n : end] == tokens[-n:]:
+        copied = list(tokens)
+        for _ in range(num_tokens):
+          copied.append(copied[len(copied) - (len(tokens) - end)])
+        return copied[len(tokens) :]
+  return []
+
+
 def tokens_until_stop(token_bytes, tokens, eos_ids, stop_strings):
   """How many tokens a response has when it ends; None: it does not.
 

@@ -1,7 +1,9 @@
 """Text in, text out, from the command line."""
 
 import io
+import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -88,13 +90,56 @@ def test_greedy_answers_stay_the_same_with_a_draft(workdir, answer, capsys):
   output = capsys.readouterr()
   assert output.out.splitlines() == plain
   found = re.search(
-    r"(\d+)% of the tokens accepted, ([\d.]+) tokens per teacher", output.err
+    r"by position (\d+)%, (\d+)%\), ([\d.]+) tokens per teacher", output.err
   )
   assert found, output.err
-  # Of 2 drafted tokens a pass, so many are accepted, and one is the teacher's.
-  accepted, per_pass = int(found[1]) / 100, float(found[2])
-  assert 0 < accepted <= 1
-  assert per_pass == pytest.approx(1 + 2 * accepted, abs=0.3)
+  first, second = int(found[1]) / 100, int(found[2]) / 100
+  assert 0 < first <= 1
+  # One token of a pass is the teacher's, the others are accepted.
+  expected = 1 + first + first * second
+  assert float(found[3]) == pytest.approx(expected, abs=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draft", ["layers:0", "prompt_lookup"])
+def test_model_can_draft_for_itself(workdir, answer, draft):
+  lines = _test_sources(workdir)
+  assert answer(lines, draft=draft) == answer(lines)
+
+
+@pytest.mark.parametrize(
+  ("draft", "message"),
+  [
+    (
+      "layers:0,x",
+      "--draft=layers:0,x: must be layer numbers joined by commas",
+    ),
+    ("layers:1", r"--draft=layers = (1,): must be increasing layer numbers in"),
+    ("layers:", "--draft=layers:: must be layer numbers joined by commas"),
+    ("nowhere", "nowhere"),
+  ],
+)
+def test_bad_draft_is_one_clear_line(workdir, capsys, draft, message):
+  error = _main(capsys, model=str(workdir / "export"), draft=draft)
+  assert error.startswith("Error: ")
+  assert message in error
+  assert error.count("\n") == 1
+
+
+def test_draft_with_another_tokenizer_is_one_clear_line(
+  workdir, tmp_path, capsys
+):
+  other = tmp_path / "other"
+  shutil.copytree(workdir / "export", other)
+  path = other / "tokenizer.json"
+  content = json.loads(path.read_text("utf-8"))
+  vocabulary = content["model"]["vocab"]
+  first, second = list(vocabulary)[100:102]
+  vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+  path.write_text(json.dumps(content), encoding="utf-8")
+  error = _main(capsys, model=str(workdir / "export"), draft=str(other))
+  assert error.startswith("Error: vocabularies differ: token ")
+  assert error.count("\n") == 1
 
 
 def test_stop_text_ends_an_answer(workdir, answer):

@@ -1,7 +1,9 @@
 """The function that answers lines of text."""
 
 import dataclasses
+import re
 
+import jax.numpy as jnp
 import pytest
 
 import skd_jax
@@ -71,11 +73,51 @@ def test_draft_gives_the_same_answers_and_says_what_it_brought(
   assert drafted.summary() == ""  # Nothing is answered yet.
   assert list(drafted.answers(lines)) == expected
   stats = drafted.stats
-  # Every line, and the tokens of its answer, EOS included where it came.
-  assert stats.rows == len(lines)
-  assert 0 < stats.replaced < stats.emitted
-  assert "tokens per teacher pass" in drafted.summary()
+  # Every line has at least one token, EOS included where it came.
+  assert len(lines) <= stats.rounds < stats.emitted
+  assert 0 < sum(stats.accepted) <= sum(stats.judged)
   assert drafted.speedup > 0
+  assert drafted.tokens_per_second > 0
+  shown = re.fullmatch(
+    r"Drafts: \d+% of the judged tokens accepted \(by position \d+%, \d+%\), "
+    r"([\d.]+) tokens per teacher pass; first batch: \d+ tokens per second, "
+    r"[\d.]+ times the speed of plain decoding",
+    drafted.summary(),
+  )
+  assert shown
+  assert float(shown[1]) == pytest.approx(
+    stats.emitted / stats.rounds, abs=0.01
+  )
+
+
+def test_lookup_gives_the_same_answers_when_they_are_sampled(
+  lines, model, tokenizer
+):
+  options = OPTIONS | {"temperature": 1.0, "top_p": 0.9, "seed": 3}
+  plain = skd_jax.generate(lines, model, tokenizer, **options)
+  drafted = text.TextGenerator(
+    model, tokenizer, draft=skd_jax.PromptLookup(), **options
+  )
+  # The second batch drafts as long as paid in the first.
+  answers = list(drafted.answers([*lines, *lines[:2]]))
+  assert answers[: len(lines)] == list(plain)
+  assert len(answers) == len(lines) + 2
+  assert sum(drafted.stats.judged) > 0
+
+
+@pytest.mark.slow
+def test_drafts_cost_nothing_where_their_length_would_change_the_answers(
+  lines, model, tokenizer, monkeypatch
+):
+  monkeypatch.setattr(
+    text.speculative, "measured_draft_cost", lambda *seconds: 0.5
+  )
+  for temperature, cost in ((0.0, 0.5), (1.0, 0.0)):
+    drafted = text.TextGenerator(
+      model, tokenizer, draft=model, **OPTIONS | {"temperature": temperature}
+    )
+    list(drafted.answers(lines[:2]))
+    assert drafted.draft_cost == cost
 
 
 @pytest.mark.parametrize(
@@ -102,3 +144,14 @@ def test_draft_of_another_vocabulary_is_refused(model, tokenizer):
     ValueError, match=f"has {size + 1} tokens, must be {size}"
   ):
     text.TextGenerator(model, tokenizer, draft=other)
+
+
+def test_draft_larger_than_the_model_is_refused(model, tokenizer):
+  larger = dataclasses.replace(
+    model, params={**model.params, "more": jnp.zeros(1)}
+  )
+  text.TextGenerator(larger, tokenizer, draft=model)
+  with pytest.raises(
+    ValueError, match=r"draft: it has [\d,]+ weights, must have at most"
+  ):
+    text.TextGenerator(model, tokenizer, draft=larger)

@@ -40,6 +40,10 @@ class VerificationInputs:
   draw_again: Callable[[], jax.Array] | None = struct.field(
     pytree_node=False, default=None
   )
+  # () -> int32 [B, G]: what the teacher itself draws, or `argmax`, there.
+  teacher_tokens: Callable[[], jax.Array] | None = struct.field(
+    pytree_node=False, default=None
+  )
   # How both draw.
   student_sampling: sampling.Sampling = struct.field(
     pytree_node=False, default=sampling.Sampling()

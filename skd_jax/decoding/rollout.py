@@ -120,20 +120,10 @@ def decode(
   Returns:
     Rollout [Q, T].
   """
-  role = {
-    structs.STUDENT: sampling_lib.STUDENT_DRAW,
-    structs.TEACHER: sampling_lib.TEACHER_DRAW,
-  }[source]
 
   def one_round(state):
-    keys = row_keys[state.row]
-    proposal, state = propose(policy, state, keys, 1, role)
-    verdict = structs.Verdict(
-      tokens=proposal.tokens,
-      num_tokens=jnp.ones_like(state.length),
-      source=jnp.full(proposal.tokens.shape, source, jnp.int8),
-      draft_tokens=proposal.tokens,
-      teacher_hidden=proposal.hidden if keep_hidden else None,
+    verdict, state = generate_token(
+      policy, state, row_keys[state.row], source, keep_hidden=keep_hidden
     )
     return loop.commit(state, verdict, stop_table)
 
@@ -149,6 +139,41 @@ def decode(
   )
 
 
+def generate_token(
+  policy: Policy,
+  state: structs.DecodeState,
+  row_keys: jax.Array,
+  source: int,
+  *,
+  keep_hidden: bool = False,
+) -> tuple[structs.Verdict, structs.DecodeState]:
+  """Lets one model generate the next token of each row.
+
+  Args:
+    policy: the model; its cache is the first of the state.
+    state: what was generated so far.
+    row_keys: typed PRNG keys [B].
+    source: as in `decode`.
+    keep_hidden: as in `decode`.
+
+  Returns:
+    (Verdict of one token, the state with the cache advanced).
+  """
+  role = {
+    structs.STUDENT: sampling_lib.STUDENT_DRAW,
+    structs.TEACHER: sampling_lib.TEACHER_DRAW,
+  }[source]
+  proposal, state = propose(policy, state, row_keys, 1, role)
+  verdict = structs.Verdict(
+    tokens=proposal.tokens,
+    num_tokens=jnp.ones_like(state.length),
+    source=jnp.full(proposal.tokens.shape, source, jnp.int8),
+    draft_tokens=proposal.tokens,
+    teacher_hidden=proposal.hidden if keep_hidden else None,
+  )
+  return verdict, state
+
+
 @jax.named_scope("propose")
 def propose(
   policy: Policy,
@@ -156,6 +181,9 @@ def propose(
   row_keys: jax.Array,
   num_draft_tokens: int,
   role: int = sampling_lib.STUDENT_DRAW,
+  *,
+  lengths: jax.Array | None = None,
+  before_last: jax.Array | None = None,
 ) -> tuple[structs.Proposal, structs.DecodeState]:
   """Lets the student draft up to G tokens after the last one.
 
@@ -164,39 +192,57 @@ def propose(
   more steps are taken than some row has tokens left before its limit: what
   would follow is zero, and never emitted.
 
+  Args:
+    policy: the student; its cache is the first of the state.
+    state: what was generated so far.
+    row_keys: typed PRNG keys [B].
+    num_draft_tokens: G.
+    role: of the draws.
+    lengths: int32 [B], how many tokens of each row are wanted; at least 1 of
+      some row. None: G of all.
+    before_last: int32 [B], the tokens before the last ones, where the student
+      may not have read them; it reads both at once.
+
   Returns:
     (Proposal, the state with the student's cache advanced; the length is not).
   """
+  first = state.prompt_length - 1 + state.length
 
-  def draft(g, token, cache):
-    slot = state.prompt_length - 1 + state.length + g
-    hidden, cache = policy.model.apply(
-      policy.params, token[:, None], slot[:, None], cache
-    )
-    log_probs = sampling_lib.warp(policy.logits(hidden[:, 0]), policy.sampling)
+  def draft(g, tokens, slots, cache):
+    hidden, cache = policy.model.apply(policy.params, tokens, slots, cache)
+    hidden = hidden[:, -1]
+    log_probs = sampling_lib.warp(policy.logits(hidden), policy.sampling)
     uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
     token = sampling_lib.draw_token(log_probs, uniform)
     log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
-    drafted = structs.Proposal(token, log_prob, hidden[:, 0])
+    drafted = structs.Proposal(token, log_prob, hidden)
     return sharding.constrain_rows(drafted), cache
 
-  def step(g, carry):
+  def step(g, carry, before=()):
     token, cache, drafted = carry
-    new, cache = draft(g, token, cache)
+    tokens = jnp.stack([*before, token], axis=1)
+    # A row of one token has none before it: slot 1 will be overwritten.
+    slots = [jnp.where(first > 0, first - 1, first + 1) for _ in before]
+    slots = jnp.stack([*slots, first + g], axis=1)
+    new, cache = draft(g, tokens, slots, cache)
     drafted = jax.tree.map(lambda x, y: x.at[g].set(y), drafted, new)
     return new.tokens, cache, drafted
 
   token, cache = state.last_token, state.caches[0]
-  one, _ = jax.eval_shape(draft, 0, token, cache)
+  one, _ = jax.eval_shape(draft, 0, token[:, None], first[:, None], cache)
   drafted = jax.tree.map(
     lambda x: jnp.zeros((num_draft_tokens, *x.shape), x.dtype), one
   )
   num_steps = num_draft_tokens
   if num_draft_tokens > 1:
     left = jnp.where(state.done, 0, state.max_new_tokens - state.length)
+    if lengths is not None:
+      left = jnp.minimum(left, lengths)
     num_steps = jnp.minimum(num_draft_tokens, jnp.max(left))
-  _, cache, drafted = jax.lax.fori_loop(
-    0, num_steps, step, (token, cache, drafted)
-  )
+  carry, taken = (token, cache, drafted), 0
+  if before_last is not None:
+    carry, taken = step(0, carry, [before_last]), 1
+  _, cache, drafted = jax.lax.fori_loop(taken, num_steps, step, carry)
   proposal = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
+  proposal = dataclasses.replace(proposal, num_tokens=lengths)
   return proposal, dataclasses.replace(state, caches=(cache, *state.caches[1:]))

@@ -7,6 +7,7 @@ emits, and `speculative_decode`, where one more token of the teacher's follows.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,14 +75,13 @@ def read_with_teacher(
   """
   first = state.prompt_length - 1 + state.length
   slots = first[:, None] + jnp.arange(tokens.shape[1])[None, :]
-  hidden, cache = teacher.model.apply(
-    teacher.params, tokens, slots, state.caches[1]
-  )
-  return hidden, dataclasses.replace(state, caches=(state.caches[0], cache))
+  *others, cache = state.caches
+  hidden, cache = teacher.model.apply(teacher.params, tokens, slots, cache)
+  return hidden, dataclasses.replace(state, caches=(*others, cache))
 
 
 def judge(
-  student: Policy,
+  student: Policy | None,
   teacher: Policy,
   teacher_logits: jax.Array,
   proposal: structs.Proposal,
@@ -101,10 +101,11 @@ def judge(
     emitted      c T            c d e            c d e T
 
   Args:
-    student: proposed.
+    student: proposed; None where no model did.
     teacher: gives its sampling distribution.
     teacher_logits: float32 [B, n, V], raw; entry g judges drafted token g.
-    proposal: [B, G].
+    proposal: [B, G]; of a row with fewer tokens, what follows them is not
+      looked at, and one more token of the teacher's follows them.
     row_keys: typed PRNG keys [B].
     length: int32 [B], response tokens before the draft.
     threshold: float32 [], the parameter of the acceptance rule.
@@ -113,6 +114,9 @@ def judge(
 
   Returns:
     Verdict of n tokens, without `teacher_hidden`.
+
+  Raises:
+    ValueError: the rule needs a student, and there is none.
   """
   num_draft_tokens = proposal.tokens.shape[1]
   num_logits = teacher_logits.shape[1]
@@ -128,16 +132,21 @@ def judge(
     positions=positions,
     thresholds=_thresholds(threshold, positions, rule),
   )
-  accept = _accept(draft, before)
+  num_proposed = num_draft_tokens
+  if proposal.num_tokens is not None:
+    num_proposed = proposal.num_tokens[:, None]
+  is_drafted = jnp.broadcast_to(
+    offsets[None, :] < num_proposed, positions.shape
+  )
+  accept = _accept(draft, before) & is_drafted[:, :num_draft_tokens]
   # y y n y  ->  1 1 0 0: what follows a rejected token was drafted after the
   # wrong prefix and is dropped, whatever the rule says of it.
   num_accepted = jnp.sum(jnp.cumprod(accept.astype(jnp.int32), axis=1), axis=1)
   # Of a draft that is accepted as a whole with n = G, the draw at G - 1 is
   # made and not used.
   at = jnp.minimum(num_accepted, num_logits - 1)
-  is_drafted = offsets < num_draft_tokens
   # Where the teacher generates, and corrects nothing.
-  is_generated = jnp.broadcast_to(~is_drafted, positions.shape)
+  is_generated = ~is_drafted
   if before is not None:
     is_generated |= legs.positions(before, num_logits)
   replacement = _draw_replacement(draft, is_generated, at)
@@ -169,7 +178,7 @@ def judge(
 class _Draft:
   """G drafted tokens, and what judges them; n = G or G + 1."""
 
-  student: Policy
+  student: Policy | None
   teacher: Policy
   rule: acceptance.Rule
   teacher_logits: jax.Array  # float32 [B, n, V], raw
@@ -177,10 +186,6 @@ class _Draft:
   row_keys: jax.Array  # typed PRNG keys [B]
   positions: jax.Array  # int32 [B, n], in the response
   thresholds: jax.Array  # float32 [B, n], of the rule
-
-  def student_logits(self) -> jax.Array:
-    """Returns what the tokens were drawn from, float32 [B, G, V], raw."""
-    return self.student.logits(self.proposal.hidden)
 
   def draw(self, log_probs: jax.Array, role: int) -> jax.Array:
     """Draws a token at every drafted position: [B, G, V] -> int32 [B, G]."""
@@ -205,13 +210,15 @@ def _thresholds(
 
 def _accept(draft: _Draft, before: structs.Interventions | None) -> jax.Array:
   """Returns which drafted tokens stay, bool [B, G]."""
-  student, teacher, rule = draft.student, draft.teacher, draft.rule
+  teacher, rule = draft.teacher, draft.rule
   num_draft_tokens = draft.proposal.tokens.shape[1]
   teacher_logits = draft.teacher_logits[:, :num_draft_tokens]
 
-  def draw_again():
-    log_probs = sampling_lib.warp(draft.student_logits(), student.sampling)
-    return draft.draw(log_probs, sampling_lib.SECOND_DRAW)
+  def draw_as_teacher():
+    return draft.draw(
+      generation_log_probs(rule, teacher_logits, teacher.sampling),
+      sampling_lib.TEACHER_DRAW,
+    )
 
   accept = rule.accept_fn(
     acceptance.VerificationInputs(
@@ -224,28 +231,41 @@ def _accept(draft: _Draft, before: structs.Interventions | None) -> jax.Array:
         sampling_lib.ACCEPT_DRAW,
         draft.positions[:, :num_draft_tokens],
       ),
-      student_logits=draft.student_logits,
-      draw_again=draw_again,
-      student_sampling=student.sampling,
+      teacher_tokens=draw_as_teacher,
       teacher_sampling=teacher.sampling,
+      **_of_student(draft),
     ),
     draft.thresholds[:, :num_draft_tokens],
   )
   if before is None:
     return accept
-  teacher_tokens = None
-  if rule.leg_length > 1:
-    teacher_tokens = draft.draw(
-      generation_log_probs(rule, teacher_logits, teacher.sampling),
-      sampling_lib.TEACHER_DRAW,
-    )
   return legs.judge_by_budget(
     accept,
     draft.proposal.tokens,
-    teacher_tokens,
+    draw_as_teacher() if rule.leg_length > 1 else None,
     before,
     rule.max_interventions,
   )
+
+
+def _of_student(draft: _Draft) -> dict[str, Any]:
+  """Returns what an acceptance rule may ask of the student, if there is one."""
+  student = draft.student
+  if student is None:
+    return {}
+
+  def logits():
+    return student.logits(draft.proposal.hidden)
+
+  def draw_again():
+    log_probs = sampling_lib.warp(logits(), student.sampling)
+    return draft.draw(log_probs, sampling_lib.SECOND_DRAW)
+
+  return {
+    "student_logits": logits,
+    "draw_again": draw_again,
+    "student_sampling": student.sampling,
+  }
 
 
 def _draw_replacement(
@@ -271,6 +291,8 @@ def _draw_replacement(
   logits = there(draft.teacher_logits)
   log_probs = generation_log_probs(rule, logits, teacher.sampling)
   if rule.replace == "residual":
+    if student is None:
+      raise ValueError("replace = 'residual': must have a student that drafted")
     hidden = there(draft.proposal.hidden, draft.proposal.tokens.shape[1] - 1)
     proposed = sampling_lib.warp(student.logits(hidden), student.sampling)
     target = rule.target_fn(

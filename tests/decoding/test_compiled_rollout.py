@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 from skd_jax import models
-from skd_jax.decoding import acceptance, rollout, stopping
+from skd_jax.decoding import acceptance, rollout, speculative, stopping
+from skd_jax.decoding.drafters import ModelDrafter
 from skd_jax.decoding.policy import Policy
 from tests import toy_models
 from tests.conftest import make_batch
@@ -34,22 +35,34 @@ def make_model(num_layers, width):
   return models.create(config), params
 
 
+def skd(student, teacher, batch, keys, **how):
+  rule = acceptance.Rule("top_k", "sample")
+  stops, threshold = stopping.make_stop_table(V, (0,)), jnp.float32(5)
+  return rollout.rollout(
+    student, teacher, batch, keys, stops, threshold, rule=rule, **how
+  )
+
+
+def lossless(student, teacher, batch, keys, **how):
+  stops, drafter = stopping.make_stop_table(V, (0,)), ModelDrafter(student)
+  return speculative.speculative_decode(
+    drafter, teacher, batch, keys, stops, draft_cost=0.1, **how
+  )
+
+
 @functools.cache
-def compiled_text(batch_size):
+def compiled_text(batch_size, decode=skd):
   (student, student_params), (teacher, teacher_params) = (
     make_model(2, 24),
     make_model(3, 40),
   )
 
   def generate(student_params, teacher_params, batch, keys):
-    return rollout.rollout(
+    return decode(
       Policy(student_params, student),
       Policy(teacher_params, teacher),
       batch,
       keys,
-      stopping.make_stop_table(V, (0,)),
-      jnp.float32(5),
-      rule=acceptance.Rule("top_k", "sample"),
       num_draft_tokens=G,
       max_new_tokens=T,
       batch_size=batch_size,
@@ -79,10 +92,15 @@ def copied_shapes(text):
 
 
 @pytest.mark.parametrize(
-  "batch_size", [pytest.param(None, marks=pytest.mark.slow), 7]
+  ("batch_size", "decode"),
+  [
+    pytest.param(None, skd, marks=pytest.mark.slow),
+    (7, skd),
+    pytest.param(None, lossless, marks=pytest.mark.slow),
+  ],
 )
-def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size):
-  text, weight_shapes = compiled_text(batch_size)
+def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size, decode):
+  text, weight_shapes = compiled_text(batch_size, decode)
   num_slots = len(PROMPTS[0]) + T + G
   cache_size = (batch_size or len(PROMPTS)) * 4 * num_slots * 8
   copied = copied_shapes(text)

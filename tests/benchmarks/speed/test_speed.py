@@ -1,5 +1,6 @@
 """The speed benchmarks on tiny models: their rows, not their speed."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from benchmarks.speed import (
   regimes,
   rollout_speed,
   rollouts,
+  speculative_decoding,
   step_cost,
 )
 from benchmarks.speed import pair as pair_lib
@@ -80,6 +82,32 @@ def test_nothing_is_replaced_where_all_is_accepted(speed_rows):
   assert row["replacement_rate"] == 0
   # Drafts of 5 and 3: the response has 8 tokens.
   assert (row["num_draft_tokens"], row["tokens_per_round"]) == (5, 4)
+
+
+def test_speculative_decoding_has_a_row_for_each_drafter(tiny):
+  rows = speculative_decoding.make_rows(
+    dataclasses.replace(tiny, student=tiny.teacher),
+    speculative_decoding.Settings(
+      batches=(2,), repeats=1, prompt_size=4, new_tokens=10
+    ),
+    tunes=False,
+  )
+  found = {row["what"]: row for row in rows}
+  drafters = ("student", "early_exit", "prompt_lookup")
+  assert set(found) == {
+    "plain",
+    *drafters,
+    *(f"{what}_adaptive" for what in drafters),
+  }
+  # Teachers that draft for themselves: 10 tokens are two rounds of 5.
+  for what in ("student", "early_exit"):
+    row = found[what]
+    assert (row["acceptance"], row["tokens_per_pass"]) == (1, 5)
+    assert row["by_position"] == [1] * 4
+    expected = 5 / (1 + 4 * row["draft_cost"])
+    assert row["predicted_speedup"] == pytest.approx(expected)
+  assert found["plain"]["speedup"] == 1
+  assert found["prompt_lookup"]["speedup"] > 0
 
 
 def test_transformers_generates_what_our_student_generates(tiny):
