@@ -34,6 +34,15 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 _REVERSE = {"loss.divergence": "reverse_kl"}
+# IPD (arXiv 2609.37170) with the loss of the baselines.
+MIXTURE_ANNEALED = Arm(
+  "mixture",
+  {
+    "rollout.threshold": 0.5,
+    "rollout.threshold_end": 0.1,
+    "rollout.threshold_schedule": "linear",
+  },
+)
 
 STUDY = Study(
   name="pruned_student",
@@ -47,14 +56,7 @@ STUDY = Study(
     # Both halves of IPD, interleaving and the loss, together and alone.
     "ipd": Arm("ipd"),
     "on_policy_reverse_kl": Arm("on_policy_kd", _REVERSE),
-    "mixture_annealed": Arm(
-      "mixture",
-      {
-        "rollout.threshold": 0.5,
-        "rollout.threshold_end": 0.1,
-        "rollout.threshold_schedule": "linear",
-      },
-    ),
+    "mixture_annealed": MIXTURE_ANNEALED,
     "prob_floor_to_zero": Arm("prob_floor_to_zero"),
   },
   baselines=grids.BASELINES,
