@@ -45,8 +45,8 @@ _DRAFT = flags.DEFINE_string(
   None,
   "What drafts for --model (lossless speculative decoding): the Hugging Face "
   "folder of a student; layers:0,1,2, these layers of the model; or "
-  "prompt_lookup, what followed the last tokens where they stood before. What "
-  "it brought is printed at the end.",
+  "prompt_lookup, what followed an earlier occurrence of the last tokens. The "
+  "share of accepted tokens and the speedup are printed at the end.",
 )
 _NUM_DRAFT_TOKENS = flags.DEFINE_integer(
   "num_draft_tokens", 4, "Tokens drafted before --model reads.", lower_bound=1

@@ -1,11 +1,11 @@
-"""The step that a run failed at, again: python -m skd_jax.replay FOLDER.
+"""Takes the step at which a run failed again: python -m skd_jax.replay FOLDER.
 
   python -m skd_jax.replay workdir/failed_steps/distill_seed_0
 
-takes the step whose loss or gradient was not finite as the run took it, and
-prints the loss of each example, the norm of the gradient by the first name of
-its weights, and the first array that is not finite. The run stays as it is.
-JAX_DEBUG_NANS=1 before the command names the operation as well.
+computes the step whose loss or gradient was not finite as the run did, and
+prints the loss of each example, the norm of the gradient of each part of the
+model, and the first array that is not finite. The run stays as it is. With
+JAX_DEBUG_NANS=1 in front, it stops at the operation that makes the first NaN.
 
 The command line alone, and what it opens; the step is in training/replay.py.
 """
@@ -26,7 +26,7 @@ def replay(folder: str | pathlib.Path) -> str:
     folder: WORKDIR/failed_steps/STAGE.
 
   Returns:
-    What it comes to, in lines.
+    The result, as lines of text.
 
   Raises:
     ValueError, OSError: the folder is no failed step, or is damaged; or its run

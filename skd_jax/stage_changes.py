@@ -2,8 +2,8 @@
 
 A stage that is under way may be continued with another learning rate, or with
 other settings that fit its checkpoint. What was changed, and from which step
-on, is kept in WORKDIR/stages/changes.json and in config.json; a result that was
-made with changes cannot be had again by one command.
+on, is kept in WORKDIR/stages/changes.json and in config.json. No single command
+reproduces a result that was made with changes.
 """
 
 import json

@@ -57,7 +57,7 @@ def generate(
 class TextGenerator:
   """Answers lines with a model, in batches.
 
-  model: answers.
+  model: the model that answers.
   tokenizer: of the model.
   draft: what drafts for the model (lossless speculative decoding): the same
     greedy answers, or answers of the same distribution, in fewer passes of the
@@ -72,8 +72,8 @@ class TextGenerator:
   prompt: the user's turn, with {source} in it.
   seed: of the draws; line n has draws of its own.
   batch_size: lines answered at once.
-  num_draft_tokens: G, with a draft. Where the answers do not depend on it, what
-    a drafted token costs is measured with the first batch, and later ones draft
+  num_draft_tokens: G, with a draft. If the answers do not depend on it, the
+    first batch measures the cost of a drafted token, and later batches draft
     fewer tokens, or none, where more do not pay.
   eos_ids: ids that end an answer; None: those of the tokenizer.
   """

@@ -277,7 +277,7 @@ def response_distribution(
 
 
 def prompt_lookup(tokens, max_ngram, num_tokens):
-  """What followed the last tokens where they stood before; [] if nowhere."""
+  """What followed an earlier occurrence of the last tokens; [] if none."""
   for n in range(max_ngram, 0, -1):
     for end in range(len(tokens) - 1, n - 1, -1):
       if tokens[end - n : end] == tokens[-n:]:

@@ -10,7 +10,7 @@ All decode greedily the tokens of the teacher. Rows, by `what`:
   student_80pct   the same student, of a teacher that accepts 80 % of its
                   tokens; not with --student
   early_exit      the first layers of the teacher, as many as the student has
-  prompt_lookup   what followed the last tokens where they stood before
+  prompt_lookup   what followed an earlier occurrence of the last tokens
   X_adaptive      the same with drafts as long as pays: `draft_cost` is measured
 
   acceptance         of the drafted tokens that were judged

@@ -1,4 +1,4 @@
-"""What became of drafts: counted from the responses, on the host."""
+"""How many drafted tokens were accepted, counted on the host."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from skd_jax import structs
 class DraftStats:
   """Counts of the drafts of `speculative_decode`.
 
-  A token is judged where all of its draft before it was accepted; those after a
-  rejected one are not. G = 3, the drafts of one response:
+  A drafted token is judged if all tokens before it in its draft were accepted.
+  G = 3, the drafts of one response:
 
     drafted      c d e       f g h       i j k
     emitted      c D         f g h H     I            judged     3 2 1

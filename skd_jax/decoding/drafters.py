@@ -1,12 +1,12 @@
 """What drafts for a teacher: a smaller model, or the text itself.
 
-  ModelDrafter(policy)   what the model draws, one pass of it a token: of a
-                         student, or of the teacher's first layers (early
-                         exit), which models.prune_layers gives without a copy
-  PromptLookup()         what followed the last tokens where they stood before:
+  ModelDrafter(policy)   what a model draws, one pass per token: a student, or
+                         the teacher's first layers (early exit), which
+                         models.prune_layers gives without a copy
+  PromptLookup()         what followed an earlier occurrence of the last tokens:
                          names, quotations, code; costs next to nothing
 
-Another drafter is another class of the functions of `Drafter`.
+Another drafter is another class with the functions of `Drafter`.
 """
 
 from typing import Protocol
@@ -23,7 +23,7 @@ from skd_jax.parallel import sharding
 
 
 class Drafter(Protocol):
-  """Proposes what the teacher may say next; any proposal is safe."""
+  """Proposes the teacher's next tokens; any proposal is safe."""
 
   @property
   def policy(self) -> Policy | None:
@@ -38,7 +38,7 @@ class Drafter(Protocol):
   def can_draft(
     self, state: structs.DecodeState, batch: structs.Batch
   ) -> jax.Array:
-    """Returns which rows it has something to propose for, bool [B]."""
+    """Returns the rows for which it has a proposal, bool [B]."""
     ...
 
   def propose(
@@ -49,7 +49,7 @@ class Drafter(Protocol):
     lengths: jax.Array,
     num_draft_tokens: int,
   ) -> tuple[structs.Proposal, structs.DecodeState]:
-    """Drafts, where some row wants a token.
+    """Drafts; called if at least one row wants a token.
 
     Args:
       state: what was generated so far.
@@ -82,7 +82,7 @@ class ModelDrafter:
   def can_draft(
     self, state: structs.DecodeState, batch: structs.Batch
   ) -> jax.Array:
-    """Returns that it always can."""
+    """Returns True for every row, bool [B]."""
     del batch
     return jnp.ones_like(state.done)
 
@@ -131,15 +131,15 @@ class PromptLookup:
   """Proposes what followed the latest earlier occurrence of the last tokens.
 
   Prompt lookup decoding (github.com/apoorvumang/prompt-lookup-decoding), over
-  prompt and response. G = 3, and `b c` stood before, but not `e b c`:
+  prompt and response. G = 3; `b c` occurs earlier, `e b c` does not:
 
     read   a  b  c  d  e  b  c        proposed  d  e  b
               ~~~~        ~~~~
 
-  What runs into the end starts over: after `x y x y` comes `x y x`.
+  A copy that reaches the end starts over: after `x y x y` comes `x y x`.
 
-  max_ngram: the most last tokens that are looked for; where they did not stand
-    before, fewer are, down to one.
+  max_ngram: how many of the last tokens are searched for; if they do not occur
+    earlier, fewer are, down to one.
   """
 
   max_ngram: int = struct.field(pytree_node=False, default=3)
@@ -154,13 +154,13 @@ class PromptLookup:
 
   @property
   def rule(self) -> acceptance.Rule:
-    """The teacher's own draw is what stays."""
+    """The teacher's own draw is emitted, whatever was proposed."""
     return acceptance.Rule(_accept_as_drawn, "sample")
 
   def can_draft(
     self, state: structs.DecodeState, batch: structs.Batch
   ) -> jax.Array:
-    """Returns where the last token stood before, bool [B]."""
+    """Returns the rows in which the last token occurs earlier, bool [B]."""
     return self._find(state, sequences(state, batch)) >= 0
 
   def propose(
@@ -189,14 +189,14 @@ class PromptLookup:
     return sharding.constrain_rows(proposal), state
 
   def _find(self, state: structs.DecodeState, tokens: jax.Array) -> jax.Array:
-    """Finds where the last tokens stood before.
+    """Finds an earlier occurrence of the last tokens.
 
     Args:
       state: what was generated so far.
       tokens: int32 [B, S], from `sequences`.
 
     Returns:
-      int32 [B], the position of the last of them there; -1: nowhere.
+      int32 [B], the position where the occurrence ends; -1: there is none.
     """
     last = (state.prompt_length + state.length - 1)[:, None]
     positions = jnp.arange(tokens.shape[1])[None, :]

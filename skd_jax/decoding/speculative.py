@@ -8,8 +8,8 @@ accepted as a whole is followed by one more token of the teacher's. G = 3:
   teacher reads   b  c  d  e      judges    c  d  e  and knows what follows e
   all accepted                    emitted   c  d  e  F
 
-So a teacher pass emits 1 to G + 1 tokens. arXiv 2211.17192, 2302.01318. Where
-no row drafts, the teacher generates one token of each, as it does alone.
+So a teacher pass emits 1 to G + 1 tokens. arXiv 2211.17192, 2302.01318. If no
+row drafts, the teacher generates one token per row, as it does alone.
 """
 
 import dataclasses
@@ -42,22 +42,22 @@ def speculative_decode(
 
   A greedy teacher generates exactly what it generates alone. Otherwise a
   response is a sample of the teacher's distribution: with `PromptLookup` the
-  one that `decode` draws from the same key with source TEACHER, with
-  `ModelDrafter` another.
+  sample that `decode` draws from the same key with source TEACHER, with
+  `ModelDrafter` a different one.
 
   Args:
-    drafter: drafts.
-    teacher: decides.
+    drafter: proposes tokens.
+    teacher: the model whose distribution the responses follow.
     batch: the prompts [Q, P].
     row_keys: typed PRNG keys [Q].
     stop_table: EOS and stop sequences.
     num_draft_tokens: G, the most tokens drafted before one teacher pass.
     max_new_tokens: T.
     batch_size: B, as in `rollout`.
-    draft_cost: float32 [], what one more token of a draft costs, to propose and
-      to judge, over a pass of the teacher alone. A row whose drafts are
-      rejected too often for it drafts fewer tokens, and at last none; with 0
-      every row always drafts G.
+    draft_cost: float32 [], the time to propose and judge one more token, in
+      passes of the teacher alone. A row whose drafts are rejected too often to
+      pay for that drafts fewer tokens, and at last none; with 0 every row
+      always drafts G.
 
   Returns:
     Rollout [Q, T] without `teacher_hidden`; its source says which tokens were
@@ -125,11 +125,11 @@ def _best_lengths(
 ) -> jax.Array:
   """Returns how many tokens are worth drafting for each row, int32 [B].
 
-  Where a token of a draft stays with probability a, a round with n of them
+  If a drafted token is accepted with probability a, a round with n of them
   emits 1 + a + ... + a^n tokens and costs 1 + c n (arXiv 2211.17192, theorem
-  3.8). The best n in 0..G is taken; a is what the row has seen, with one
-  accepted token more. A row's draws decide, so rows stay independent, and a
-  row that stops to draft has nothing new to see and does not start again.
+  3.8). The best n in 0..G is taken; a is the row's own rate so far, with one
+  more accepted token. Only a row's own draws decide, so rows stay independent.
+  A row that has stopped drafting sees nothing new and does not start again.
   """
   accepted = (state.length - state.num_rounds).astype(jnp.float32) + 1
   rejected = state.interventions.count.astype(jnp.float32)

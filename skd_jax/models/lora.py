@@ -3,8 +3,8 @@
   x @ kernel [in, out]   becomes
   x @ kernel + scale * (x @ a [in, R]) @ b [R, out]
 
-The tree of the weights stays as it is, but for an `Adapted` in the place of
-each kernel that has an adapter. What runs the model does not know of it.
+In the tree of the weights an `Adapted` takes the place of each kernel that has
+an adapter. The code that runs the model does not know of it.
 
   add_adapters(params)            a drawn, b zero: the model computes the same
   split(params)                   -> what is trained, what is frozen
@@ -24,7 +24,7 @@ from skd_jax import structs
 from skd_jax.models import hf_names
 from skd_jax.models.config import ModelConfig
 
-# What may be adapted, as Hugging Face and PEFT call it.
+# What may be adapted, by the names of Hugging Face and PEFT.
 TARGETS = (
   "q_proj",
   "k_proj",
@@ -145,7 +145,7 @@ def _shardings(of_kernel: jax.sharding.Sharding) -> dict[str, Any]:
 
 
 def split(params: structs.Params) -> tuple[structs.Params, structs.Params]:
-  """Parts what is trained from what is frozen.
+  """Separates what is trained from what is frozen.
 
   Args:
     params: weights, or a tree like them, such as of their shardings.
@@ -171,7 +171,7 @@ def _split(tree: Any) -> tuple[dict[str, Any], Any]:
 
 
 def attach(trained: structs.Params, frozen: structs.Params) -> structs.Params:
-  """Joins what `split` has parted; differentiable in `trained`."""
+  """Joins what `split` has separated; differentiable in `trained`."""
   if frozen is None:
     return trained
   if isinstance(frozen, Adapted):

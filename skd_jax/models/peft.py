@@ -1,4 +1,4 @@
-"""Adapters in and out, as the library PEFT keeps them.
+"""Adapters in and out, in the format of the library PEFT.
 
 adapter_model.safetensors   of each adapter, lora_A [R, in] and lora_B [out, R]
 adapter_config.json         R, alpha, the targets and the model they belong to

@@ -1,7 +1,7 @@
 """README.md of an exported folder: the model card of the Hugging Face hub.
 
-What programs read stands in front of the text, as YAML: licence, base model,
-scores (`model-index`), ...
+The text follows a YAML header for programs: licence, base model, scores
+(`model-index`), ...
 """
 
 import dataclasses

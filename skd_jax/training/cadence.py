@@ -50,7 +50,7 @@ _SECONDS_TO_SAVE = 60.0
 class Watch:
   """The clock of a loop: a process may see another time than the first.
 
-  The clock of the wall, which may be set while a run goes on, is read for
+  The wall clock, which may be set while a run goes on, is read for
   `must_save_by` alone.
   """
 

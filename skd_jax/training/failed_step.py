@@ -1,9 +1,9 @@
-"""The step that a run has failed at, kept to be taken again: replay.py.
+"""The step at which a run has failed, kept to be taken again: replay.py.
 
-  failed_steps/NAME/   weights, batch and rollout: all, but for the teacher's
-                       head, that its loss and gradient depend on
+  failed_steps/NAME/   weights, batch and rollout: all that the loss and the
+                       gradient depend on, except the teacher's head
 
-The moments of the optimizer are not in it, as they come after the gradient.
+The moments of the optimizer are not kept, as they come after the gradient.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """How much memory of a device a step needs: an estimate from shapes alone.
 
-The compiler fuses some of what is counted here, and pads some; its own totals
-are those of benchmarks/tpu/plan.py.
+The compiler fuses some of what is counted here, and pads some. The compiler's
+own totals are in benchmarks/tpu/plan.py.
 """
 
 import dataclasses
@@ -154,7 +154,7 @@ def _num_parts(
 
 
 def report(name: str, step: StepMemory) -> None:
-  """Logs what the program that needs most takes; warns if a device has less.
+  """Logs the memory of the larger program; warns if a device has less.
 
   Args:
     name: of the stage.

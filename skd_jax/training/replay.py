@@ -1,8 +1,8 @@
-"""A step taken again, and each of its examples by itself.
+"""A failed step taken again, and each of its examples by itself.
 
-What is not finite spreads: from one example to the loss, from one weight's
-gradient to those of all layers below it. So what fails is looked for in the
-order in which a step computes.
+A value that is not finite spreads: from one example to the loss, from the
+gradient of one weight to those of all layers below it. So the search for the
+fault follows the order in which a step computes.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from skd_jax.training.train_step import TrainFns
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-  """What a step comes to.
+  """The result of a step that was taken again.
 
   metrics: of the train step, as in the log.
-  losses: of each example, as of metrics.jsonl.
-  norms: of the gradient, by the first name of its weights.
+  losses: of each example, as in metrics.jsonl.
+  norms: of the gradient, by the part of the model: the first name of a weight.
   first: the name of the first array that is not finite; "" where all are.
   """
 
@@ -94,7 +94,7 @@ def take(
 
 @struct.dataclass
 class _Total:
-  """What some examples come to."""
+  """The sums over some examples."""
 
   gradient: structs.Params  # float32, of the sum of their losses
   sums: chunked.LossSums
@@ -172,7 +172,7 @@ def _depth(weight: str) -> float:
 
 
 def describe(failed: FailedStep, found: Replay) -> str:
-  """Returns what a step comes to, in lines."""
+  """Returns the result of a step, as lines of text."""
   index, length = processes.to_host((failed.batch.index, failed.rollout.length))
   rows = zip(index, length, found.losses, strict=True)
   return "\n".join(

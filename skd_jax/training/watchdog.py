@@ -1,8 +1,9 @@
-"""Ends a process whose step is stuck, so that what started it can restart it.
+"""Ends a process whose step is stuck, so that it can be started again.
 
 A step that waits for a process or a disk that has gone never ends by itself.
 The watchdog shows where every thread is, and ends the process without waiting
-for anything: the run then continues from its newest checkpoint.
+for anything. When it is started again, the run continues from its newest
+checkpoint.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ def limited(minutes: float, what: str) -> Iterator[None]:
 
   Args:
     minutes: the limit; 0: none.
-    what: is done in the block, for the message.
+    what: the name of the block, for the message.
   """
   if not minutes:
     yield

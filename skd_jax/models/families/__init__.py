@@ -1,4 +1,4 @@
-"""The model families: what config.json says in each, one small file a kin."""
+"""The model families: one small file for those whose config.json is alike."""
 
 from skd_jax.models.families import gemma, gpt2, llama, olmo, phi, qwen
 from skd_jax.models.families.options import Family

@@ -1,4 +1,4 @@
-"""Llama 2 and 3, SmolLM2; and Mistral, of which all layers have a window."""
+"""Llama 2 and 3, SmolLM2; and Mistral, whose layers all have a window."""
 
 from skd_jax.models.families.options import (
   ACTIVATION,

@@ -1,7 +1,7 @@
 """The names of tensors in the files of a family.
 
-A name is that of our path, without the number of the layer, which stands where
-the braces are. Paths with one name are one tensor there, side by side in the
+Maps our path to the name of the tensor, with braces for the number of the
+layer. Paths that share a name are one tensor in the file, side by side in the
 order of the table.
 """
 

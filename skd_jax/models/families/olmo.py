@@ -1,4 +1,4 @@
-"""OLMo 2: norms behind attention and MLP alone, and over all heads at once."""
+"""OLMo 2: norms only after attention and MLP, and over all heads at once."""
 
 from skd_jax.models.families.names import POST_NORM
 from skd_jax.models.families.options import (
