@@ -167,7 +167,7 @@ def report(name: str, step: StepMemory) -> None:
   parts = {part: n / GIB for part, n in programs[most].items()}
   total = sum(parts.values())
   shown = ", ".join(f"{part} {gib:.2g}" for part, gib in parts.items())
-  text = f"Memory of {name}: about {total:.2g} GiB a device, {most}: {shown}"
+  text = f"Memory of {name}: about {total:.2g} GiB per device, {most}: {shown}"
   stats = jax.local_devices()[0].memory_stats() or {}  # None on CPUs.
   limit = stats.get("bytes_limit", math.inf) / GIB
   if total <= limit:
