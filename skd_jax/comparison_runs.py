@@ -157,13 +157,21 @@ def _run_one(
   distillation = compiled.get(variant.name)
   if distillation is None or variant.needs:
     distillation = train.prepare_distillation(
-      opened, before.start, before.teacher
+      opened, _start_of(before, opened), before.teacher
     )
     compiled[variant.name] = distillation
   student, totals = train.distill(opened, distillation, seed)
   scored = train.score(opened, f"distill_seed_{seed}", student, before.teacher)
   found = _measure(opened, seed, scored, Totals.from_plain(totals))
   _keep(asked, variant.name, seed, variant.start.name, settings, found)
+
+
+def _start_of(before: Prepared, opened: experiment.Experiment) -> LoadedModel:
+  """Returns the student that a run starts from, with the run's adapters."""
+  shared = before.experiment.config.student
+  if opened.config.student.lora == shared.lora:
+    return before.start
+  return preparation.prepare_model(opened, "student_init")[0]
 
 
 def _config_of(

@@ -31,7 +31,7 @@ def step_seconds(lines: Records) -> list[float]:
   return [
     sum(line.get(f"{part}_seconds", 0.0) for part in timing.PARTS)
     for line in lines
-    if "loss" in line
+    if "loss" in line or "skipped_steps" in line
   ]
 
 

@@ -74,7 +74,9 @@ def _read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   from skd_jax import config
 
   record = json.loads((workdir / "config.json").read_text("utf-8"))
-  return config.from_plain(record["config"])
+  found = config.from_plain(record["config"])
+  found.must_save_by = ""  # It may be over, and nothing is trained.
+  return found
 
 
 def main(argv: Sequence[str]) -> None:

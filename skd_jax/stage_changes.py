@@ -25,6 +25,7 @@ _OF_TRAINING = (
   "warmup_steps",
   "decay",
   "clip_norm",
+  "max_skipped_steps",
   "weight_decay",
   "beta1",
   "beta2",

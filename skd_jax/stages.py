@@ -35,6 +35,10 @@ _WITHOUT_EFFECT = (
   "checkpoint_every_steps",
   "checkpoint_every_minutes",
   "evaluate_every_steps",
+  "must_save_by",
+  "max_step_minutes",
+  "profile",
+  "log.wandb",
   "remat",
   ".checkpoint",
 )

@@ -11,7 +11,7 @@ import ml_collections
 from skd_jax import __version__, builders, results
 from skd_jax import config as config_lib
 from skd_jax.experiment import Experiment
-from skd_jax.models import LoadedModel, save_model
+from skd_jax.models import LoadedModel, lora, save_model
 from skd_jax.reporting import model_card, provenance, report
 
 # By rollout.mode: how the student learns.
@@ -73,7 +73,9 @@ def _card(
 ) -> str:
   config = experiment.config
   start = origin(config)
-  num_weights = sum(x.size for x in jax.tree.leaves(student.params))
+  # An adapter is merged with its kernel.
+  weights = jax.tree.leaves(student.params, is_leaf=lora.is_adapted)
+  num_weights = sum(math.prod(x.shape) for x in weights)
   asked = results.describe_request(config)
   text = [
     f"A `{student.config.model_type}` model of {num_weights:,} weights.",

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from safetensors import numpy as safetensors
 
-from skd_jax import experiment, methods, models, preparation, train
+from skd_jax import (
+  comparison,
+  comparison_runs,
+  experiment,
+  methods,
+  models,
+  preparation,
+  student_export,
+  study,
+  train,
+)
+from skd_jax.models import lora
 from skd_jax.training import generation, loop
 from tests import tiny_run
 
@@ -93,6 +104,56 @@ def test_export_is_the_base_with_its_adapters_merged(start, finished):
   )
   report = json.loads((workdir / "report.json").read_text("utf-8"))
   assert report["probe"] is not None
+
+
+def test_card_counts_the_weights_of_the_merged_model(start, tmp_path):
+  opened = experiment.open_experiment(make_config(start), tmp_path)
+  found = {"metrics": {"bleu": 1.0, "chrf": 1.0}, "signature": {}}
+  with jax.set_mesh(opened.mesh):
+    student, _ = preparation.prepare_model(opened, "student_init")
+    student_export.export_student(
+      opened, student, {"student": found}, seed=0, command=""
+    )
+  export = tmp_path / "export"
+  tensors = safetensors.load_file(export / "model.safetensors")
+  count = sum(x.size for x in tensors.values())
+  card = (export / "README.md").read_text("utf-8")
+  assert f" model of {count:,} weights." in card
+
+
+def test_arms_of_a_comparison_have_adapters_of_their_own(
+  start, tmp_path, monkeypatch
+):
+  ranks = {}
+
+  def distill(opened, distillation, _):
+    params = distillation.start.params
+    value = params["layers"]["0"]["attention"]["value"]["kernel"]
+    is_adapted = lora.is_adapted(value)
+    ranks[opened.config.student.lora.rank] = (
+      value.a.shape[1] if is_adapted else 0
+    )
+    return distillation.start, loop.Totals().to_plain()
+
+  scored = {"metrics": {}, "signature": {}}
+  monkeypatch.setattr(train, "score", lambda *_: scored)
+  monkeypatch.setattr(train, "distill", distill)
+  monkeypatch.setattr(comparison_runs, "_measure", lambda *_: scored)
+  asked = study.Study(
+    name="adapters",
+    question="",
+    regimes={"": {}},
+    arms={
+      str(rank): study.Arm("skd", {"student.lora.rank": rank})
+      for rank in (0, 2, 3)
+    },
+    baselines=["0"],
+    seeds=1,
+    metric="bleu",
+    stopping="",
+  )
+  comparison.compare(make_config(start), tmp_path, study=asked)
+  assert ranks == {0: 0, 2: 2, 3: 3}
 
 
 def test_finished_run_is_read_back_and_not_repeated(finished, monkeypatch):

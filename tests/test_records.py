@@ -35,6 +35,15 @@ def test_validation_curve_is_over_the_seconds_of_training():
   assert curve == [(3.0, 2, 20.0), (6.0, 4, 30.0)]
 
 
+def test_skipped_step_takes_its_seconds_and_shifts_no_validation():
+  lines = logged(1, 2, 1, 2, s2=20.0, s4=30.0)
+  (skipped,) = [x for x in lines if x["step"] == 3]
+  del skipped["loss"]
+  skipped["skipped_steps"] = 1
+  curve = records.validation_curve(lines, "validation_bleu")
+  assert curve == [(3.0, 2, 20.0), (6.0, 4, 30.0)]
+
+
 def line(method, seed, bleu, seconds=10.0, rate=0.1):
   return {
     "method": method,

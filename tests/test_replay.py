@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from skd_jax import methods, train
+from skd_jax import config_checks, experiment, methods, train
 from tests import command_lines, tiny_run
 
 replay = command_lines.load("skd_jax.replay")
@@ -65,6 +65,25 @@ def test_failed_step_of_a_stage_can_be_taken_again(
   config = methods.change(config, changes)
   kept = _fail(config, tmp_path / "w", stage)
   _assert_shown_and_nothing_changed(kept, stage)
+
+
+def test_step_is_taken_again_after_the_time_its_run_had(
+  config, tmp_path, monkeypatch
+):
+  class Opened(Exception):
+    pass
+
+  def opened(config, _):
+    config_checks.check_config(config)
+    raise Opened
+
+  kept = tmp_path / "w" / "failed_steps" / "distill_seed_0"
+  kept.mkdir(parents=True)
+  over = methods.change(config, {"must_save_by": "2020-01-01"})
+  experiment.write_config(tmp_path / "w", over)
+  monkeypatch.setattr(experiment, "read_experiment", opened)
+  with pytest.raises(Opened):
+    replay.replay(kept)
 
 
 @pytest.mark.parametrize("name", ["w", "w/failed_steps/distill_seed_0"])

@@ -61,6 +61,7 @@ def test_changes_are_of_training_rollout_and_loss_alone():
   allowed = (
     "distill.learning_rate",
     "teacher.fit.num_steps",
+    "distill.max_skipped_steps",
     "rollout.threshold",
     "loss.divergence",
   )

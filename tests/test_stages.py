@@ -240,6 +240,16 @@ def test_cadence_settings_do_not_make_a_stage_stale():
   }
 
 
+def test_settings_that_only_watch_a_run_are_of_no_result():
+  config = config_lib.default_config()
+  before = stages.settings(config, *config)
+  config.must_save_by = "2099-12-31"
+  config.max_step_minutes = 5.0
+  config.profile = 3
+  config.log.wandb = "project"
+  assert stages.settings(config, *config) == before
+
+
 def test_adapters_are_in_the_keys_of_the_student_where_there_are_any():
   config = config_lib.default_config()
   before = stages.cache_keys(config)

@@ -44,6 +44,7 @@ class WandbBoard:
     Raises:
       ValueError: W&B refuses, as without a login.
     """
+    run = _run_name(place)
     self._wandb: Any = importlib.import_module("wandb")
     try:
       self._run = self._wandb.init(
@@ -53,8 +54,8 @@ class WandbBoard:
         id=_run_id(place),
         resume="allow",
         reinit="create_new",  # Not the run of a caller, if there is one.
-        name=f"{place.workdir.name}/{place.stage}/seed_{place.seed}",
-        group=place.workdir.name,
+        name=f"{run}/{place.stage}/seed_{place.seed}",
+        group=run,
         job_type=place.stage,
         settings=self._wandb.Settings(console="off"),
       )
@@ -82,6 +83,13 @@ class WandbBoard:
       pair = (list(entry.counts), list(entry.edges))
       return self._wandb.Histogram(np_histogram=pair)
     return entry
+
+
+def _run_name(place: boards.Place) -> str:
+  """The folder of the run; a comparison has one for each seed of an arm."""
+  workdir = place.workdir
+  is_of_seed = workdir.name == f"seed_{place.seed}"
+  return workdir.parent.name if is_of_seed else workdir.name
 
 
 def _run_id(place: boards.Place) -> str:

@@ -222,9 +222,10 @@ class TrainLoop:
       # The first one compiles.
       minutes = self.guards.max_step_minutes if step > first else 0.0
       what = f"{self.name}, step {step + 1}"
+      # To write a trace may take longer than a step.
       with (
-        watchdog.limited(minutes, what),
         profiling.traced(self.tracer, step),
+        watchdog.limited(minutes, what),
       ):
         yield step, next(self.batches)
       self.progress.step()

@@ -3,6 +3,8 @@
 import functools
 import importlib.metadata
 import json
+import sys
+from unittest import mock
 
 import pytest
 
@@ -73,6 +75,17 @@ def test_resumed_stage_goes_on_in_its_run_and_a_new_one_has_its_own(
   assert given[0]["config"] == {"seed": 7}
   assert given[0]["project"] == "p"
   assert given[0]["name"].endswith("/distill/seed_0")
+
+
+@pytest.mark.parametrize("folder", ["run", "runs/run/seed_0"])
+def test_run_of_a_comparison_is_named_after_its_arm(
+  tmp_path, monkeypatch, folder
+):
+  fake = mock.Mock(Error=RuntimeError)
+  monkeypatch.setitem(sys.modules, "wandb", fake)
+  write(tmp_path / folder, [10])
+  given = fake.init.call_args.kwargs
+  assert (given["name"], given["group"]) == ("run/distill/seed_0", "run")
 
 
 def test_missing_package_is_one_line_that_names_the_extra(monkeypatch):

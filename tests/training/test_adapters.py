@@ -50,7 +50,6 @@ def make_train_fns(student):
       weight_decay=0.01,
       beta1=0.9,
       beta2=0.98,
-      max_skipped_steps=1,
     ),
     chunk_size=4,
     num_microbatches=2,

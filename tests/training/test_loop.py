@@ -16,7 +16,14 @@ import pytest
 
 from skd_jax import structs
 from skd_jax.parallel.sharding import make_mesh
-from skd_jax.training import cadence, checkpoint, failed_step, loop, watchdog
+from skd_jax.training import (
+  cadence,
+  checkpoint,
+  failed_step,
+  loop,
+  profiling,
+  watchdog,
+)
 from skd_jax.training.cadence import Cadence
 from skd_jax.training.generation import reference_rollout
 from skd_jax.training.health import Collapsed, Guards
@@ -368,6 +375,24 @@ def test_step_that_raises_is_not_taken_for_stuck(tmp_path, monkeypatch):
     _fit(tmp_path, _step_fn(2, _kill), max_step_minutes=0.5 / 60)
   time.sleep(1.0)
   assert not given_up
+
+
+def test_writing_a_trace_is_no_part_of_a_step(tmp_path, monkeypatch):
+  events = []
+
+  def noting(name):
+    @contextlib.contextmanager
+    def block(*_):
+      events.append(name)
+      yield
+      events.append(f"end of {name}")
+
+    return block
+
+  monkeypatch.setattr(watchdog, "limited", noting("limit"))
+  monkeypatch.setattr(profiling, "traced", noting("trace"))
+  _fit(tmp_path, _step_fn(), num_steps=1)
+  assert events == ["trace", "limit", "end of limit", "end of trace"]
 
 
 def test_run_that_collapses_is_stopped_if_asked(tmp_path):
