@@ -318,7 +318,9 @@ def score(
       "seconds": time.perf_counter() - start_time,
     }
 
-  return experiment.cached(f"evaluate_{name}", evaluate)
+  found = experiment.cached(f"evaluate_{name}", evaluate)
+  # A record has None in the place of NaN.
+  return found | {"metrics": files.with_nan(found["metrics"])}
 
 
 def _keep_samples(

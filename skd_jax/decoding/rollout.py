@@ -207,9 +207,12 @@ def propose(
     (Proposal, the state with the student's cache advanced; the length is not).
   """
   first = state.prompt_length - 1 + state.length
+  is_alone = first == 0
 
   def draft(g, tokens, slots, cache):
     hidden, cache = policy.model.apply(policy.params, tokens, slots, cache)
+    if tokens.shape[1] == 2:
+      hidden = jnp.where(is_alone[:, None, None], hidden[:, :1], hidden)
     hidden = hidden[:, -1]
     log_probs = sampling_lib.warp(policy.logits(hidden), policy.sampling)
     uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
@@ -218,12 +221,15 @@ def propose(
     drafted = structs.Proposal(token, log_prob, hidden)
     return sharding.constrain_rows(drafted), cache
 
-  def step(g, carry, before=()):
+  def step(g, carry, before=None):
     token, cache, drafted = carry
-    tokens = jnp.stack([*before, token], axis=1)
-    # A row of one token has none before it: slot 1 will be overwritten.
-    slots = [jnp.where(first > 0, first - 1, first + 1) for _ in before]
-    slots = jnp.stack([*slots, first + g], axis=1)
+    tokens, slots = [token], [first + g]
+    if before is not None:
+      # A row of one token has none before it: it reads the token twice, and the
+      # second, in slot 1, is stale.
+      tokens = [jnp.where(is_alone, token, before), token]
+      slots = [jnp.maximum(first - 1, 0), jnp.maximum(first, 1)]
+    tokens, slots = jnp.stack(tokens, axis=1), jnp.stack(slots, axis=1)
     new, cache = draft(g, tokens, slots, cache)
     drafted = jax.tree.map(lambda x, y: x.at[g].set(y), drafted, new)
     return new.tokens, cache, drafted
@@ -241,7 +247,7 @@ def propose(
     num_steps = jnp.minimum(num_draft_tokens, jnp.max(left))
   carry, taken = (token, cache, drafted), 0
   if before_last is not None:
-    carry, taken = step(0, carry, [before_last]), 1
+    carry, taken = step(0, carry, before_last), 1
   _, cache, drafted = jax.lax.fori_loop(taken, num_steps, step, carry)
   proposal = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), drafted)
   proposal = dataclasses.replace(proposal, num_tokens=lengths)

@@ -48,6 +48,13 @@ def finite(value: Any) -> Any:
   return value
 
 
+def with_nan(value: Any) -> Any:
+  """Returns a tree of numbers, as `finite` left it, with NaN again for None."""
+  if isinstance(value, Mapping):
+    return {key: with_nan(item) for key, item in value.items()}
+  return math.nan if value is None else value
+
+
 @contextlib.contextmanager
 def locked(path: pathlib.Path, *, wait: bool = True) -> Iterator[bool]:
   """Holds a lock that other processes see; the system frees it with a process.

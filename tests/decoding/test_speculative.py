@@ -1,5 +1,6 @@
 """Speculative decoding gives the teacher's responses in fewer passes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -235,3 +236,30 @@ def test_sampled_responses_follow_the_distribution_of_the_teacher(drafter):
   assert stats.chisquare(observed[keep], wanted[keep]).pvalue > 1e-3
   # Drafts took part.
   assert np.mean(np.asarray(result.source) == structs.STUDENT) > 0.05
+
+
+def test_a_drafter_reads_at_positions_that_follow_each_other():
+  # What writes a cache promises the compiler sorted slots. The prompts of one
+  # token have no token before the last.
+  seen = []
+
+  def apply(params, tokens, positions, cache):
+    jax.debug.callback(lambda x: seen.append(np.asarray(x)), positions)
+    return MODEL.apply(params, tokens, positions, cache)
+
+  watched = dataclasses.replace(MODEL, apply=apply)
+  batch, keys, stop_table = inputs([[3], [2], [1, 2]], size=2)
+  result = speculative_decode(
+    ModelDrafter(Policy(STUDENT, watched, sampling.GREEDY)),
+    Policy(TEACHER, MODEL, sampling.GREEDY),
+    batch,
+    keys,
+    stop_table,
+    num_draft_tokens=G,
+    max_new_tokens=3,
+  )
+  jax.block_until_ready(result)
+  jax.effects_barrier()
+  pairs = [positions for positions in seen if positions.shape[1] == 2]
+  assert pairs
+  assert all((np.diff(positions) == 1).all() for positions in pairs)

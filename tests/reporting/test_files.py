@@ -51,3 +51,11 @@ def test_lock_is_seen_by_another_holder_and_freed(tmp_path):
       assert not second
   with files.locked(path, wait=False) as third:
     assert third
+
+
+def test_nan_comes_back_from_what_was_written_as_null():
+  scores = {"bleu": math.nan, "of_task": {"kl": math.nan, "chrf": 2.5}}
+  found = files.with_nan(json.loads(json.dumps(files.finite(scores))))
+  assert math.isnan(found["bleu"])
+  assert math.isnan(found["of_task"]["kl"])
+  assert found["of_task"]["chrf"] == 2.5
