@@ -33,7 +33,11 @@ PAGES = tuple(
   for name in ("quality", "speed", "tpu")
 )
 COMPARISON = "comparisons"
-_DRAWN = ("few_prompts", "pruned_student", "methods")  # Those whose plots are shown, in order.
+_DRAWN = (
+  "few_prompts",
+  "pruned_student",
+  "methods",
+)  # Those whose plots are shown, in order.
 _RIVAL = "skd"  # What the last of them is tested against as well.
 
 # The kept results of each table, in benchmarks/results.

@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
+from skd_jax.reporting import manifest
 from tests import command_lines, tiny_run
 
 generate = command_lines.load("skd_jax.generate")
@@ -137,6 +138,7 @@ def test_draft_with_another_tokenizer_is_one_clear_line(
   first, second = list(vocabulary)[100:102]
   vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
   path.write_text(json.dumps(content), encoding="utf-8")
+  (other / manifest.NAME).unlink()  # As of a folder that was made this way.
   error = _main(capsys, model=str(workdir / "export"), draft=str(other))
   assert error.startswith("Error: vocabularies differ: token ")
   assert error.count("\n") == 1

@@ -88,7 +88,7 @@ def test_ends_of_only_one_model_are_named(teacher, student):
 
 @pytest.mark.parametrize(
   ("of_student", "has"),
-  [("{{ messages[0]['content'] }}", "another"), (None, "no")],
+  [("{{ messages[-1]['content'] }}", "another"), (None, "no")],
 )
 def test_other_chat_template_is_named_with_the_one_in_use(
   teacher, student, of_student, has
@@ -103,7 +103,7 @@ def test_other_chat_template_is_named_with_the_one_in_use(
 
 def test_template_with_arguments_is_not_another(teacher, student):
   for folder in (teacher, student):
-    set_template(folder, "{{ day }}{{ messages[0]['content'] }}")
+    set_template(folder, "{{ day }}{{ messages[-1]['content'] }}")
   tokenizer = tokenizer_lib.load_tokenizer(teacher)
   templates.set_arguments(tokenizer, {"day": "1 May"})
   assert not conventions.convention_warnings(
