@@ -90,6 +90,7 @@ def test_draft_gives_the_same_answers_and_says_what_it_brought(
   )
 
 
+@pytest.mark.slow
 def test_lookup_gives_the_same_answers_when_they_are_sampled(
   lines, model, tokenizer
 ):

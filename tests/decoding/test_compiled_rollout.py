@@ -16,7 +16,7 @@ from skd_jax.decoding.policy import Policy
 from tests import toy_models
 from tests.conftest import make_batch
 
-pytestmark = pytest.mark.optimized
+pytestmark = pytest.mark.slow  # Compiled as users do.
 
 V, T, G = 61, 17, 4
 PROMPTS = [[3, 4, 5]] * 10
@@ -94,9 +94,9 @@ def copied_shapes(text):
 @pytest.mark.parametrize(
   ("batch_size", "decode"),
   [
-    pytest.param(None, skd, marks=pytest.mark.slow),
+    (None, skd),
     (7, skd),
-    pytest.param(None, lossless, marks=pytest.mark.slow),
+    (None, lossless),
   ],
 )
 def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size, decode):
@@ -109,9 +109,7 @@ def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size, decode):
   assert not weight_shapes & copied
 
 
-@pytest.mark.parametrize(
-  "batch_size", [pytest.param(None, marks=pytest.mark.slow), 7]
-)
+@pytest.mark.parametrize("batch_size", [None, 7])
 def test_the_loop_calls_nothing_on_the_host(batch_size):
   text, _ = compiled_text(batch_size)
   calls = set(re.findall(r'custom_call_target="([^"]+)"', text))

@@ -199,7 +199,9 @@ def test_cost_of_a_draft_is_what_a_round_takes_longer():
   assert measured_draft_cost(2.0, 1.9, 3) == 0
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize(
+  "drafter", ["student", pytest.param("lookup", marks=pytest.mark.slow)]
+)
 def test_sampled_responses_follow_the_distribution_of_the_teacher(drafter):
   """Chi-square against the probabilities of all responses of 3 tokens."""
   num_rows, num_tokens = 30_000, 3

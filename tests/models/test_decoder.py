@@ -142,6 +142,7 @@ def test_bfloat16_compute_keeps_cache_narrow_and_logits_wide():
   np.testing.assert_allclose(logits, want, atol=0.1)
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_weight():
   for config in (LLAMA, GEMMA, OLMO, GPT2):
     model, params = create(config), noisy_params(config)

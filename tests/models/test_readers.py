@@ -25,6 +25,8 @@ from skd_jax import models
 from skd_jax.data import tokenizer as tokenizer_lib
 from tests.models.test_huggingface import FAMILIES, SIZES
 
+pytestmark = pytest.mark.slow  # transformers takes its time.
+
 _SCRIPT = pathlib.Path(__file__).with_name("read_folders.py")
 _VOCAB_SIZE = 264
 
