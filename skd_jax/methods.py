@@ -50,6 +50,13 @@ _LEG = {
   "rollout.leg_length": 4,
   "rollout.max_interventions": 3,
 }
+_MIXTURE_ANNEALED = {
+  "rollout.accept": "mixture",
+  "rollout.threshold": 0.5,
+  "rollout.threshold_end": 0.1,
+  "rollout.threshold_schedule": "linear",
+  "rollout.replace": "residual",
+}
 # Over the run to no intervention.
 _TO_ZERO = {
   "rollout.threshold_end": 0.0,
@@ -99,14 +106,11 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "rollout.threshold": 0.1,
     "rollout.replace": "residual",
   },
+  "mixture_annealed": _MIXTURE_ANNEALED,
   # IPD (arXiv 2609.37170): the mixture, annealed; cross-entropy on corrections,
   # reverse KL on the student's own tokens.
   "ipd": {
-    "rollout.accept": "mixture",
-    "rollout.threshold": 0.5,
-    "rollout.threshold_end": 0.1,
-    "rollout.threshold_schedule": "linear",
-    "rollout.replace": "residual",
+    **_MIXTURE_ANNEALED,
     "loss.divergence": "reverse_kl",
     "loss.corrections": "cross_entropy",
   },

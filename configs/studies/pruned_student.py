@@ -35,14 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 _REVERSE = {"loss.divergence": "reverse_kl"}
 # IPD (arXiv 2609.37170) with the loss of the baselines.
-MIXTURE_ANNEALED = Arm(
-  "mixture",
-  {
-    "rollout.threshold": 0.5,
-    "rollout.threshold_end": 0.1,
-    "rollout.threshold_schedule": "linear",
-  },
-)
+MIXTURE_ANNEALED = Arm("mixture_annealed")
 
 STUDY = Study(
   name="pruned_student",
