@@ -109,13 +109,14 @@ def test_gradient_of_an_adapter_is_that_of_its_kernel_by_the_chain_rule():
   trained = jax.tree.map(lambda x: x + 0.1, trained)
   params = lora.attach(trained, frozen)
   merged = jax.tree.map(lora.merge, params, is_leaf=lora.is_adapted)
+  verified = rollout()  # Before anything is traced: it is cached.
 
   def loss(p):
     return train_step.rollout_loss(
       p,
       HEAD,
       BATCH,
-      rollout(),
+      verified,
       student=MODEL,
       teacher=MODEL,
       token_loss=KL,
