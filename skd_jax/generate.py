@@ -138,21 +138,16 @@ def main(argv: Sequence[str]) -> None:
 
   messages.show_warnings()
   compilation.keep_compiled()
-  try:
-    with contextlib.ExitStack() as stack:
-      file = sys.stdin
-      if _INPUT.value != "-":
-        file = stack.enter_context(open(_INPUT.value, encoding="utf-8"))
-      generator = make_generator()
-      for text in generator.answers(file):
-        print(text, flush=True)
-      if generator.summary():
-        print(generator.summary(), file=sys.stderr)
-  except (ValueError, FileNotFoundError) as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(messages.errors_in_one_line())
+    file = sys.stdin
+    if _INPUT.value != "-":
+      file = stack.enter_context(open(_INPUT.value, encoding="utf-8"))
+    generator = make_generator()
+    for text in generator.answers(file):
+      print(text, flush=True)
+    if generator.summary():
+      print(generator.summary(), file=sys.stderr)
 
 
 if __name__ == "__main__":

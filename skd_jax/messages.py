@@ -4,11 +4,13 @@ The package logs through absl; a record is ours by the folder of its module.
 Our messages are shown, and of other libraries warnings alone.
 """
 
+import contextlib
 import logging as stdlib_logging
 import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Iterator
 
 from absl import logging
 
@@ -42,6 +44,23 @@ def _hide_advice() -> None:
   Its models are not used here. To be called before transformers is imported.
   """
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+  """Ends the program with one line where bad input or the user ends a block.
+
+  Raises:
+    SystemExit: 1 for a ValueError or an OSError, which is shown; 130 for
+      Ctrl-C.
+  """
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    sys.exit(130)
 
 
 def command_line(module: str) -> str:

@@ -9,7 +9,6 @@ command line alone; the function is `skd_jax.models.prune_layers`.
 import os
 import pathlib
 import shutil
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -135,13 +134,8 @@ def main(argv: Sequence[str]) -> None:
   from skd_jax import messages
 
   messages.show_warnings()
-  try:
+  with messages.errors_in_one_line():
     print(prune_folder(_PATH.value, _layers(_KEEP.value), _OUTPUT.value))
-  except (ValueError, OSError) as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
 
 
 if __name__ == "__main__":

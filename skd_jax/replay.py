@@ -12,7 +12,6 @@ The command line alone, and what it opens; the step is in training/replay.py.
 
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 
 import ml_collections
@@ -88,16 +87,11 @@ def main(argv: Sequence[str]) -> None:
   messages.show_warnings()
   from skd_jax.parallel import processes
 
-  try:
+  with messages.errors_in_one_line():
     processes.initialize()
     lines = replay(argv[1])
     if processes.is_first():
       print(lines)
-  except (ValueError, OSError) as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
 
 
 if __name__ == "__main__":

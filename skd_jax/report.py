@@ -8,7 +8,6 @@ the function is in report_page.py.
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import app, flags
@@ -54,13 +53,10 @@ def main(argv: Sequence[str]) -> None:
   """Reads the flags, writes the page."""
   if len(argv) < 2:
     raise app.UsageError("RUN is missing: the workdir of a finished run")
-  try:
+  from skd_jax import messages
+
+  with messages.errors_in_one_line():
     print(write_page(_PAGE.value, argv[1:]))
-  except (ValueError, OSError) as error:
-    print(f"Error: {error}", file=sys.stderr)
-    sys.exit(1)
-  except KeyboardInterrupt:
-    sys.exit(130)
 
 
 if __name__ == "__main__":

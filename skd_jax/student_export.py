@@ -2,11 +2,12 @@
 
 import math
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
+from flax import traverse_util
 
 from skd_jax import __version__, builders, results
 from skd_jax import config as config_lib
@@ -140,16 +141,8 @@ def _data(
 
 def _changed(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Returns the settings that are not the defaults, by dotted names."""
-  default = dict(_flat(config_lib.to_plain(config_lib.default_config())))
-  settings = dict(_flat(config_lib.to_plain(config)))
+  default, settings = (
+    traverse_util.flatten_dict(config_lib.to_plain(one), sep=".")
+    for one in (config_lib.default_config(), config)
+  )
   return {k: v for k, v in settings.items() if default.get(k) != v}
-
-
-def _flat(
-  tree: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      yield from _flat(value, f"{prefix}{name}.")
-    else:
-      yield f"{prefix}{name}", value

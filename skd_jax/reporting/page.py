@@ -10,11 +10,12 @@ of CSS, and the script tells what both models thought of a token.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
 import markupsafe
+from flax import traverse_util
 
 from skd_jax.reporting import answer_cards, chart, files, report, rollouts
 from skd_jax.reporting.report import Report, Table
@@ -149,22 +150,15 @@ def _beside(runs: Sequence[Run], make: Callable[[Report], Table]) -> Table:
 
 def _settings(runs: Sequence[Run]) -> Table:
   """Returns the settings; of several runs, those in which they differ."""
-  flat = [dict(_flatten(run.report["config"])) for run in runs]
+  flat = [
+    traverse_util.flatten_dict(run.report["config"], sep=".") for run in runs
+  ]
+  flat = [{k: str(v) for k, v in settings.items()} for settings in flat]
   names = dict.fromkeys(name for settings in flat for name in settings)
   rows = [[name, *(of_run.get(name, "") for of_run in flat)] for name in names]
   if len(runs) > 1:
     rows = [row for row in rows if len(set(row[1:])) > 1]
   return Table(["", *(run.name or "value" for run in runs)], rows)
-
-
-def _flatten(
-  settings: Mapping[str, Any], prefix: str = ""
-) -> Iterable[tuple[str, str]]:
-  for name, value in settings.items():
-    if isinstance(value, Mapping):
-      yield from _flatten(value, f"{prefix}{name}.")
-    else:
-      yield prefix + name, str(value)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from tests.conftest import (
   trigram_model,
   trigram_params,
 )
+from tests.losses.test_divergence import NAMES
 
 NUMBERS = st.floats(-300, 300, width=32)
 ODD = st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -3e38])
@@ -111,17 +112,6 @@ def test_odd_logits_of_a_row_change_no_other_row(
   assert after.dtype == bool
   assert after.shape == (2, G)
   np.testing.assert_array_equal(before[0], after[0])
-
-
-NAMES = [
-  "forward_kl",
-  "reverse_kl",
-  "jsd",
-  "skew_forward_kl",
-  "skew_reverse_kl",
-  "tvd",
-  "top_k_forward_kl",
-]
 
 
 @functools.cache
