@@ -75,7 +75,7 @@ def prune_folder(
   dtype = _stored_dtype(source)
   pruned = pruning.prune_layers(models.load_model(source, dtype=dtype), keep)
 
-  def save_tokenizer(folder: str) -> None:
+  def write_more(folder: str) -> None:
     tokenizer_files.save_tokenizer(tokenizer, folder)
     if (source / _GENERATION).is_file():
       shutil.copy(source / _GENERATION, folder)
@@ -88,7 +88,7 @@ def prune_folder(
     eos_token_id=list(tokenizer_lib.eos_ids(tokenizer, source)),
     bos_token_id=tokenizer.bos_token_id,
     pad_token_id=tokenizer.pad_token_id,
-    save_tokenizer=save_tokenizer,
+    write_more=write_more,
   )
   num_weights = sum(x.size for x in jax.tree.leaves(pruned.params))
   return (

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     noisy_params(config),
     dtype="bfloat16",
     eos_token_id=[2, 3],
-    save_tokenizer=tokenizer.save_pretrained,
+    write_more=tokenizer.save_pretrained,
   )
   generation = {"eos_token_id": [2, 3], "temperature": 0.7, "do_sample": True}
   (path / "generation_config.json").write_text(json.dumps(generation))

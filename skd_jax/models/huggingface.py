@@ -174,7 +174,7 @@ def save(
   eos_token_id: int | list[int] | None = None,
   bos_token_id: int | None = None,
   pad_token_id: int | None = None,
-  save_tokenizer: Callable[[str], Any] | None = None,
+  write_more: Callable[[str], Any] | None = None,
 ) -> None:
   """Writes a folder that transformers' `from_pretrained` loads.
 
@@ -194,7 +194,7 @@ def save(
       generation_config.json.
     bos_token_id: id that begins a text, if any.
     pad_token_id: id of padding, if any.
-    save_tokenizer: called with the temporary folder to write more files into
+    write_more: called with the temporary folder to write more files into
       it, such as `tokenizer.save_pretrained`.
 
   Raises:
@@ -235,8 +235,8 @@ def save(
           os.path.join(temporary, "generation_config.json"),
           {key: value for key, value in token_ids.items() if value is not None},
         )
-        if save_tokenizer is not None:
-          save_tokenizer(temporary)
+        if write_more is not None:
+          write_more(temporary)
         manifest.write(temporary)
     finally:
       _fetch_all(fetched)  # Also where a write fails: the others do.

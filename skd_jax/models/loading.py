@@ -163,7 +163,7 @@ def save_model(
   elif eos_ids is not None:
     tokens = {"eos_token_id": list(eos_ids)}
 
-  def write_rest(target: str) -> None:
+  def write_more(target: str) -> None:
     if tokenizer is not None:
       tokenizer_files.save_tokenizer(tokenizer, target)
     if card:
@@ -174,6 +174,6 @@ def save_model(
     loaded.config,
     loaded.params,
     dtype=dtype,
-    save_tokenizer=write_rest,
+    write_more=write_more,
     **tokens,
   )

@@ -374,9 +374,7 @@ def test_killed_export_leaves_the_old_one(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    models.save(
-      tmp_path / "m", GEMMA3, noisy_params(GEMMA3), save_tokenizer=fail
-    )
+    models.save(tmp_path / "m", GEMMA3, noisy_params(GEMMA3), write_more=fail)
   assert models.load_config(tmp_path / "m") == LLAMA
   models.load_params(tmp_path / "m", LLAMA)
   assert os.listdir(tmp_path) == ["m"]
@@ -390,7 +388,7 @@ def test_export_replaces_an_export_but_never_other_files(tmp_path):
     LLAMA,
     params,
     eos_token_id=[2, 3],
-    save_tokenizer=lambda folder: open(f"{folder}/tokenizer.json", "w").close(),
+    write_more=lambda folder: open(f"{folder}/tokenizer.json", "w").close(),
   )
   assert sorted(os.listdir(tmp_path / "m")) == [
     "config.json",
