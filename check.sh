@@ -10,5 +10,6 @@ pyrefly check --python-interpreter-path "$(command -v python)"
 python -m pytest "$@"
 # What needs eight devices. 5: none of it was asked for.
 XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=8" \
-  python -m pytest tests/parallel/test_meshes.py tests/benchmarks/tpu/test_plan.py "$@" ||
+  python -m pytest tests/parallel/test_meshes.py \
+  tests/parallel/test_mesh_programs.py tests/benchmarks/tpu/test_plan.py "$@" ||
   [ $? -eq 5 ]

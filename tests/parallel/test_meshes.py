@@ -9,30 +9,32 @@ Without eight devices all of it is skipped; check.sh sets the flag.
 import dataclasses
 import functools
 import math
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.tpu import hlo
-from skd_jax import builders, methods, models, structs
-from skd_jax import config as config_lib
+from skd_jax import models, structs
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
-from skd_jax.models import loading, lora
+from skd_jax.models import loading
 from skd_jax.parallel import sharding
-from skd_jax.training import generation, probe, train_step
-from tests.conftest import make_batch
-from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
-
-pytestmark = pytest.mark.skipif(
-  len(jax.devices()) < 8,
-  reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8",
+from skd_jax.training import generation, probe
+from tests.parallel.mesh_pieces import (
+  EOS,
+  FEW,
+  ROWS,
+  V,
+  make_mesh,
+  make_pieces,
+  make_prompts,
+  needs_eight_devices,
 )
+from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA
 
-V, T, EOS, ROWS = 64, 6, 3, 16
+pytestmark = needs_eight_devices
+
 SHAPES = [
   (8, 1, 1),
   (1, 8, 1),
@@ -45,8 +47,6 @@ SHAPES = [
   (1, 2, 4),
   (2, 2, 2),
 ]
-FEW = [(2, 2, 2), (1, 1, 8)]
-
 # Some of each: fast tests take the first.
 CASES = [
   pytest.param(
@@ -58,135 +58,6 @@ CASES = [
   for family in EVEN_FAMILIES
   for shape in SHAPES
 ]
-
-
-def make_mesh(shape):
-  data, fsdp, tensor = shape
-  size = data * fsdp * tensor
-  return sharding.make_mesh(
-    data=data, fsdp=fsdp, tensor=tensor, devices=jax.devices()[:size]
-  )
-
-
-def load(config, seed, mesh, rules):
-  """A confident model, placed on a mesh."""
-  placement = loading.Placement(mesh, rules)
-  params = jax.device_put(
-    noisy_params(config, seed, scale=0.3), placement.shardings(config)
-  )
-  return loading.LoadedModel(config, models.create(config), params)
-
-
-def load_adapted(config, mesh, rank):
-  """A confident model that is trained by adapters."""
-  base = load(config, 0, mesh, sharding.FROZEN)
-  params = models.add_adapters(
-    config,
-    base.params,
-    rank=rank,
-    alpha=2.0 * rank,
-    targets=lora.TARGETS,
-    seed=0,
-  )
-  return dataclasses.replace(base, params=params)
-
-
-def make_config(method="skd", **changes):
-  config = methods.apply_method(config_lib.default_config(), method)
-  return methods.change(
-    config,
-    {
-      "rollout.threshold": 8.0,
-      "rollout.student_temperature": 1.0,
-      "rollout.student_top_p": 0.9,
-      "rollout.teacher_top_p": 0.9,
-      "distill.num_steps": 10,
-      "distill.learning_rate": 1e-3,
-      "distill.num_microbatches": 2,
-      "loss.chunk_size": 8,
-      **changes,
-    },
-  )
-
-
-def make_prompts():
-  rng = np.random.default_rng(7)
-  prompts = [
-    rng.integers(4, V, rng.integers(1, 5)).tolist() for _ in range(ROWS)
-  ]
-  batch = jax.device_get(make_batch(prompts, references=[[5, 6, 3]] * ROWS))
-  limits = np.asarray([1 + i % T for i in range(ROWS)], np.int32)
-  return dataclasses.replace(batch, max_new_tokens=limits)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-  """What a step of distillation needs, on a mesh."""
-
-  student: loading.LoadedModel
-  teacher: loading.LoadedModel
-  spec: generation.GenerationSpec
-  rollout_fn: generation.RolloutFn
-  train: train_step.TrainFns
-  batch: structs.Batch
-
-  @property
-  def params(self):
-    return self.student.params, self.teacher.params
-
-  @property
-  def teacher_head(self):
-    if not self.spec.uses_teacher:
-      return None
-    return self.teacher.model.head_params(self.teacher.params)
-
-  def generate(self, student_params=None):
-    """The responses of the first step."""
-    keys = sampling.row_keys(0, 0, self.batch.index)
-    return generation.generate_responses(
-      self.spec,
-      self.rollout_fn,
-      self.teacher.model,
-      student_params or self.student.params,
-      self.teacher.params,
-      self.batch,
-      keys,
-      0,
-    )[0]
-
-
-def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
-  config = make_config(**changes)
-  if rank:
-    student = load_adapted(model_config, mesh, rank)
-  else:
-    student = load(model_config, 0, mesh, sharding.TRAINED)
-  wide = dataclasses.replace(model_config, hidden_size=teacher_width)
-  teacher = load(wide, 1, mesh, sharding.FROZEN)
-  spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
-  vocab_size = model_config.vocab_size
-  return Pieces(
-    student=student,
-    teacher=teacher,
-    spec=spec,
-    rollout_fn=generation.make_rollout_fn(
-      spec,
-      student,
-      teacher,
-      stopping.make_stop_table(vocab_size, (EOS,)),
-      mesh=mesh,
-      dtype=jnp.float32,
-    ),
-    train=builders.train_fns(
-      config,
-      "distill",
-      student,
-      teacher if spec.uses_teacher else None,
-      builders.token_loss(config, vocab_size),
-      mesh,
-    ),
-    batch=sharding.place_rows(make_prompts(), mesh, ROWS),
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,118 +238,6 @@ def test_two_steps_with_adapters_are_those_of_one_device(shape):
   jax.tree.map(close, adapters, want)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
   assert all(np.abs(x).max() > 5e-3 for x in b)
-
-
-@functools.cache
-def compiled_texts(shape):
-  """The programs of the rollout and of the train step.
-
-  And the shapes of the weights of both models, and of what a device has of the
-  student's where it has them whole along fsdp.
-  """
-  mesh = make_mesh(shape)
-  config = dataclasses.replace(
-    EVEN_LLAMA, hidden_size=128, intermediate_size=256, vocab_size=1024
-  )
-  with jax.set_mesh(mesh):
-    pieces = make_pieces(mesh, config, teacher_width=192)
-    params, batch = pieces.params, pieces.batch
-    keys = sampling.row_keys(0, 0, batch.index)
-    threshold = jnp.float32(8.0)
-    rollout = pieces.rollout_fn.lower(*params, batch, keys, threshold).compile()
-    state = pieces.train.init(pieces.student.params)
-    step = pieces.train.step_with.lower(
-      state, None, pieces.teacher_head, batch, pieces.generate()
-    ).compile()
-  weights = {x.shape for x in jax.tree.leaves(params) if x.ndim > 1}
-  placed = loading.Placement(mesh, sharding.FROZEN).shardings(config)
-  parts = jax.tree.map(
-    lambda x, where: where.shard_shape(x.shape), params[0], placed
-  )
-  parts = jax.tree.leaves(parts, is_leaf=lambda x: isinstance(x, tuple))
-  gathered = sorted(part for part in parts if len(part) > 1)
-  return rollout.as_text(), step.as_text(), weights, gathered
-
-
-def in_loops(text: str, operation: str) -> set[tuple[int, ...]]:
-  """Shapes of the results of an operation outside of the entry."""
-  shapes, in_entry = set(), False
-  for line in text.splitlines():
-    if line and not line.startswith((" ", "}")):
-      in_entry = line.startswith("ENTRY")
-    found = re.match(rf"\s+(?:ROOT )?%\S+ = (.*?) {operation}\(", line)
-    if found and not in_entry:
-      for dims in re.findall(r"\[([\d,]*)\]", found[1]):
-        shapes.add(tuple(map(int, filter(None, dims.split(",")))))
-  return shapes
-
-
-@pytest.mark.optimized
-@pytest.mark.parametrize(
-  "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
-)
-def test_the_decode_loop_gathers_neither_weights_nor_caches(shape):
-  text, _, weights, _ = compiled_texts(shape)
-  gathered = in_loops(text, "all-gather")
-  whole = weights | {shape[::-1] for shape in weights}
-  assert not gathered & whole
-  data, fsdp, _ = shape
-  num_slots = 4 + T + 3
-  cache = (ROWS // (data * fsdp)) * EVEN_LLAMA.num_kv_heads * num_slots * 8
-  assert all(math.prod(found) < cache for found in gathered)
-
-
-def gathers_before_the_loop(text):
-  """The large arrays that are gathered outside of every loop."""
-  return sorted(
-    shape
-    for found in hlo.collectives(text)
-    if found.kind == "all-gather" and not found.loop_depth
-    for shape in found.shapes
-    if math.prod(shape) > 64 * ROWS
-  )
-
-
-@pytest.mark.optimized
-def test_rollout_gathers_the_weights_of_the_student_once():
-  text, _, _, parts = compiled_texts((2, 2, 2))
-  assert len(parts) == 2 * 7 + 2
-  assert gathers_before_the_loop(text) == parts
-  # Without fsdp they are placed as the rollout reads them.
-  assert not gathers_before_the_loop(compiled_texts((1, 1, 8))[0])
-
-
-@pytest.mark.optimized
-def test_the_train_step_gathers_weights_and_no_activations():
-  _, text, _, parts = compiled_texts((2, 2, 2))
-  assert set(gathers_before_the_loop(text)) == set(parts)
-  moved = [
-    math.prod(shape)
-    for found in hlo.collectives(text)
-    if found.loop_depth and found.kind not in ("all-reduce", "reduce-scatter")
-    for shape in found.shapes
-  ]
-  width = EVEN_LLAMA.num_heads * 16
-  assert max(moved) < width  # Not even the activations of one token.
-
-
-@pytest.mark.optimized
-@pytest.mark.parametrize("shape", FEW)
-def test_compiled_programs_call_nothing_on_the_host(shape):
-  for text in compiled_texts(shape)[:2]:
-    calls = set(re.findall(r'custom_call_target="([^"]+)"', text))
-    assert not [call for call in calls if "callback" in call]
-
-
-@pytest.mark.optimized
-def test_the_train_step_donates_its_state():
-  _, text, _, _ = compiled_texts((2, 2, 2))
-  header = text.split("\n", 1)[0]
-  num_weights = len(jax.tree.leaves(models.param_shapes(EVEN_LLAMA)))
-  # Weights and both moments, and two counters of the optimizer and the step.
-  assert header.count("may-alias") + header.count("must-alias") >= (
-    3 * num_weights
-  )
 
 
 @pytest.mark.slow
