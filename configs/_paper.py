@@ -68,10 +68,10 @@ def smollm2() -> ml_collections.ConfigDict:
   config.student.layers_of_teacher = tuple(range(0, 30, 3))
   config.data.length_multiple = 64
   for fit in (config.teacher.fit, config.student.fit, config.distill):
-    fit.update(batch_size=8, learning_rate=1e-4, log_every_steps=5)
-  config.teacher.fit.num_steps = 50
-  config.student.fit.update(num_steps=200, learning_rate=3e-4)
-  config.distill.num_steps = 50
+    fit.update(batch_size=4, learning_rate=1e-4, log_every_steps=5)
+  config.teacher.fit.num_steps = 10
+  config.student.fit.update(num_steps=40, learning_rate=3e-4)
+  config.distill.num_steps = 10
   # The nucleus is the most expensive part of a draw on a CPU, and at this
   # temperature it changes little.
   config.rollout.student_top_p = 1.0

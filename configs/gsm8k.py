@@ -37,8 +37,8 @@ def smollm2() -> ml_collections.ConfigDict:
   _add_data(config)
   # Half of the paper's: what is longer is not trained on.
   config.data.max_new_tokens = 256
-  config.data.max_validation_examples = 32
-  config.data.max_test_examples = 100
+  config.data.max_validation_examples = 16
+  config.data.max_test_examples = 32
   return config
 
 

@@ -60,8 +60,8 @@ def dialogsum_smollm2() -> ml_collections.ConfigDict:
   config.task = "DialogSum, SmolLM2-135M to its every third layer"
   _add_prompt(config)
   _add_dialogsum(config)
-  config.data.max_validation_examples = 32
-  config.data.max_test_examples = 100
+  config.data.max_validation_examples = 16
+  config.data.max_test_examples = 32
   return config
 
 

@@ -483,10 +483,11 @@ def test_control_takes_its_rate_from_the_threshold():
   assert (rollout["accept"], rollout["threshold"]) == ("random", 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("method", "said"),
   [
-    pytest.param("random", "random (that of skd)", marks=pytest.mark.slow),
+    ("random", "random (that of skd)"),
     ("skdd", "method = 'skdd': must be one of ['sft', "),
   ],
 )
