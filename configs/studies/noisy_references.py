@@ -1,11 +1,10 @@
 """References with wrong steps: worked arithmetic, a pruned student.
 
 python -m skd_jax.compare --study=configs/studies/noisy_references.py \\
-  --config.teacher.path=workdir/pruned_student/shared/teacher \\
   --workdir=workdir/noisy_references
 
-Written before it was run. The teacher is that of pruned_student, trained on
-references without noise: its study is run first.
+Written before it was run. The teacher has learned from references without
+noise: only those of the distillation set are wrong.
 """
 
 from configs.studies import pruned_student
