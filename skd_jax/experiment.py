@@ -24,6 +24,7 @@ from skd_jax import field_checks as fields
 from skd_jax.data import dataset, input_pipeline, tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
+from skd_jax.models import lora
 from skd_jax.parallel import processes, sharding
 from skd_jax.reporting import files, provenance
 
@@ -169,6 +170,7 @@ def read_experiment(
       for field, folder in _checkpoints(config).items()
     },
   )
+  _check_adapters(config)
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -277,6 +279,16 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
     for folder in _checkpoints(config).values()
   ]
   return min(sizes, default=tokenizer_lib.num_ids(tokenizer))
+
+
+def _check_adapters(config: ml_collections.ConfigDict) -> None:
+  """Checks them against the folder of the student, before it is read."""
+  if config.student.lora.rank:
+    shape = models.load_config(config.student.path)
+    with fields.prefix("student.lora."):
+      lora.check_targets(
+        shape, models.param_shapes(shape), config.student.lora.targets
+      )
 
 
 def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:

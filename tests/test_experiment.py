@@ -160,6 +160,28 @@ def test_limits_beyond_the_positions_of_a_checkpoint_are_refused(
   assert not (tmp_path / "w").exists()
 
 
+def test_adapters_of_experts_are_refused_before_weights_are_read(
+  finished, config, tmp_path
+):
+  folder = tmp_path / "student"
+  shutil.copytree(finished / "teacher", folder)
+  for name in (manifest.NAME, "model.safetensors"):
+    (folder / name).unlink()
+  shape = json.loads((folder / "config.json").read_text())
+  shape["model_type"] = "mixtral"
+  (folder / "config.json").write_text(json.dumps(shape))
+  config = methods.change(
+    config, {"student.path": str(folder), "student.lora.rank": 2}
+  )
+  with pytest.raises(
+    ValueError,
+    match=r"^student\.lora\.targets has 'gate_proj': must be of k_proj, "
+    "o_proj, q_proj, v_proj$",
+  ):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
+
+
 def test_folder_with_more_tokens_than_vocab_size_allows_a_larger_k(
   finished, config, tmp_path
 ):

@@ -73,6 +73,25 @@ GPT2 = dataclasses.replace(
   learned_positions=True,
   rope=models.RopeConfig(partial_rotary_factor=0.0),
 )
+# Its first and third layer have no experts.
+QWEN3_MOE = dataclasses.replace(
+  LLAMA,
+  model_type="qwen3_moe",
+  num_layers=3,
+  qk_norm=True,
+  num_experts=5,
+  experts_per_token=2,
+  expert_size=14,
+  normalize_expert_weights=False,
+  dense_layers=(0, 2),
+)
+MIXTRAL = dataclasses.replace(
+  LLAMA,
+  model_type="mixtral",
+  num_experts=3,
+  experts_per_token=2,
+  expert_size=LLAMA.intermediate_size,
+)
 OLMO = dataclasses.replace(
   LLAMA,
   model_type="olmo2",
@@ -125,6 +144,24 @@ EVEN_FAMILIES = {
     qk_norm=True,
     layer_windows=(4, None),
     local_rope=models.RopeConfig(),
+  ),
+  "mixtral": dataclasses.replace(
+    EVEN_LLAMA,
+    model_type="mixtral",
+    num_experts=3,
+    experts_per_token=2,
+    expert_size=EVEN_LLAMA.intermediate_size,
+  ),
+  # Its experts divide by no more than two devices.
+  "qwen3_moe": dataclasses.replace(
+    EVEN_LLAMA,
+    model_type="qwen3_moe",
+    qk_norm=True,
+    num_experts=5,
+    experts_per_token=2,
+    expert_size=10,
+    normalize_expert_weights=False,
+    dense_layers=(0,),
   ),
   "olmo2": dataclasses.replace(
     EVEN_LLAMA,

@@ -118,6 +118,11 @@ class ModelConfig:
   attention_output_bias: bool = False
   mlp_bias: bool = False
   gated_mlp: bool = True  # False: down(activation(up(x))).
+  num_experts: int = 0  # E of experts.py; 0: there are none.
+  experts_per_token: int = 0  # k
+  expert_size: int = 0  # F of an expert.
+  normalize_expert_weights: bool = True  # Those of the k add up to 1.
+  dense_layers: tuple[int, ...] = ()  # Those whose MLP has no experts.
   qk_norm: bool = False  # A norm over each head of queries and keys.
   qk_norm_of_all_heads: bool = False  # That norm is over all heads together.
   pre_norm: bool = True  # Norms before attention and MLP.
@@ -158,11 +163,31 @@ class ModelConfig:
       raise ValueError(
         f"activation = {self.activation!r}: must be one of {ACTIVATIONS}"
       )
+    if self.num_experts:
+      self._check_experts()
     if self.layer_windows and len(self.layer_windows) != self.num_layers:
       raise ValueError(
         f"layer_windows has {len(self.layer_windows)} entries, "
         f"but num_layers = {self.num_layers}"
       )
+
+  def _check_experts(self) -> None:
+    if not 1 <= self.experts_per_token <= self.num_experts:
+      raise ValueError(
+        f"experts_per_token = {self.experts_per_token}: must be in [1, "
+        f"{self.num_experts}], as num_experts = {self.num_experts}"
+      )
+    if self.expert_size < 1:
+      raise ValueError(f"expert_size = {self.expert_size}: must be at least 1")
+    if self.mlp_bias or not self.gated_mlp:
+      raise ValueError(
+        f"num_experts = {self.num_experts}: must be 0 without gated_mlp, or "
+        "with mlp_bias"
+      )
+
+  def has_experts(self, layer: int) -> bool:
+    """Whether the MLP of this layer has experts."""
+    return self.num_experts > 0 and layer not in self.dense_layers
 
   @property
   def has_last_position(self) -> bool:

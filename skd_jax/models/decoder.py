@@ -6,6 +6,8 @@ The weights are a plain nested dict of arrays:
   position_embedding [max_position_embeddings, D], where positions are learned
   layers / 0, 1, ... / attention / query, key, value, out / kernel [in, out]
                      / mlp / gate, up, down / kernel [in, out]
+                           / router / kernel [D, E], and expert_gate, expert_up,
+                             expert_down / kernel [E, in, out] in their place
                      / attention_norm, mlp_norm, ... / scale [D]
   final_norm / scale [D]
   lm_head [V, D], only where the head is not tied to the embedding

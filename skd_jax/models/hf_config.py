@@ -15,6 +15,8 @@ _UNSUPPORTED = (
   "use_bidirectional_attention",
   "num_experts",
   "num_local_experts",
+  "n_shared_experts",
+  "shared_expert_intermediate_size",
 )
 
 
@@ -50,7 +52,7 @@ def model_config_from_hf(hf_config: Mapping[str, Any]) -> ModelConfig:
   family = FAMILIES[model_type]
   hf = {**COMMON_DEFAULTS, **family.defaults, **hf_config}
   for key in _UNSUPPORTED:
-    if hf.get(key):
+    if hf.get(key) and key not in family.defaults:
       raise ValueError(f"{key}={hf[key]!r} is not supported")
   fields: dict[str, Any] = {"model_type": model_type, **family.traits}
   for option in family.options:

@@ -3,6 +3,7 @@
 qkv_proj.weight [out, in]     query [in, out]^T
                               key
                               value
+experts.E.up_proj.weight      [e] of up [E, in, out]^T
 """
 
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import jax
 from skd_jax import structs
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.families import FAMILIES
+from skd_jax.models.families.names import Names
 
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
@@ -19,8 +21,9 @@ _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 class Leaf(NamedTuple):
   """One array of the weights, and where it is in the files.
 
-  hf_name: of the tensor there.
-  transpose: whether that has the axes the other way round.
+  hf_name: of the tensor there; with {}, of those of all experts, each of which
+    is one along the first axis of the array.
+  transpose: whether that has the last two axes the other way round.
   shape: of the array.
   has_vocab_rows: whether its first axis is V.
   start: where the array begins, along its last axis, in the tensor.
@@ -37,26 +40,49 @@ class Leaf(NamedTuple):
   @property
   def hf_shape(self) -> tuple[int, ...]:
     """The shape of the tensor."""
-    shape = (*self.shape[:-1], self.width)
-    return shape[::-1] if self.transpose else shape
+    *rest, size = (*self.shape[:-1], self.width)
+    return (*rest[:-1], size, rest[-1]) if self.transpose else (*rest, size)
+
+  @property
+  def has_experts(self) -> bool:
+    """Whether each expert has a tensor of its own."""
+    return "{}" in self.hf_name
+
+  def tensors(self) -> list["Leaf"]:
+    """The parts of the array that are, or are in, one tensor each."""
+    if not self.has_experts:
+      return [self]
+    count, *shape = self.shape
+    return [
+      self._replace(hf_name=self.hf_name.format(e), shape=tuple(shape))
+      for e in range(count)
+    ]
 
   @property
   def projection(self) -> str:
     """The last part of the name of a projection, such as q_proj; else "".
 
-    "" also where several are one tensor, as the query, key and value of Phi-3.
+    "" also where several are one tensor, as the query, key and value of Phi-3,
+    and for those of experts.
     """
-    is_whole = self.width == self.shape[-1]
+    is_whole = self.width == self.shape[-1] and len(self.shape) == 2
     is_projection = self.transpose and is_whole
     return self.hf_name.split(".")[-2] if is_projection else ""
 
 
 def named_leaves(
-  config: ModelConfig, shapes: structs.Params
+  config: ModelConfig, shapes: structs.Params, names: Names | None = None
 ) -> tuple[list[Leaf], Any]:
-  """Every array of the weights, in tree order, with its place in the files."""
+  """Every array of the weights, in tree order, with its place in the files.
+
+  Args:
+    config: of the model.
+    shapes: the weights, or a tree like them.
+    names: of the tensors; None: those that the family has in what it writes.
+  """
   family = FAMILIES[config.model_type]
-  order = {path: i for i, path in enumerate(family.names)}
+  names = family.names if names is None else names
+  order = {path: i for i, path in enumerate(names)}
   flat, treedef = jax.tree.flatten_with_path(shapes)
   leaves, places, widths = [], [], {}
   for path, leaf in flat:
@@ -64,7 +90,8 @@ def named_leaves(
     kind = keys.pop() if keys[-1] in _LEAF_NAMES else "kernel"
     layer = keys.pop(1) if keys[0] == "layers" else None
     ours = "/".join(keys)
-    name = f"{family.names[ours].format(layer)}.{_LEAF_NAMES[kind]}"
+    # What is left in braces is the number of an expert.
+    name = f"{names[ours].format(layer, '{}')}.{_LEAF_NAMES[kind]}"
     is_kernel = path[-1].key == "kernel"
     has_vocab_rows = ours in ("embedding", "lm_head")
     transpose = is_kernel and family.transposed

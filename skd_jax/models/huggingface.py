@@ -22,6 +22,7 @@ from skd_jax import structs
 from skd_jax.models import lora, weight_files
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
+from skd_jax.models.families import FAMILIES
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, by_tensor, named_leaves
 from skd_jax.parallel import processes
@@ -85,15 +86,17 @@ def load_params(
     manifest.check, folder, lambda name: ".safetensors" in name
   )
   shapes = param_shapes(config, param_dtype=param_dtype)
-  leaves, treedef = named_leaves(config, shapes)
-  places = [None] * len(leaves)
-  if shardings is not None:
-    places = treedef.flatten_up_to(shardings)
   with contextlib.ExitStack() as stack:
     sources = weight_files.open_sources(folder, stack)
-    _check_sources(leaves, sources, vocab_size, folder)
+    names = FAMILIES[config.model_type].names_in(sources)
+    leaves, treedef = named_leaves(config, shapes, names)
+    places = [None] * len(leaves)
+    if shardings is not None:
+      places = treedef.flatten_up_to(shardings)
+    tensors = [tensor for leaf in leaves for tensor in leaf.tensors()]
+    _check_sources(tensors, sources, vocab_size, folder)
     arrays = [
-      _read(leaf, sources[leaf.hf_name], vocab_size, param_dtype, place)
+      _read(leaf, sources, vocab_size, param_dtype, place)
       for leaf, place in zip(leaves, places, strict=True)
     ]
   return jax.tree.unflatten(treedef, arrays)
@@ -137,14 +140,13 @@ def _few(names: list[str]) -> str:
 
 def _read(
   leaf: Leaf,
-  source: weight_files.Source,
+  sources: dict[str, weight_files.Source],
   vocab_size: int | None,
   dtype: Any,
   sharding: jax.sharding.Sharding | None,
 ) -> jax.Array:
   """One array, read slice by slice where a sharding says so."""
-  tensor = source.file.get_slice(source.name)
-  shape = leaf.shape
+  tensors, shape = leaf.tensors(), leaf.shape
   if leaf.has_vocab_rows and vocab_size is not None:
     shape = (vocab_size, *shape[1:])
 
@@ -155,9 +157,18 @@ def _read(
     ]
     last = bounds.pop()
     bounds.append(slice(leaf.start + last.start, leaf.start + last.stop))
-    if leaf.transpose:
-      return tensor[tuple(bounds[::-1])].T.astype(dtype)
-    return tensor[tuple(bounds)].astype(dtype)
+    if not leaf.has_experts:
+      return of_tensor(leaf, bounds)
+    experts, *bounds = bounds
+    return np.stack([of_tensor(tensor, bounds) for tensor in tensors[experts]])
+
+  def of_tensor(tensor: Leaf, bounds: list[slice]) -> np.ndarray:
+    source = sources[tensor.hf_name]
+    data = source.file.get_slice(source.name)
+    if not leaf.transpose:
+      return data[tuple(bounds)].astype(dtype)
+    *rest, rows, columns = bounds
+    return data[(*rest, columns, rows)].swapaxes(-1, -2).astype(dtype)
 
   if sharding is None:
     return jax.numpy.asarray(part(None))
@@ -216,16 +227,20 @@ def save(
   leaves, treedef = named_leaves(config, param_shapes(config))
   arrays = treedef.flatten_up_to(params)
   tensors = by_tensor(leaves)
-  # Lazy: an array is merged with its adapter and fetched when it is asked for.
-  merged = map(lora.merge, [arrays[i] for t in tensors for i in t])
-  fetched = map(processes.to_host, merged)
+  fetched = _fetch([(leaves[i], arrays[i]) for t in tensors for i in t])
 
   def write() -> None:
     try:
       with replaced(os.path.abspath(folder)) as temporary:
         _write_shards(
           temporary,
-          [[leaves[i] for i in tensor] for tensor in tensors],
+          [
+            list(parts)
+            for tensor in tensors
+            for parts in zip(
+              *(leaves[i].tensors() for i in tensor), strict=True
+            )
+          ],
           fetched,
           _DTYPES[dtype],
           max_shard_bytes,
@@ -244,6 +259,16 @@ def save(
   if not processes.is_first():
     _fetch_all(fetched)
   processes.on_first(write)
+
+
+def _fetch(pairs: list[tuple[Leaf, Any]]) -> Iterator[np.ndarray]:
+  """Yields the parts of each array that have a tensor of their own.
+
+  An array is merged with its adapter and fetched when it is asked for.
+  """
+  for leaf, array in pairs:
+    value = processes.to_host(lora.merge(array))
+    yield from value if leaf.has_experts else (value,)
 
 
 def _fetch_all(fetched: Iterator[np.ndarray]) -> None:

@@ -15,6 +15,7 @@ from flax import nnx
 from skd_jax.models import lora
 from skd_jax.models.attention import attend, place_cache, write_slots
 from skd_jax.models.config import ModelConfig, RopeConfig
+from skd_jax.models.experts import ExpertMLP
 
 INIT_STDDEV = 0.02
 
@@ -281,7 +282,7 @@ class Block(nnx.Module):
     self.attention = Attention(config, layer, param_dtype, rngs)
     self.post_attention_norm = norm(config.post_norm)
     self.mlp_norm = norm(config.pre_norm)
-    self.mlp = MLP(config, param_dtype, rngs)
+    self.mlp = _mlp(config, layer, param_dtype, rngs)
     self.post_mlp_norm = norm(config.post_norm)
 
   def __call__(
@@ -297,6 +298,16 @@ class Block(nnx.Module):
     x = x + _normed(self.post_attention_norm, mixed)
     mixed = self.mlp(_normed(self.mlp_norm, x))
     return x + _normed(self.post_mlp_norm, mixed), cache
+
+
+def _mlp(
+  config: ModelConfig, layer: int, param_dtype: Any, rngs: nnx.Rngs
+) -> MLP | ExpertMLP:
+  if not config.has_experts(layer):
+    return MLP(config, param_dtype, rngs)
+  stddevs = INIT_STDDEV, INIT_STDDEV / math.sqrt(2 * config.num_layers)
+  activation = _ACTIVATIONS[config.activation]
+  return ExpertMLP(config, activation, stddevs, param_dtype, rngs)
 
 
 def _normed(norm: Norm | None, x: jax.Array) -> jax.Array:

@@ -25,15 +25,8 @@ from skd_jax.models import hf_names
 from skd_jax.models.config import ModelConfig
 
 # What may be adapted, by the names of Hugging Face and PEFT.
-TARGETS = (
-  "q_proj",
-  "k_proj",
-  "v_proj",
-  "o_proj",
-  "gate_proj",
-  "up_proj",
-  "down_proj",
-)
+_OF_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+TARGETS = (*_OF_ATTENTION, "gate_proj", "up_proj", "down_proj")
 
 
 @struct.dataclass
@@ -75,6 +68,33 @@ def _merged(weight: Adapted) -> jax.Array:
   return weight.kernel.astype(jnp.float32) + weight.scale * product
 
 
+def check_targets(
+  config: ModelConfig, shapes: structs.Params, targets: Sequence[str]
+) -> None:
+  """Checks that a model has kernels that can be adapted.
+
+  Those of an MLP cannot where any layer has experts: the dense layers alone
+  would have adapters.
+
+  Args:
+    config: of the model.
+    shapes: its weights, or a tree like them.
+    targets: of TARGETS.
+
+  Raises:
+    ValueError: the model has no such projection.
+  """
+  leaves, _ = hf_names.named_leaves(config, shapes)
+  usable = _OF_ATTENTION if config.num_experts else TARGETS
+  known = {leaf.projection for leaf in leaves}.intersection(usable)
+  for target in targets:
+    if target not in known:
+      raise ValueError(
+        f"targets has {target!r}: must be of "
+        f"{', '.join(sorted(known)) or 'another model'}"
+      )
+
+
 def add_adapters(
   config: ModelConfig,
   params: structs.Params,
@@ -103,15 +123,10 @@ def add_adapters(
   Raises:
     ValueError: the model has no such projection.
   """
+  check_targets(config, params, targets)
   leaves, treedef = hf_names.named_leaves(config, params)
   weights = treedef.flatten_up_to(params)
   names = [leaf.projection for leaf in leaves]
-  for target in targets:
-    if target not in names:
-      known = ", ".join(sorted(set(filter(None, names))))
-      raise ValueError(
-        f"targets has {target!r}: must be of {known or 'another model'}"
-      )
   chosen = {i: weights[i] for i, name in enumerate(names) if name in targets}
 
   def draw(key):

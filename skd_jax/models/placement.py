@@ -29,6 +29,11 @@ _WEIGHTS: Mapping[str, tuple[str | None, ...]] = {
   "down.kernel": ("mlp", "width"),
   "gate.bias": ("mlp",),
   "up.bias": ("mlp",),
+  "router.kernel": ("width", None),
+  # Not along the experts: see experts.py.
+  "expert_gate.kernel": (None, "width", "expert_mlp"),
+  "expert_up.kernel": (None, "width", "expert_mlp"),
+  "expert_down.kernel": (None, "expert_mlp", "width"),
 }
 
 
@@ -39,6 +44,7 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
     "heads": config.num_heads,
     "kv_heads": config.num_kv_heads,
     "mlp": config.intermediate_size,
+    "expert_mlp": config.expert_size,
     "width": config.hidden_size,
   }
 

@@ -82,5 +82,10 @@ def _config_of_layers(config: ModelConfig, keep: Sequence[int]) -> ModelConfig:
   if all(window is None for window in windows):
     windows = ()  # As config.json is read, where no layer has a window.
   return dataclasses.replace(
-    config, num_layers=len(keep), layer_windows=windows
+    config,
+    num_layers=len(keep),
+    layer_windows=windows,
+    dense_layers=tuple(
+      i for i, layer in enumerate(keep) if layer in config.dense_layers
+    ),
   )

@@ -27,6 +27,8 @@ _TEXT_PREFIXES = {
 }
 # Frequencies and causal masks: computed, not learned.
 _BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+# Parameters of a module, not modules with a parameter.
+_FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 _VISION_PREFIXES = (
   "vision_tower.",
   "multi_modal_projector.",
@@ -120,6 +122,8 @@ def open_sources(
 
 
 def _text_name(name: str) -> str:
+  if name.endswith(_FUSED_EXPERTS):
+    name = f"{name}.weight"  # As every other matrix.
   for prefix, replacement in _TEXT_PREFIXES.items():
     if name.startswith(prefix):
       return replacement + name.removeprefix(prefix)

@@ -43,6 +43,7 @@ FROZEN: Rules = {
   "heads": ("tensor",),
   "kv_heads": ("tensor",),
   "mlp": ("tensor",),
+  "expert_mlp": ("tensor",),
   "width": (),
   # Logits from which a token is drawn: each row whole on one device.
   "logits_row": MESH_AXES,

@@ -121,7 +121,10 @@ class StepMemory:
     """
     config = self.student.config
     layer = dataclasses.replace(
-      config, num_layers=1, layer_windows=config.layer_windows[:1]
+      config,
+      num_layers=1,
+      layer_windows=config.layer_windows[:1],
+      dense_layers=(),  # Of a model with experts, a layer that has them.
     )
     apply = models.create(layer, dtype=self.dtype).apply
     tensor = self.mesh.shape["tensor"]

@@ -17,7 +17,16 @@ import safetensors.numpy
 from skd_jax import models
 from skd_jax.reporting import manifest
 from tests.models.test_decoder import cached_logits, plain_logits, tokens_of
-from tests.toy_models import GEMMA, GPT2, LLAMA, OLMO, PHI, noisy_params
+from tests.toy_models import (
+  GEMMA,
+  GPT2,
+  LLAMA,
+  MIXTRAL,
+  OLMO,
+  PHI,
+  QWEN3_MOE,
+  noisy_params,
+)
 
 # A soft cap on attention is none of Gemma 3.
 GEMMA3 = dataclasses.replace(GEMMA, attention_soft_cap=None)
@@ -145,6 +154,31 @@ FAMILIES = {
       "partial_rotary_factor": 0.75,
       "tie_word_embeddings": True,
       **longrope(32, 3),
+    },
+  ),
+  "mixtral": ("mixtral", {"num_local_experts": 5, "sliding_window": 5}),
+  "qwen3_moe": (
+    "qwen3_moe",
+    {
+      "num_hidden_layers": 4,
+      "num_experts": 7,
+      "num_experts_per_tok": 3,
+      "moe_intermediate_size": 12,
+      "decoder_sparse_step": 2,
+      "mlp_only_layers": [1],
+      "use_sliding_window": True,
+      "sliding_window": 5,
+    },
+  ),
+  "qwen3_moe_normalized": (
+    "qwen3_moe",
+    {
+      "attention_bias": True,
+      "tie_word_embeddings": True,
+      "num_experts": 4,
+      "num_experts_per_tok": 2,
+      "moe_intermediate_size": 20,
+      "norm_topk_prob": True,
     },
   ),
   "gpt2": ("gpt2", GPT2_SIZES),
@@ -294,7 +328,7 @@ def test_text_part_of_an_image_model_loads(tmp_path, caplog):
 
 @pytest.mark.parametrize(
   "config",
-  [LLAMA, GEMMA3, OLMO, PHI, GPT2],
+  [LLAMA, GEMMA3, OLMO, PHI, MIXTRAL, QWEN3_MOE, GPT2],
   ids=lambda config: config.model_type,
 )
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 10_000])
@@ -557,6 +591,16 @@ def test_soft_cap_on_the_attention_of_gemma_3_is_refused():
     ({"model_type": "mamba"}, "model_type = 'mamba' is not supported"),
     ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ({"num_local_experts": 8}, "num_local_experts=8"),
+    ({"model_type": "qwen2_moe"}, "model_type = 'qwen2_moe' is not supported"),
+    ({"model_type": "deepseek_v3"}, "model_type = 'deepseek_v3' is not"),
+    (
+      {"model_type": "mixtral", "n_shared_experts": 1},
+      "n_shared_experts=1 is not supported",
+    ),
+    (
+      {"model_type": "qwen3_moe", "num_experts_per_tok": 200},
+      r"experts_per_token = 200: must be in \[1, 128\]",
+    ),
     ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
     ({"hidden_size": None}, "hidden_size is missing"),
     (
@@ -684,6 +728,99 @@ def test_options_that_a_family_cannot_express_are_named():
   config = dataclasses.replace(LLAMA, qk_norm=True, final_soft_cap=3.0)
   with pytest.raises(ValueError, match=r"qk_norm=True, final_soft_cap=3\.0"):
     models.model_config_to_hf(config)
+
+
+def published_experts(config, params):
+  """Each expert of layer 1, as tensors of published files, from E arrays."""
+  mlp = params["layers"]["1"]["mlp"]
+  prefix, names = {
+    "mixtral": ("block_sparse_moe", ("w1", "w3", "w2")),
+    "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+  }[config.model_type]
+  found = {f"model.layers.1.{prefix}.gate.weight": mlp["router"]["kernel"].T}
+  for ours, name in zip(
+    ("expert_gate", "expert_up", "expert_down"), names, strict=True
+  ):
+    for e, kernel in enumerate(mlp[ours]["kernel"]):
+      found[f"model.layers.1.{prefix}.experts.{e}.{name}.weight"] = kernel.T
+  return found
+
+
+@pytest.mark.parametrize(
+  "config", [MIXTRAL, QWEN3_MOE], ids=lambda config: config.model_type
+)
+def test_each_expert_is_exported_by_its_published_name(config, tmp_path):
+  params = noisy_params(config)
+  models.save(tmp_path / "m", config, params)
+  tensors = safetensors.numpy.load_file(tmp_path / "m" / "model.safetensors")
+  wanted = published_experts(config, params)
+  for name, value in wanted.items():
+    np.testing.assert_array_equal(tensors[name], value, err_msg=name)
+  assert {
+    name
+    for name in tensors
+    if name.startswith("model.layers.1.") and "experts" in name
+  } <= wanted.keys()
+
+
+@pytest.mark.parametrize(
+  "config", [MIXTRAL, QWEN3_MOE], ids=lambda config: config.model_type
+)
+def test_experts_that_share_a_tensor_are_read(config, tmp_path):
+  params = noisy_params(config)
+  models.save(tmp_path / "m", config, params)
+  (tmp_path / "m" / manifest.NAME).unlink()
+  path = tmp_path / "m" / "model.safetensors"
+  # As transformers 5 writes them without save_original_format.
+  tensors = {
+    name: value
+    for name, value in safetensors.numpy.load_file(path).items()
+    if "experts" not in name and "moe.gate" not in name
+  }
+  for i, layer in params["layers"].items():
+    if "router" in layer["mlp"]:
+      kernels = {k: np.asarray(v["kernel"]) for k, v in layer["mlp"].items()}
+      gate_up = np.concatenate(
+        [kernels["expert_gate"], kernels["expert_up"]], axis=-1
+      )
+      prefix = f"model.layers.{i}.mlp"
+      for name, value in (
+        ("gate.weight", kernels["router"].T),
+        ("experts.gate_up_proj", gate_up.swapaxes(1, 2)),
+        ("experts.down_proj", kernels["expert_down"].swapaxes(1, 2)),
+      ):
+        tensors[f"{prefix}.{name}"] = np.ascontiguousarray(value)
+  safetensors.numpy.save_file(tensors, path)
+  again = models.load_params(tmp_path / "m", config)
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_slices_of_experts_are_read_alone(tmp_path, monkeypatch):
+  params = noisy_params(MIXTRAL)
+  models.save(tmp_path / "m", MIXTRAL, params)
+
+  def last_two_thirds(shape, sharding, part):
+    del sharding
+    start = [size // 3 for size in shape]
+    return part(tuple(slice(s, None) for s in start))
+
+  monkeypatch.setattr(jax, "make_array_from_callback", last_two_thirds)
+  shardings = jax.tree.map(lambda x: object(), params)
+  again = models.load_params(tmp_path / "m", MIXTRAL, shardings=shardings)
+  for name in ("expert_gate", "expert_down"):
+    whole, found = (
+      tree["layers"]["1"]["mlp"][name]["kernel"] for tree in (params, again)
+    )
+    at = tuple(slice(size // 3, None) for size in whole.shape)
+    np.testing.assert_array_equal(found, whole[at])
+
+
+def test_missing_expert_is_named(tmp_path):
+  models.save(tmp_path / "m", MIXTRAL, noisy_params(MIXTRAL))
+  more = dataclasses.replace(MIXTRAL, num_experts=4)
+  name = r"model\.layers\.0\.block_sparse_moe\.experts\.3\.w1\.weight"
+  with pytest.raises(ValueError, match=f"missing tensors: {name}"):
+    models.load_params(tmp_path / "m", more)
 
 
 def test_missing_pieces_are_named(tmp_path):

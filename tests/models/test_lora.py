@@ -8,7 +8,7 @@ import pytest
 from skd_jax import models
 from skd_jax.models import lora
 from skd_jax.parallel import sharding
-from tests.toy_models import LLAMA, PHI, noisy_params
+from tests.toy_models import LLAMA, PHI, QWEN3_MOE, noisy_params
 
 CONFIG = LLAMA
 TARGETS = ("q_proj", "down_proj")
@@ -138,6 +138,18 @@ def test_known_targets_are_those_of_a_decoder(base):
   known = ", ".join(sorted(lora.TARGETS))
   with pytest.raises(ValueError, match=f": must be of {known}$"):
     add(base, ("x",))
+
+
+@pytest.mark.parametrize("target", ["gate_proj", "down_proj"])
+def test_adapters_of_experts_are_refused(target):
+  # Its dense layers have such projections, and would be adapted alone.
+  shapes = models.param_shapes(QWEN3_MOE)
+  lora.check_targets(QWEN3_MOE, shapes, ("q_proj", "o_proj"))
+  with pytest.raises(ValueError) as caught:
+    lora.check_targets(QWEN3_MOE, shapes, ("q_proj", target))
+  assert str(caught.value) == (
+    f"targets has {target!r}: must be of k_proj, o_proj, q_proj, v_proj"
+  )
 
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")

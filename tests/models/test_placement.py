@@ -7,7 +7,7 @@ import jax
 from skd_jax import models
 from skd_jax.models import placement
 from skd_jax.parallel import sharding
-from tests.toy_models import LLAMA
+from tests.toy_models import LLAMA, QWEN3_MOE
 
 
 class FakeMesh:
@@ -47,11 +47,28 @@ def test_every_matrix_of_every_family_is_in_the_table():
     learned_positions=True,
     tie_embeddings=False,
   )
-  shapes = models.param_shapes(everything)
+  shapes = {
+    config.model_type: models.param_shapes(config)
+    for config in (everything, QWEN3_MOE)
+  }
   for path, leaf in jax.tree.leaves_with_path(shapes):
     kinds = placement.kinds_of(path)
     assert len(kinds) == (leaf.ndim if kinds else 0)
     assert kinds or leaf.ndim == 1, path
+
+
+def test_experts_are_sharded_along_their_width_by_their_own_size():
+  config = dataclasses.replace(QWEN3_MOE, num_experts=4, expert_size=14)
+  rules, kept = models.usable_rules(config, FakeMesh(tensor=4), sharding.FROZEN)
+  assert rules["mlp"] == ("tensor",)
+  assert rules["expert_mlp"] == ()
+  assert "expert_mlp = 14 is not divisible by mesh.tensor = 4" in kept
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  found = models.param_shardings(config, mesh, sharding.TRAINED)
+  mlp, of = found["layers"]["1"]["mlp"], jax.sharding.PartitionSpec
+  assert mlp["expert_up"]["kernel"].spec == of(None, "fsdp", "tensor")
+  assert mlp["expert_down"]["kernel"].spec == of(None, "tensor", "fsdp")
+  assert mlp["router"]["kernel"].spec == of("fsdp", None)
 
 
 def test_trained_weights_are_sharded_over_fsdp_and_frozen_ones_are_not():

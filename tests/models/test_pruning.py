@@ -10,7 +10,7 @@ import pytest
 from skd_jax import models
 from tests.models.test_decoder import create, plain_logits, tokens_of
 from tests.models.test_huggingface import reference_logits, torch_modules
-from tests.toy_models import GEMMA, LLAMA, noisy_params
+from tests.toy_models import GEMMA, LLAMA, QWEN3_MOE, noisy_params
 
 # The windows of the layers that stay tell them apart.
 # Files of Gemma 3 have no soft cap on attention.
@@ -34,7 +34,7 @@ def silenced(params, layers):
 
   def silence(path, x):
     names = [entry.key for entry in path]
-    writes = "out" in names or "down" in names
+    writes = {"out", "down", "expert_down"} & {*names}
     return 0 * x if names[:2] in silent and writes else x
 
   return jax.tree.map_with_path(silence, params)
@@ -42,8 +42,13 @@ def silenced(params, layers):
 
 @pytest.mark.parametrize(
   ("config", "keep"),
-  [(DEEP_LLAMA, (0, 3)), (DEEP_GEMMA, (0, 1, 3)), (DEEP_GEMMA, (1, 4))],
-  ids=["llama", "gemma", "gemma_without_windows"],
+  [
+    (DEEP_LLAMA, (0, 3)),
+    (DEEP_GEMMA, (0, 1, 3)),
+    (DEEP_GEMMA, (1, 4)),
+    (QWEN3_MOE, (1, 2)),
+  ],
+  ids=["llama", "gemma", "gemma_without_windows", "experts"],
 )
 def test_pruned_model_is_the_whole_one_with_the_other_layers_silent(
   config, keep

@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -52,7 +53,8 @@ _OF_LLAMA_CPP_GEMMA2 = {
 }
 # What vLLM asks the config of transformers 5 for:
 # transformers_utils/model_arch_config_convertor.py and
-# model_executor/models/{llama,qwen2,qwen3,gemma,gemma2,gemma3}.py.
+# model_executor/models/{llama,mixtral,qwen2,qwen3,qwen3_moe,gemma,gemma2,
+# gemma3}.py.
 _OF_VLLM = {
   "architectures",
   "dtype",
@@ -71,8 +73,20 @@ _OF_VLLM = {
 _OF_VLLM_BY_TYPE = {
   "llama": {"attention_bias", "hidden_act", "mlp_bias"},
   "mistral": {"hidden_act", "sliding_window"},
+  "mixtral": {"num_experts_per_tok", "num_local_experts", "sliding_window"},
   "qwen2": {"hidden_act", "layer_types", "sliding_window"},
   "qwen3": {"attention_bias", "hidden_act", "layer_types", "sliding_window"},
+  # Asked for num_experts, transformers 5 answers with num_local_experts.
+  "qwen3_moe": {
+    "attention_bias",
+    "decoder_sparse_step",
+    "hidden_act",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_experts_per_tok",
+    "num_local_experts",
+  },
   "gemma": {"attention_bias", "hidden_act", "hidden_activation"},
   # Both activations, and the same: Gemma2MLP.
   "gemma2": {
@@ -99,6 +113,13 @@ _OF_GPT2 = {
   "hidden_size": "n_embd",
   "num_attention_heads": "n_head",
   "num_hidden_layers": "n_layer",
+}
+# What llama.cpp calls by another name.
+_OF_GGUF = {
+  "gemma3_text": "gemma3",
+  "mistral": "llama",
+  "mixtral": "llama",
+  "qwen3_moe": "qwen3moe",
 }
 # The families whose readers there were looked up.
 _LOOKED_UP = [
@@ -200,8 +221,10 @@ def test_transformers_reads_the_rotary_embeddings_that_were_written(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformers_reads_the_shape_that_was_written(exports, readings, name):
-  _, found = readings
+  major, found = readings
   config, written = exports[name].config, exports[name].json()
+  if major >= 5 and "num_experts" in written:
+    written["num_local_experts"] = written.pop("num_experts")
   assert models.model_config_from_hf(found[name]["config"]) == config
   assert found[name]["config"]["dtype"] == "float32"
   for key, value in written.items():
@@ -243,20 +266,21 @@ def test_llama_cpp_finds_the_keys_that_it_reads(exports, readings, name):
 def test_llama_cpp_knows_the_tensors_and_the_special_tokens(exports, name):
   gguf = pytest.importorskip("gguf", reason="needs gguf of llama.cpp")
   exported = exports[name]
+  if exported.config.dense_layers:
+    pytest.skip("llama.cpp knows no dense layers beside those with experts")
   (architecture,) = (
     key
     for key, value in gguf.MODEL_ARCH_NAMES.items()
-    # It calls Mistral by the name of Llama, and Gemma 3 without its `_text`.
     if value
-    == {"mistral": "llama", "gemma3_text": "gemma3"}.get(
-      exported.config.model_type, exported.config.model_type
-    )
+    == _OF_GGUF.get(exported.config.model_type, exported.config.model_type)
   )
   known = gguf.get_tensor_name_map(architecture, exported.config.num_layers)
   path = exported.folder / "model.safetensors"
   with safetensors.safe_open(path, framework="numpy") as file:
     for tensor in file.keys():  # noqa: SIM118 - no mapping.
-      assert known.get_name(tensor, (".weight", ".bias")), tensor
+      # It puts the experts of a layer into one tensor before it asks.
+      merged = re.sub(r"experts\.\d+\.", "experts.", tensor)
+      assert known.get_name(merged, (".weight", ".bias")), tensor
   special = gguf.SpecialVocab(exported.folder)
   assert special.special_token_ids["eos"] == exported.tokenizer.eos_token_id
   assert special.chat_template == exported.tokenizer.chat_template

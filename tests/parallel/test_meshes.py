@@ -206,16 +206,16 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
 
 
 @functools.cache
-def two_steps_with_adapters(shape):
-  """The responses of both steps, and the adapters after them."""
+def two_steps(family, shape, rank):
+  """The responses of both steps, and what is trained after them."""
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
     pieces = make_pieces(
       mesh,
-      EVEN_FAMILIES["gemma2"],
+      EVEN_FAMILIES[family],
       24,
-      rank=2,
-      **{"distill.learning_rate": 0.01},
+      rank=rank,
+      **{"distill.learning_rate": 0.01 if rank else 1e-3},
     )
     state, rollouts = pieces.train.init(pieces.student.params), []
     for _ in range(2):
@@ -226,16 +226,32 @@ def two_steps_with_adapters(shape):
     return jax.device_get((rollouts, state.params))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
-def test_two_steps_with_adapters_are_those_of_one_device(shape):
-  rollouts, adapters = two_steps_with_adapters(shape)
-  want_rollouts, want = two_steps_with_adapters((1, 1, 1))
+def assert_two_steps_are_those_of_one_device(family, shape, rank):
+  rollouts, trained = two_steps(family, shape, rank)
+  want_rollouts, want = two_steps(family, (1, 1, 1), rank)
   for got, expected in zip(rollouts, want_rollouts, strict=True):
     np.testing.assert_array_equal(got.tokens, expected.tokens)
     np.testing.assert_array_equal(got.source, expected.source)
   close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-3)
-  jax.tree.map(close, adapters, want)
+  jax.tree.map(close, trained, want)
+  return want
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
+def test_two_steps_with_experts_are_those_of_one_device(family):
+  want = assert_two_steps_are_those_of_one_device(family, FEW[0], rank=0)
+  before = noisy_params(EVEN_FAMILIES[family], scale=0.3)
+  router, start = (
+    tree["layers"]["1"]["mlp"]["router"]["kernel"] for tree in (want, before)
+  )
+  assert np.abs(router - start).max() > 1e-3  # Two steps of at most 1e-3 each.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
+def test_two_steps_with_adapters_are_those_of_one_device(shape):
+  want = assert_two_steps_are_those_of_one_device("gemma2", shape, rank=2)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
   assert all(np.abs(x).max() > 5e-3 for x in b)
 

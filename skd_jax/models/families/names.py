@@ -25,6 +25,22 @@ LLAMA: Names = {
   "layers/attention_norm": "model.layers.{}.input_layernorm",
   "layers/mlp_norm": "model.layers.{}.post_attention_layernorm",
 }
+# Each expert has its tensors, and the second braces are for its number.
+EXPERTS: Names = {
+  **LLAMA,
+  "layers/mlp/router": "model.layers.{}.mlp.gate",
+  "layers/mlp/expert_gate": "model.layers.{}.mlp.experts.{}.gate_proj",
+  "layers/mlp/expert_up": "model.layers.{}.mlp.experts.{}.up_proj",
+  "layers/mlp/expert_down": "model.layers.{}.mlp.experts.{}.down_proj",
+}
+# As transformers 5 has them in memory, and in files where it is told to.
+FUSED_SUFFIX = ".experts.gate_up_proj.weight"
+FUSED_EXPERTS: Names = {
+  **EXPERTS,
+  "layers/mlp/expert_gate": "model.layers.{}.mlp.experts.gate_up_proj",
+  "layers/mlp/expert_up": "model.layers.{}.mlp.experts.gate_up_proj",
+  "layers/mlp/expert_down": "model.layers.{}.mlp.experts.down_proj",
+}
 # `post_attention_layernorm` stands before the MLP in most families, and after
 # the attention in those with norms behind both.
 POST_NORM: Names = {

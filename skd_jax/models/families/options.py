@@ -4,11 +4,11 @@ A family is a tuple of these; see llama.py for the smallest one.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from skd_jax.models.config import ModelConfig
-from skd_jax.models.families.names import LLAMA, Names
+from skd_jax.models.families.names import FUSED_SUFFIX, LLAMA, Names
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -35,6 +35,7 @@ class Family:
   defaults: of keys that the file may omit, as in transformers.
   traits: fields of ModelConfig that the family implies.
   names: of its tensors.
+  fused_names: of the tensors in files that have all experts of a layer in one.
   transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
   """
 
@@ -44,6 +45,12 @@ class Family:
   traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   names: Names = dataclasses.field(default_factory=lambda: LLAMA)
   transposed: bool = True
+  fused_names: Names | None = None
+
+  def names_in(self, tensors: Collection[str]) -> Names:
+    """Returns the names that the tensors of a file have."""
+    is_fused = any(name.endswith(FUSED_SUFFIX) for name in tensors)
+    return self.fused_names if self.fused_names and is_fused else self.names
 
 
 COMMON_DEFAULTS: dict[str, Any] = {
