@@ -15,7 +15,7 @@ import numpy as np
 from skd_jax.data.dataset import TokenizedSet
 from skd_jax.structs import Batch
 
-_NUM_HEIGHTS = 8  # Numbers of rows, at most; each is compiled once.
+_NUM_HEIGHTS = 16  # Numbers of rows, at most; each is compiled once.
 
 
 def choose_rows(lengths: Sequence[int], size: int) -> list[list[int]]:

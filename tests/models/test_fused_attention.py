@@ -1,6 +1,8 @@
 """Which kernel a long sequence has, and that each is attention."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -158,3 +160,43 @@ def test_each_device_runs_the_kernel_on_its_rows_and_heads():
   found = lowered(mesh_of("tpu", (2, 1, 2)), EVEN_LLAMA, 2048, rows=2)
   # Half of 2 rows and of 8 heads of size 8.
   assert "tensor<1x4x2048x8xbf16>" in found
+
+
+def test_a_data_parallel_group_reads_its_prompts_with_the_kernel():
+  model = models.create(EVEN_LLAMA, dtype=jnp.bfloat16)
+
+  def prefill(params, tokens):
+    positions = jnp.broadcast_to(jnp.arange(2048), tokens.shape)
+    cache = model.init_cache(tokens.shape[0], 2056)
+    return model.apply(params, tokens, positions, cache)[0]
+
+  with jax.sharding.use_abstract_mesh(mesh_of("tpu", (2, 1, 2))):
+    found = (
+      jax.jit(sharding.by_rows(prefill))
+      .trace(
+        models.param_shapes(EVEN_LLAMA),
+        jax.ShapeDtypeStruct((4, 2048), jnp.int32),
+      )
+      .lower(lowering_platforms=("tpu",))
+      .as_text()
+    )
+  # Half of 4 rows, and of 8 heads of size 8.
+  assert found.count("@tpu_custom_call") == 1
+  assert "tensor<2x4x2048x8xbf16>" in found
+
+
+def test_cudnn_is_called_on_gpu_with_the_windows_of_the_layers(monkeypatch):
+  # What it asks of a GPU that is not there.
+  cudnn = "jax._src.cudnn.fused_attention_stablehlo."
+  for name, answer in (
+    ("check_cudnn_version", 91000),
+    ("check_compute_capability", True),
+    ("is_cuda_compute_capability_equal", False),
+  ):
+    monkeypatch.setattr(cudnn + name, lambda *_, answer=answer: answer)
+  config = dataclasses.replace(EVEN_LLAMA, layer_windows=(512, None))
+  found = lowered(mesh_of("gpu"), config, 2048)
+  names = set(re.findall(r"__cudnn\$\w+", found))
+  assert names == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+  lengths = re.findall(r"sliding_window_length\W+(\d+)", found)
+  assert set(lengths) == {"512", "0"}
