@@ -32,6 +32,8 @@ COLUMNS: dict[str, str] = {
   "speculative_decoding": "what batch acceptance by_position tokens_per_pass "
   "draft_cost predicted_speedup speedup",
   "loss_memory": "vocab length memory_ratio time_ratio plain_gib chunked_gib",
+  "long_sequences": "length rows memory_ratio peak_gib least_gib seconds",
+  "packing": "packed_length rows fill seconds time_ratio",
   "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
   "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
 }

@@ -47,6 +47,8 @@ _FILES = {
   "step_cost": "speed/*/step_cost.json",
   "method_cost": "speed/*/method_cost.json",
   "loss_memory": "speed/*/loss_memory.json",
+  "long_sequences": "speed/*/long_sequences.json",
+  "packing": "speed/*/packing.json",
   "tpu_plan": "tpu/plan.json",
 }
 NAMES = (*_FILES, COMPARISON)  # Each on one of the pages.

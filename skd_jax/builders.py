@@ -17,10 +17,12 @@ from absl import logging
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax import models
+from skd_jax.data import packing
 from skd_jax.data.tasks import TaskSet, TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import divergence, token_losses
+from skd_jax.parallel import sharding
 from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import (
   generation,
@@ -331,6 +333,13 @@ def step_memory(
     "teacher": (teacher,),
   }
   mode = config.rollout.mode if stage == "distill" else "reference"
+  prompt = max(task.prompt_length for task in tasks.tasks)
+  rows, response = fit.batch_size, tasks.max_new_tokens
+  if fit.packed_length:
+    num_rows = -(-rows * (prompt + response) // fit.packed_length)
+    multiple = sharding.num_row_shards(mesh) * fit.num_microbatches
+    rows = packing.round_up(num_rows, rows, multiple)
+    prompt, response = 1, fit.packed_length - 1
   return memory.StepMemory(
     student=student,
     teacher=teacher,
@@ -339,11 +348,11 @@ def step_memory(
     mesh=mesh,
     dtype=dtype,
     remat=config["teacher" if stage == "teacher.fit" else "student"].remat,
-    batch_size=fit.batch_size,
+    batch_size=rows,
     num_microbatches=fit.num_microbatches,
     slots=config.rollout.batch_size,
-    prompt=max(task.prompt_length for task in tasks.tasks),
-    response=tasks.max_new_tokens,
+    prompt=prompt,
+    response=response,
     num_draft_tokens=num_draft_tokens if mode == "skd" else 1,
     chunk_size=config.loss.chunk_size,
   )

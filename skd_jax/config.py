@@ -22,6 +22,9 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   # The batch is cut into so many parts, one after the other through the model;
   # the update is that of the whole batch.
   config.num_microbatches = 1
+  # Where the responses are references: tokens of a row that holds several
+  # examples, which changes the speed, not the update. 0: one example a row.
+  config.packed_length = 0
   config.learning_rate = 1e-3
   config.warmup_steps = 50  # At most a tenth of num_steps is used.
   config.decay = "linear"  # After the warm-up: linear, cosine, constant.

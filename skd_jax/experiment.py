@@ -54,6 +54,10 @@ class Experiment:
     train = _train_set(self.tasks, fit)
     multiple = self.config.data.length_multiple
     index, count = sharding.reader(self.mesh, fit.batch_size)
+
+    def place(batch: structs.Batch) -> structs.Batch:
+      return sharding.place_rows(batch, self.mesh, len(batch.index) * count)
+
     return input_pipeline.train_batches(
       train,
       batch_size=fit.batch_size,
@@ -61,9 +65,11 @@ class Experiment:
       shares=self.tasks.shares(train),
       prompt_multiple=multiple,
       response_multiple=multiple,
+      packed_length=fit.packed_length,
+      row_multiple=sharding.num_row_shards(self.mesh) * fit.num_microbatches,
       process_index=index,
       process_count=count,
-      place=lambda batch: sharding.place_rows(batch, self.mesh, fit.batch_size),
+      place=place,
     )
 
   def eval_batches(

@@ -125,7 +125,11 @@ def check_combination(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the fields, their values and what is allowed.
   """
-  for found, message in (*_about_generation(config), *_about_weights(config)):
+  for found, message in (
+    *_about_generation(config),
+    *_about_weights(config),
+    *_about_packing(config),
+  ):
     if found:
       raise ValueError(message)
 
@@ -204,4 +208,37 @@ def _about_weights(
     f"loss.corrections = {corrections!r} with rollout.mode = "
     f"{rollout.mode!r} and rollout.accept = {rollout.accept!r}, which correct "
     "nothing: must be empty, or choose the mode 'skd' and another accept",
+  )
+
+
+def _about_packing(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[bool, str]]:
+  """Yields (whether it is so, what is wrong with it)."""
+  name, longest = max(
+    (
+      (name, section.max_prompt_length + section.max_new_tokens)
+      for name, section in config_lib.task_sections(config).items()
+    ),
+    key=lambda entry: entry[1],
+  )
+  for stage in ("teacher.fit", "student.fit", "distill"):
+    size = config_lib.get(config, stage).packed_length
+    yield (
+      size != 0 and size < longest,
+      f"{stage}.packed_length = {size}: must be 0, or at least "
+      f"{name}.max_prompt_length + {name}.max_new_tokens = {longest}",
+    )
+  size, rollout = config.distill.packed_length, config.rollout
+  yield (
+    size != 0 and rollout.mode != "reference",
+    f"distill.packed_length = {size} with rollout.mode = {rollout.mode!r}, "
+    "whose responses are not known in advance: must be 0, or choose the mode "
+    "'reference'",
+  )
+  first = rollout.first_tokens, rollout.first_tokens_end
+  yield (
+    size != 0 and any(first),
+    f"distill.packed_length = {size} with rollout.first_tokens = {first[0]} "
+    f"and first_tokens_end = {first[1]}: must be 0, or set both to 0",
   )

@@ -45,7 +45,12 @@ _WITHOUT_EFFECT = (
 
 # Settings that came later, and what was done before: where they say the same,
 # what was made without them is as good.
-_LATER = {"turns": "last", "long_prompts": "refuse", "max_skipped_steps": 0}
+_LATER = {
+  "turns": "last",
+  "long_prompts": "refuse",
+  "max_skipped_steps": 0,
+  "packed_length": 0,
+}
 
 # Sections without a meaning where this setting of theirs is 0.
 _SWITCHES = {"student.lora": "rank"}

@@ -61,6 +61,9 @@ class Batch:
   index: jax.Array  # int32 [B], which example of its split; -1 in padding
   task_id: jax.Array  # int32 [B], which task of the run; 0 where there is one
   max_new_tokens: jax.Array  # int32 [B], the most its response may have
+  # Of a packed batch, bool [B, T]: the tokens of `reference` that belong to a
+  # response; the others are prompts of further examples. None: all.
+  learned: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,9 @@ class LanguageModel:
   apply: `(params, tokens [B, n], positions [B, n], cache) -> (hidden [B, n, D],
     cache)`. With a cache, the keys and values of the n tokens are written to
     the slots `positions`, and a query at position p sees the slots 0..p. With
-    `cache=None`, a query sees the tokens of the call up to itself.
+    `cache=None`, a query sees the tokens of the call up to itself; with
+    `packed=True` as well, a position 0 begins another sequence, and it sees the
+    tokens of its own alone. Only packed batches need an `apply` that knows it.
   head: `(head_params, hidden [..., D]) -> logits [..., V]` in float32, soft cap
     included. `hidden` is the output of the final norm, as returned by `apply`.
   head_params: `params -> head_params`, the part of the weights that the head
@@ -79,9 +84,7 @@ class LanguageModel:
   init_cache: `(batch_size, num_slots) -> cache`, all zeros.
   """
 
-  apply: Callable[
-    [Params, jax.Array, jax.Array, Cache], tuple[jax.Array, Cache]
-  ]
+  apply: Callable[..., tuple[jax.Array, Cache]]
   head: Callable[[Params, jax.Array], jax.Array]
   head_params: Callable[[Params], Params]
   init_cache: Callable[[int, int], Cache]

@@ -469,6 +469,30 @@ _BAD = [
     "divide distill.batch_size = 64",
   ),
   (
+    {"teacher.fit.packed_length": 127},
+    "teacher.fit.packed_length = 127",
+    "data.max_prompt_length + data.max_new_tokens = 128",
+  ),
+  (
+    {"student.fit.packed_length": -1},
+    "student.fit.packed_length = -1",
+    "0, or at least",
+  ),
+  (
+    {"distill.packed_length": 128},
+    "distill.packed_length = 128 with rollout.mode = 'skd'",
+    "'reference'",
+  ),
+  (
+    {
+      "distill.packed_length": 128,
+      "rollout.mode": "reference",
+      "rollout.first_tokens": 8,
+    },
+    "distill.packed_length = 128 with rollout.first_tokens = 8",
+    "set both to 0",
+  ),
+  (
     {"distill.max_skipped_steps": -1},
     "distill.max_skipped_steps = -1",
     "0 or above",

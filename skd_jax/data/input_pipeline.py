@@ -24,7 +24,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from skd_jax.data import mixture
+from skd_jax.data import mixture, packing
 from skd_jax.data.dataset import TokenizedSet
 from skd_jax.structs import Batch
 
@@ -46,6 +46,8 @@ class _Collator:
   response_multiple: int
   process_index: int
   process_count: int
+  packed_length: int = 0
+  row_multiple: int = 1
 
   def __post_init__(self):
     for field in ("batch_size", "prompt_multiple", "response_multiple"):
@@ -74,6 +76,8 @@ class _Collator:
       process 1        c d
       process 2            - -
     """
+    if self.packed_length:
+      return self._packed(chosen)
     data = self.tokenized
     prompts = [data.prompts[i] for i in chosen]
     responses = [data.responses[i] for i in chosen]
@@ -108,6 +112,24 @@ class _Collator:
       "max_new_tokens": max_new_tokens,
     }
     return Batch(**arrays)
+
+  def _packed(self, chosen: np.ndarray) -> Batch:
+    """As __call__, with several examples a row; all agree on the rows."""
+    lengths = [
+      len(self.tokenized.prompts[i]) + len(self.tokenized.responses[i])
+      for i in chosen
+    ]
+    rows = [
+      [int(chosen[i]) for i in row]
+      for row in packing.choose_rows(lengths, self.packed_length)
+    ]
+    height = packing.round_up(len(rows), self.batch_size, self.row_multiple)
+    rows += [[]] * (height - len(rows))
+    local = height // self.process_count
+    start = self.process_index * local
+    return packing.make_batch(
+      self.tokenized, rows[start : start + local], self.packed_length
+    )
 
 
 def _round_up(rows: Sequence[np.ndarray], multiple: int, limit: int) -> int:
@@ -176,6 +198,8 @@ def train_batches(
   shares: Sequence[float] = (1.0,),
   prompt_multiple: int = 16,
   response_multiple: int = 16,
+  packed_length: int = 0,
+  row_multiple: int = 1,
   process_index: int = 0,
   process_count: int = 1,
   place: Callable[[Batch], Batch] = lambda batch: batch,
@@ -195,13 +219,17 @@ def train_batches(
       at most max_prompt_length. Every pair of P and T is compiled once, so a
       quarter of the limit is a good choice, and the limit itself gives one P.
     response_multiple: The same for T and max_new_tokens.
+    packed_length: S, tokens of a row that holds several examples, see
+      packing.py; at least as many as the longest has. 0: one example a row.
+    row_multiple: What the number of such rows is a multiple of; it divides
+      batch_size.
     process_index: Which rows to make: those of this process.
     process_count: All processes get rows of the same P and T.
     place: Called with each batch, ahead of its use; puts it on the devices.
 
   Returns:
     An iterator of what `place` makes of each Batch of numpy arrays with
-    B / process_count rows.
+    B / process_count rows, or as many as packing needs.
 
   Raises:
     ValueError: batch_size exceeds the examples or does not divide among the
@@ -214,6 +242,8 @@ def train_batches(
     response_multiple,
     process_index,
     process_count,
+    packed_length,
+    row_multiple,
   )
   if batch_size > len(tokenized):
     raise ValueError(

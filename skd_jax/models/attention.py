@@ -7,14 +7,17 @@ them: the queries are viewed as [B, N, R*n, H] beside keys and values
 
 A matrix of all scores [n, S] grows with the square of the length. Beyond a
 thousand tokens or so the queries are taken in chunks, and the backward pass
-computes the scores of a chunk once more.
+computes the scores of a chunk once more. TPU and GPU have kernels for a long
+sequence that attends to itself; fused_attention.py says which is used.
 """
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from skd_jax.models import fused_attention
 from skd_jax.parallel import sharding
 
 # Scores of one head and row that are held at once, 4 bytes each: those of a
@@ -28,11 +31,97 @@ def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else cap * jnp.tanh(x / cap)
 
 
+def attend_itself(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  starts: jax.Array | None = None,
+  *,
+  window: int | None,
+  cap: float | None,
+) -> jax.Array:
+  """Mixes the values of a sequence that attends to itself.
+
+  Args:
+    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
+    key: [B, N, n, H].
+    value: [B, N, n, H].
+    starts: int32 [B, n], the slot in which the sequence of each token begins,
+      where a row holds several; None: 0.
+    window: how many slots a query sees, its own the last; None: all up to it.
+    cap: the soft cap of the scores, or None.
+
+  Returns:
+    [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
+  """
+  kernel = _kernel(query, cap, packed=starts is not None)
+  if kernel != "scores":
+    return fused_attention.attend_fused(
+      kernel, query, key, value, starts, window=window, cap=cap
+    )
+  slots = jnp.broadcast_to(jnp.arange(query.shape[1]), query.shape[:2])
+  return attend(query, key, value, slots, starts, window=window, cap=cap)
+
+
+def attend_to_cache(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  cache: Mapping[str, jax.Array],
+  positions: jax.Array,
+  *,
+  window: int | None,
+  cap: float | None,
+) -> jax.Array:
+  """Mixes the values of a cache, in which those of the queries are already.
+
+  A long prompt, which begins in slot 0, attends to itself alone: a kernel needs
+  a mask that is known before anything runs.
+
+  Args:
+    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
+    key: [B, N, n, H], of the queries.
+    value: [B, N, n, H], likewise.
+    cache: "k" and "v", [B, N, S, H].
+    positions: int32 [B, n], the slot of each query.
+    window: as in attend_itself.
+    cap: likewise.
+
+  Returns:
+    [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
+  """
+
+  def whole():
+    k, v = cache["k"], cache["v"]
+    return attend(query, k, v, positions, window=window, cap=cap)
+
+  if _kernel(query, cap, packed=False) == "scores":
+    return whole()
+  return jax.lax.cond(
+    jnp.all(positions[:, 0] == 0),
+    lambda: attend_itself(query, key, value, window=window, cap=cap),
+    whole,
+  )
+
+
+def _kernel(query: jax.Array, cap: float | None, *, packed: bool) -> str:
+  """Returns how the queries [B, n, N*R, H] attend to their own sequence."""
+  return fused_attention.choose_kernel(
+    sharding.platform(),
+    length=query.shape[1],
+    dtype=query.dtype,
+    head_dim=query.shape[3],
+    cap=cap,
+    packed=packed,
+  )
+
+
 def attend(
   query: jax.Array,
   key: jax.Array,
   value: jax.Array,
   positions: jax.Array,
+  starts: jax.Array | None = None,
   *,
   window: int | None,
   cap: float | None,
@@ -44,6 +133,7 @@ def attend(
     key: [B, N, S, H].
     value: [B, N, S, H].
     positions: int32 [B, n], the slot of each query.
+    starts: int32 [B, n], the first slot that each query may see; None: 0.
     window: how many slots a query sees, its own the last; None: all up to it.
     cap: the soft cap of the scores, or None.
 
@@ -52,13 +142,14 @@ def attend(
   """
   num_queries, num_slots = query.shape[1], key.shape[2]
   if num_queries * num_slots <= _MAX_SCORES:
-    return _attend(query, key, value, positions, window, cap)
+    return _attend(query, key, value, positions, starts, window, cap)
   chunk = _MAX_SCORES // num_slots // _CHUNK_MULTIPLE * _CHUNK_MULTIPLE
   return attend_in_chunks(
     query,
     key,
     value,
     positions,
+    starts,
     window=window,
     cap=cap,
     chunk_size=max(chunk, _CHUNK_MULTIPLE),
@@ -70,6 +161,7 @@ def attend_in_chunks(
   key: jax.Array,
   value: jax.Array,
   positions: jax.Array,
+  starts: jax.Array | None = None,
   *,
   window: int | None,
   cap: float | None,
@@ -94,10 +186,11 @@ def attend_in_chunks(
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one_chunk(part):
-    query, positions = part
-    return _attend(query, key, value, positions, window, cap)
+    query, positions, starts = part
+    return _attend(query, key, value, positions, starts, window, cap)
 
-  mixed = jax.lax.map(one_chunk, (split(query), split(positions)))
+  parts = jax.tree.map(split, (query, positions, starts))
+  mixed = jax.lax.map(one_chunk, parts)
   mixed = jnp.moveaxis(mixed, 0, 1).reshape(batch, -1, num_heads * size)
   return mixed[:, :num_queries]
 
@@ -107,6 +200,7 @@ def _attend(
   key: jax.Array,
   value: jax.Array,
   positions: jax.Array,
+  starts: jax.Array | None,
   window: int | None,
   cap: float | None,
 ) -> jax.Array:
@@ -126,6 +220,8 @@ def _attend(
   scores = soft_cap(scores, cap)
   scores = scores.reshape(batch, groups, -1, n, num_slots)
   mask = attention_mask(positions, num_slots, window)
+  if starts is not None:
+    mask &= jnp.arange(num_slots) >= starts[:, :, None]
   lowest = jnp.finfo(jnp.float32).min
   scores = jnp.where(mask[:, None, None], scores, lowest)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)

@@ -62,10 +62,11 @@ class Decoder(nnx.Module):
     *,
     dtype: Any,
     remat: bool,
+    packed: bool,
   ) -> tuple[jax.Array, structs.Cache]:
     """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
     config = self.config
-    if config.has_last_position:
+    if config.has_last_position and not packed:
       longest = config.max_position_embeddings
       if tokens.shape[1] > longest:
         raise ValueError(
@@ -88,6 +89,9 @@ class Decoder(nnx.Module):
       rope: layers.rope_tables(rope, config.head_dim, positions)
       for rope in set(ropes)
     }
+    # The slot where a position is 0 begins the sequence.
+    slots = jnp.arange(tokens.shape[1])[None, :]
+    starts = slots - positions if packed else None
     caches = []
     for i, block in enumerate(self.layers):
       one_layer = functools.partial(
@@ -95,6 +99,7 @@ class Decoder(nnx.Module):
         tables=tables[ropes[i]],
         positions=positions,
         cache=None if cache is None else cache[i],
+        starts=starts,
       )
       x, layer_cache = (jax.checkpoint(one_layer) if remat else one_layer)(x)
       x = sharding.constrain_rows(x)
@@ -152,8 +157,9 @@ def create(
   Returns:
     The functions of `structs.LanguageModel`. The cache is a list with one
     {"k", "v"} of `dtype` [B, N, S, H] a layer. The positions of a call must be
-    contiguous in each row; a position past the cache is not written. Padding
-    sits to the right, so that it needs no mask.
+    contiguous in each row, or in each sequence of a packed one; a position past
+    the cache is not written. Padding sits to the right, so that it needs no
+    mask.
   """
   graphdef = nnx.graphdef(
     nnx.eval_shape(
@@ -161,10 +167,12 @@ def create(
     )
   )
 
-  def apply(params, tokens, positions, cache):
+  def apply(params, tokens, positions, cache, *, packed=False):
     by_index = {int(i): p for i, p in params["layers"].items()}
     model = nnx.merge(graphdef, {**params, "layers": by_index})
-    return model(tokens, positions, cache, dtype=dtype, remat=remat)
+    return model(
+      tokens, positions, cache, dtype=dtype, remat=remat, packed=packed
+    )
 
   def head(head_params, hidden):
     # W [V, D] times hidden^T [D, M], then the small result is transposed: both

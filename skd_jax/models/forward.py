@@ -18,6 +18,7 @@ def response_hidden(
   prompt: jax.Array,
   prompt_length: jax.Array,
   tokens: jax.Array,
+  learned: jax.Array | None = None,
 ) -> jax.Array:
   """Runs a model over prompt and response and keeps the predicting states.
 
@@ -33,6 +34,7 @@ def response_hidden(
     prompt: int32 [B, P], right-padded.
     prompt_length: int32 [B].
     tokens: int32 [B, T], right-padded.
+    learned: of a packed batch, as in structs.Batch; its prompts have one token.
 
   Returns:
     [B, T, D]; entry t predicts tokens[:, t].
@@ -48,7 +50,32 @@ def response_hidden(
     tokens, jnp.clip(slots - start, 0, new_size - 1), axis=1
   )
   sequence = jnp.where(slots < start, from_prompt, from_response)
-  positions = jnp.broadcast_to(slots, sequence.shape)
-  hidden, _ = model.apply(params, sequence, positions, None)
+  if learned is None:
+    positions = jnp.broadcast_to(slots, sequence.shape)
+    hidden, _ = model.apply(params, sequence, positions, None)
+  else:
+    positions = packed_positions(learned[:, : new_size - 1])
+    hidden, _ = model.apply(params, sequence, positions, None, packed=True)
   predicting = start - 1 + jnp.arange(new_size)[None, :]
   return jnp.take_along_axis(hidden, predicting[..., None], axis=1)
+
+
+def packed_positions(learned: jax.Array) -> jax.Array:
+  """Returns the position of each token in its example.
+
+    slot        0   1   2   3   4   5   6   7   8
+    sequence    a   a   A   A   b   B   B   -   -
+    learned         .   x   x   .   x   x   .   .
+    position    0   1   2   3   0   1   2   0   1
+
+  Args:
+    learned: bool [B, n - 1], of slots 1 to n - 1; see structs.Batch.
+
+  Returns:
+    int32 [B, n]. Padding is an example of its own.
+  """
+  after = jnp.pad(learned, ((0, 0), (1, 0)))
+  before = jnp.pad(after, ((0, 0), (1, 0)))[:, :-1]
+  slots = jnp.arange(after.shape[1])[None, :]
+  first = jnp.where(before & ~after, slots, 0)
+  return slots - jax.lax.cummax(first, axis=1)

@@ -13,7 +13,12 @@ import numpy as np
 from flax import nnx
 
 from skd_jax.models import lora
-from skd_jax.models.attention import attend, place_cache, write_slots
+from skd_jax.models.attention import (
+  attend_itself,
+  attend_to_cache,
+  place_cache,
+  write_slots,
+)
 from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.experts import ExpertMLP
 
@@ -200,6 +205,7 @@ class Attention(nnx.Module):
     tables: tuple[jax.Array, jax.Array],
     positions: jax.Array,
     cache: dict[str, jax.Array] | None,
+    starts: jax.Array | None,
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     """x [B, n, D], positions [B, n] -> [B, n, D] and the written cache."""
     batch, n, _ = x.shape
@@ -213,21 +219,16 @@ class Attention(nnx.Module):
       query, key = self.query_norm(query), self.key_norm(key)
     query = (apply_rope(query, tables) * self.scale).astype(x.dtype)
     key = apply_rope(key, tables).astype(x.dtype)
+    own = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    options = {"window": self.window, "cap": self.config.attention_soft_cap}
     if cache is None:
-      key, value = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-      positions = jnp.broadcast_to(jnp.arange(n), (batch, n))
+      mixed = attend_itself(query, *own, starts, **options)
     else:
-      key = place_cache(write_slots(cache["k"], key, positions))
-      value = place_cache(write_slots(cache["v"], value, positions))
-      cache = {"k": key, "v": value}
-    mixed = attend(
-      query,
-      key,
-      value,
-      positions,
-      window=self.window,
-      cap=self.config.attention_soft_cap,
-    )
+      cache = {
+        "k": place_cache(write_slots(cache["k"], key, positions)),
+        "v": place_cache(write_slots(cache["v"], value, positions)),
+      }
+      mixed = attend_to_cache(query, *own, cache, positions, **options)
     return self.out(mixed), cache
 
 
@@ -291,9 +292,10 @@ class Block(nnx.Module):
     tables: tuple[jax.Array, jax.Array],
     positions: jax.Array,
     cache: dict[str, jax.Array] | None,
+    starts: jax.Array | None,
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
     mixed, cache = self.attention(
-      _normed(self.attention_norm, x), tables, positions, cache
+      _normed(self.attention_norm, x), tables, positions, cache, starts
     )
     x = x + _normed(self.post_attention_norm, mixed)
     mixed = self.mlp(_normed(self.mlp_norm, x))

@@ -203,13 +203,19 @@ def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return x
-  spec = []
-  for name, size in zip(dimensions, x.shape, strict=True):
+  return jax.lax.with_sharding_constraint(x, spec(x.shape, *dimensions))
+
+
+def spec(shape: tuple[int, ...], *dimensions: str | None) -> PartitionSpec:
+  """Returns where `constrain` places an array of a shape; see there."""
+  mesh = jax.sharding.get_abstract_mesh()
+  found = []
+  for name, size in zip(dimensions, shape, strict=True):
     # Inside `by_rows` the rows are sharded already.
     axes = tuple(a for a in FROZEN.get(name or "", ()) if a in mesh.auto_axes)
     parts = math.prod(mesh.shape[axis] for axis in axes)
-    spec.append(axes if axes and size % parts == 0 else None)
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    found.append(axes if axes and size % parts == 0 else None)
+  return PartitionSpec(*found)
 
 
 def constrain_rows(tree: Any) -> Any:
@@ -259,6 +265,41 @@ def by_rows(
     # What a loop carries begins equal on all groups and then differs.
     check_vma=False,
   )
+
+
+def on_each_device(
+  function: Callable[..., Any], *, specs: Any, out: PartitionSpec
+) -> Callable[..., Any]:
+  """Runs a function on each device, with its parts: what XLA cannot partition.
+
+  Args:
+    function: of arrays, to an array; it must need no other device.
+    specs: of each argument, from `spec`.
+    out: of the result.
+
+  Returns:
+    A function of the same arguments, of whole arrays.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function
+  return jax.shard_map(
+    function,
+    in_specs=specs,
+    out_specs=out,
+    axis_names=set(mesh.auto_axes),
+    check_vma=False,
+  )
+
+
+def platform() -> str:
+  """Returns what the program is compiled for: "cpu", "gpu" or "tpu".
+
+  The devices of the mesh of the context, which need not be there; without a
+  mesh, the default backend.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
 
 
 def sum_over_groups(tree: Any) -> Any:

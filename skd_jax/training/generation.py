@@ -274,7 +274,12 @@ def with_teacher_hidden(
 ) -> structs.Rollout:
   """Returns the rollout with `teacher_hidden` of one pass over all rows."""
   hidden = forward.response_hidden(
-    teacher, teacher_params, batch.prompt, batch.prompt_length, rollout.tokens
+    teacher,
+    teacher_params,
+    batch.prompt,
+    batch.prompt_length,
+    rollout.tokens,
+    batch.learned,
   )
   return dataclasses.replace(rollout, teacher_hidden=hidden)
 

@@ -114,7 +114,12 @@ def _add_example(
   )
   params = lora.attach(trained, frozen)
   hidden = forward.response_hidden(
-    student, params, batch.prompt, batch.prompt_length, rollout.tokens
+    student,
+    params,
+    batch.prompt,
+    batch.prompt_length,
+    rollout.tokens,
+    batch.learned,
   )
   alone = jnp.arange(size) == row % size
   rollout = dataclasses.replace(

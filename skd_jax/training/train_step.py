@@ -106,9 +106,16 @@ def rollout_loss(
     (float32 [] sum, LossSums).
   """
   hidden = forward.response_hidden(
-    student, params, batch.prompt, batch.prompt_length, rollout.tokens
+    student,
+    params,
+    batch.prompt,
+    batch.prompt_length,
+    rollout.tokens,
+    batch.learned,
   )
   mask = jnp.arange(rollout.tokens.shape[1])[None, :] < rollout.length[:, None]
+  if batch.learned is not None:
+    mask &= batch.learned[:, : mask.shape[1]]
   inputs = token_losses.TokenInputs(
     tokens=rollout.tokens,
     source=rollout.source,

@@ -1,5 +1,6 @@
 """Hidden states of a given response, from the slots that predict it."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -25,3 +26,10 @@ def test_first_response_token_and_eos_are_predicted_from_the_right_slots():
   np.testing.assert_array_equal(hidden[0, 2], table[7, 8])  # predicts EOS
   np.testing.assert_array_equal(hidden[1, 0], table[2, 5])  # predicts 9
   np.testing.assert_array_equal(hidden[1, 1], table[5, 9])  # predicts EOS
+
+
+def test_positions_of_a_packed_row_begin_again_with_each_example():
+  # a a A A | b B B | - -, of which the first token has no flag.
+  learned = jnp.array([[0, 1, 1, 0, 1, 1, 0, 0]], bool)
+  found = forward.packed_positions(learned)
+  np.testing.assert_array_equal(found, [[0, 1, 2, 3, 0, 1, 2, 0, 1]])

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from skd_jax import models
+from skd_jax.data import packing
 from skd_jax.losses import chunked, divergence, token_losses
 from skd_jax.models import forward
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, train_step
 from tests.conftest import make_batch
+from tests.data.test_input_pipeline import make_set
 
 V = 19
 CONFIG = models.ModelConfig(
@@ -50,12 +52,9 @@ def optimizer(learning_rate=0.01, weight_decay=0.01):
   )
 
 
-def verified(teacher_params):
-  rollout = generation.reference_rollout(BATCH)
-  hidden = forward.response_hidden(
-    MODEL, teacher_params, BATCH.prompt, BATCH.prompt_length, rollout.tokens
-  )
-  return rollout.replace(teacher_hidden=hidden)
+def verified(teacher_params, batch=BATCH):
+  rollout = generation.reference_rollout(batch)
+  return generation.with_teacher_hidden(MODEL, teacher_params, batch, rollout)
 
 
 def loss_fn(token_loss=KL, teacher=MODEL, chunk_size=4):
@@ -69,12 +68,12 @@ def loss_fn(token_loss=KL, teacher=MODEL, chunk_size=4):
 
 
 @functools.partial(jax.jit, static_argnames="num_microbatches")
-def step(state, teacher_params, num_microbatches=1):
+def step(state, teacher_params, num_microbatches=1, batch=BATCH):
   return train_step.train_step(
     state,
     MODEL.head_params(teacher_params),
-    BATCH,
-    verified(teacher_params),
+    batch,
+    verified(teacher_params, batch),
     loss_fn=loss_fn(),
     optimizer=optimizer(),
     num_microbatches=num_microbatches,
@@ -93,6 +92,30 @@ def test_microbatches_give_the_update_of_the_whole_batch():
   )
   np.testing.assert_allclose(metrics["loss"], part_metrics["loss"], rtol=1e-5)
   assert part_metrics["tokens"] == 10
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_packed_batch_gives_the_update_of_its_examples(num_microbatches):
+  rows = {
+    "prompts": (BATCH.prompt, BATCH.prompt_length),
+    "responses": (BATCH.reference, BATCH.reference_length),
+  }
+  data = dataclasses.replace(
+    make_set(4),
+    **{
+      name: [row[:n] for row, n in zip(*of, strict=True)]
+      for name, of in rows.items()
+    },
+  )
+  together = packing.make_batch(data, [[2, 0], [1, 3]], 12)
+  start = train_step.init_train_state(params(0), optimizer())
+  whole, metrics = step(start, params(1))
+  packed, packed_metrics = step(start, params(1), num_microbatches, together)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+    (whole.params, metrics),
+    (packed.params, packed_metrics),
+  )
 
 
 @pytest.mark.slow

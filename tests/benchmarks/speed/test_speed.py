@@ -12,7 +12,9 @@ import pytest
 
 from benchmarks import harness, tables
 from benchmarks.speed import (
+  long_sequences,
   loss_memory,
+  packing,
   peers,
   regimes,
   rollout_speed,
@@ -22,6 +24,7 @@ from benchmarks.speed import (
 )
 from benchmarks.speed import pair as pair_lib
 from skd_jax import structs
+from skd_jax.parallel import sharding
 
 pytestmark = pytest.mark.slow
 
@@ -258,3 +261,18 @@ def test_quick_run_writes_its_rows(program, tmp_path):
   found = json.loads(path.read_text())
   assert found["command"].startswith(f"python -m benchmarks.{program}")
   assert found["rows"]
+
+
+def test_packed_rows_are_fuller_than_those_of_one_example():
+  usual, packed = packing.make_rows(packing.QUICK)
+  assert packed["rows"] < usual["rows"] == packing.QUICK.batch_size
+  assert usual["fill"] < packed["fill"] <= 1
+  assert packed["time_ratio"] > 0
+
+
+def test_memory_of_a_step_is_more_than_the_least():
+  settings = long_sequences.QUICK
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
+  row = long_sequences.measure(settings.lengths[0], settings, mesh)
+  assert row["memory_ratio"] > 1
+  assert row["rows"] * row["length"] == settings.num_tokens

@@ -1,0 +1,133 @@
+"""Attention of a sequence among itself in one kernel, on TPU and GPU.
+
+A kernel holds the scores of a block of queries and keys at a time, in fast
+memory, and computes them once more for the gradient:
+
+  keys       0..511  512..1023  ...
+  queries
+     0..511     x                    x: computed; what no query of the block
+  512..1023     x        x           sees is left out
+        ...     x        x       x
+
+Sequences are causal and padded on the right, so that a mask is known before
+anything runs. Of a cache it is not: see attention.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from skd_jax.parallel import sharding
+
+# Tokens of a sequence from which a kernel pays. Of 8,192 tokens and one layer
+# of Gemma 2B on a TPU v5e, by the cycles that the compiler schedules: rows of
+# 512 cost 2.7 M by `attend` and 2.0 M by splash, rows of 2,048 12.5 M and at
+# most 6.5 M, with temporaries of 1.4 GiB and 3.5 MiB.
+FUSED_FROM = 2048
+_MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
+
+
+def choose_kernel(
+  platform: str,
+  *,
+  length: int,
+  dtype: jax.typing.DTypeLike,
+  head_dim: int,
+  cap: float | None,
+  packed: bool,
+) -> str:
+  """Chooses how a sequence attends to itself.
+
+  |          | where it is used                                    |
+  |:---------|:----------------------------------------------------|
+  | `splash` | on TPU, from FUSED_FROM tokens on                   |
+  | `cudnn`  | on GPU, likewise; 16 bits, no soft cap, heads of at |
+  |          | most 128, a multiple of 8; one sequence a row       |
+  | `scores` | else: `attention.attend`, whole or by chunks        |
+
+  Args:
+    platform: "cpu", "gpu" or "tpu".
+    length: n, tokens of a row.
+    dtype: of queries, keys and values.
+    head_dim: H.
+    cap: the soft cap of the scores, or None.
+    packed: whether a row holds several sequences.
+
+  Returns:
+    The name.
+  """
+  if length < FUSED_FROM:
+    return "scores"
+  if platform == "tpu":
+    return "splash"
+  fits_cudnn = (
+    jnp.dtype(dtype).itemsize == 2
+    and cap is None
+    and head_dim <= _MAX_CUDNN_HEAD
+    and head_dim % 8 == 0
+    and not packed
+  )
+  return "cudnn" if platform == "gpu" and fits_cudnn else "scores"
+
+
+def attend_fused(
+  kernel: str,
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  starts: jax.Array | None,
+  *,
+  window: int | None,
+  cap: float | None,
+) -> jax.Array:
+  """Mixes the values of the tokens that each token sees, by a kernel.
+
+  Each device has its rows and, where they divide, its heads; a kernel cannot
+  be partitioned.
+
+  Args:
+    kernel: "splash" or "cudnn", as chosen for these arguments.
+    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
+    key: [B, N, n, H].
+    value: [B, N, n, H].
+    starts: int32 [B, n], the slot of each token's first visible one; None: 0.
+    window: how many slots a query sees, its own the last; None: all up to it.
+    cap: the soft cap of the scores, or None.
+
+  Returns:
+    [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
+  """
+  of_keys = sharding.spec(key.shape, "row", "kv_heads", None, None)
+  # One group of keys may be shared by all devices, each with some queries of
+  # it; of several, a device would need to know which its queries belong to.
+  can_split = of_keys[1] is not None or key.shape[1] == 1
+  heads = "heads" if can_split else None
+  of_query = sharding.spec(query.shape, "row", None, heads, None)
+  of_starts = None
+  if starts is not None:
+    of_starts = sharding.spec(starts.shape, "row", None)
+  attend = functools.partial(_cudnn, window=window)
+  if kernel == "splash":
+    # Imported where it is used: it takes half a second.
+    from skd_jax.models import splash
+
+    attend = functools.partial(splash.attend, window=window, cap=cap)
+  mixed = sharding.on_each_device(
+    attend, specs=(of_query, of_keys, of_keys, of_starts), out=of_query
+  )(query, key, value, starts)
+  return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def _cudnn(query, key, value, starts, *, window):
+  """Returns [B, n, N*R, H] by the kernel of NVIDIA GPUs; see attend_fused."""
+  del starts  # There are none where choose_kernel chooses it; so of caps.
+  return jax.nn.dot_product_attention(
+    query,
+    key.transpose(0, 2, 1, 3),
+    value.transpose(0, 2, 1, 3),
+    scale=1.0,
+    is_causal=True,
+    local_window_size=None if window is None else (window - 1, 0),
+    implementation="cudnn",
+  )

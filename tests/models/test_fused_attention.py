@@ -1,0 +1,202 @@
+"""Which kernel a long sequence has, and that each is attention."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from skd_jax import models
+from skd_jax.models import attention, fused_attention, splash
+from skd_jax.parallel import sharding
+from tests.toy_models import EVEN_LLAMA, LLAMA
+
+B, N, R, H = 2, 2, 2, 8
+
+
+def mesh_of(platform, shape=(1, 1, 1)):
+  """A mesh of devices that are not there."""
+  return AbstractMesh(
+    shape,
+    sharding.MESH_AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    abstract_device=AbstractDevice("", None, platform),
+  )
+
+
+def chosen(platform, **changes):
+  usual = {
+    "length": 2048,
+    "dtype": jnp.bfloat16,
+    "head_dim": 64,
+    "cap": None,
+    "packed": False,
+  }
+  return fused_attention.choose_kernel(platform, **usual | changes)
+
+
+def test_a_long_sequence_has_the_kernel_of_its_platform():
+  assert chosen("tpu") == "splash"
+  assert chosen("gpu") == "cudnn"
+  assert chosen("cpu") == "scores"
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])
+def test_a_short_sequence_has_no_kernel(platform):
+  assert chosen(platform, length=2047) == "scores"
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"cap": 50.0},
+    {"dtype": jnp.float32},
+    {"head_dim": 256},
+    {"head_dim": 60},
+    {"packed": True},
+  ],
+)
+def test_what_cudnn_cannot_do_goes_by_chunks_and_on_tpu_by_splash(changes):
+  assert chosen("gpu", **changes) == "scores"
+  assert chosen("tpu", **changes) == "splash"
+
+
+def make_inputs(length):
+  """Queries, keys and values of two rows; where their sequences begin."""
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  starts = np.zeros((B, length), np.int32)
+  starts[0, 70:], starts[1, 3:] = 70, 3
+  starts[1, length - 9 :] = length - 9
+  return (
+    normal(B, length, N * R, H),
+    normal(B, N, length, H),
+    normal(B, N, length, H),
+    jnp.asarray(starts),
+  )
+
+
+# The last block of 200 is filled up.
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [128, 200, 256])
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("packed", [False, True])
+def test_splash_and_its_gradient_are_those_of_all_scores(
+  length, window, cap, packed
+):
+  *arrays, starts = make_inputs(length)
+  if not packed:
+    starts = None
+
+  def values(attend, *arrays):
+    mixed = attend(*arrays, starts, window=window, cap=cap)
+    mixed = mixed.reshape(B, length, -1)
+    return jnp.sum(jnp.sin(mixed)), mixed
+
+  found, expected = (
+    jax.jit(
+      jax.value_and_grad(
+        functools.partial(values, attend), argnums=(0, 1, 2), has_aux=True
+      )
+    )(*arrays)
+    for attend in (
+      functools.partial(splash.attend, block=128, interpret=True),
+      attention.attend_itself,
+    )
+  )
+  for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def lowered(mesh, config, length, *, rows=1, packed=False, cached=False):
+  """The text of a forward and backward pass, lowered for a mesh."""
+  model = models.create(config, dtype=jnp.bfloat16)
+  tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+  platform = mesh.abstract_device.platform
+
+  def loss(params, tokens):
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    if cached:
+      cache = model.init_cache(rows, length + 8)
+      return model.apply(params, tokens, positions, cache)[0]
+    hidden, _ = model.apply(params, tokens, positions, None, packed=packed)
+    return jnp.sum(hidden.astype(jnp.float32))
+
+  function = jax.jit(loss if cached else jax.grad(loss))
+  with jax.sharding.use_abstract_mesh(mesh):
+    return (
+      function.trace(models.param_shapes(config), tokens)
+      .lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
+      .as_text()
+    )
+
+
+def num_kernels(*arguments, **options):
+  """How many kernels of a TPU a program has; equal layers share theirs."""
+  return lowered(*arguments, **options).count("@tpu_custom_call")
+
+
+def test_a_model_has_the_kernel_for_long_sequences_alone():
+  # Forward, and the gradients of queries and of keys.
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2048) == 3
+  assert num_kernels(mesh_of("tpu"), LLAMA, 256) == 0
+  assert num_kernels(mesh_of("cpu"), LLAMA, 2048) == 0
+
+
+def test_packed_sequences_and_long_prompts_have_it_as_well():
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2048, packed=True) == 3
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2048, cached=True) == 1
+
+
+def test_each_device_runs_the_kernel_on_its_rows_and_heads():
+  found = lowered(mesh_of("tpu", (2, 1, 2)), EVEN_LLAMA, 2048, rows=2)
+  # Half of 2 rows and of 8 heads of size 8.
+  assert "tensor<1x4x2048x8xbf16>" in found
+
+
+def test_a_data_parallel_group_reads_its_prompts_with_the_kernel():
+  model = models.create(EVEN_LLAMA, dtype=jnp.bfloat16)
+
+  def prefill(params, tokens):
+    positions = jnp.broadcast_to(jnp.arange(2048), tokens.shape)
+    cache = model.init_cache(tokens.shape[0], 2056)
+    return model.apply(params, tokens, positions, cache)[0]
+
+  with jax.sharding.use_abstract_mesh(mesh_of("tpu", (2, 1, 2))):
+    found = (
+      jax.jit(sharding.by_rows(prefill))
+      .trace(
+        models.param_shapes(EVEN_LLAMA),
+        jax.ShapeDtypeStruct((4, 2048), jnp.int32),
+      )
+      .lower(lowering_platforms=("tpu",))
+      .as_text()
+    )
+  # Half of 4 rows, and of 8 heads of size 8.
+  assert found.count("@tpu_custom_call") == 1
+  assert "tensor<2x4x2048x8xbf16>" in found
+
+
+def test_cudnn_is_called_on_gpu_with_the_windows_of_the_layers(monkeypatch):
+  # What it asks of a GPU that is not there.
+  cudnn = "jax._src.cudnn.fused_attention_stablehlo."
+  for name, answer in (
+    ("check_cudnn_version", 91000),
+    ("check_compute_capability", True),
+    ("is_cuda_compute_capability_equal", False),
+  ):
+    monkeypatch.setattr(cudnn + name, lambda *_, answer=answer: answer)
+  config = dataclasses.replace(EVEN_LLAMA, layer_windows=(512, None))
+  found = lowered(mesh_of("gpu"), config, 2048)
+  names = set(re.findall(r"__cudnn\$\w+", found))
+  assert names == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
+  lengths = re.findall(r"sliding_window_length\W+(\d+)", found)
+  assert set(lengths) == {"512", "0"}
