@@ -20,7 +20,7 @@ from skd_jax import models
 from skd_jax.data.tasks import TaskSet, TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.losses import divergence, token_losses
+from skd_jax.losses import cached, divergence, token_losses
 from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import (
   generation,
@@ -196,7 +196,8 @@ def generation_spec(
   settings = config.rollout
   return generation.GenerationSpec(
     mode=settings.mode,
-    uses_teacher=config.loss.objective != "cross_entropy",
+    uses_teacher=config.loss.objective != "cross_entropy"
+    and not config.teacher_cache.top_k,
     rule=rule(config),
     threshold=threshold(config),
     reference_share=reference_share(config),
@@ -231,6 +232,8 @@ def token_loss(
     k=settings.k,
     vocab_size=vocab_size,
   )
+  if config.teacher_cache.top_k:
+    return cached.cached_token_loss(get_divergence(settings.divergence))
   corrections = CORRECTIONS.get(settings.corrections)
   if corrections is None and settings.corrections:
     of_corrections = get_divergence(settings.corrections, field="corrections")
@@ -319,7 +322,7 @@ def step_memory(
     tasks: the tasks, for the longest prompt and response.
     train: the functions that train.
     student: what is trained.
-    teacher: None in SFT.
+    teacher: None in SFT, and where it is cached.
     num_draft_tokens: G; the config's may be 0, for the fastest.
     mesh: the mesh.
     dtype: of activations and caches.
@@ -330,7 +333,10 @@ def step_memory(
     "on_policy": (student,),
     "teacher": (teacher,),
   }
-  mode = config.rollout.mode if stage == "distill" else "reference"
+  top_k = config.teacher_cache.top_k if stage == "distill" else 0
+  mode = config.rollout.mode
+  if stage != "distill" or top_k:
+    mode = "reference"  # Nothing is generated.
   return memory.StepMemory(
     student=student,
     teacher=teacher,
@@ -346,6 +352,7 @@ def step_memory(
     response=tasks.max_new_tokens,
     num_draft_tokens=num_draft_tokens if mode == "skd" else 1,
     chunk_size=config.loss.chunk_size,
+    cached_top_k=top_k,
   )
 
 
