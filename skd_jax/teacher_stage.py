@@ -65,7 +65,7 @@ def cache_teacher(
   path = experiment.workdir / "teacher_cache"
   source = {
     "settings": stages.cache_keys(config)["teacher_cache"],
-    "teacher": processes.on_first(manifest.digest, folder, _is_of_model),
+    "weights": processes.on_first(manifest.digest, folder, _is_of_model),
     "examples": dataset.digest(split),
   }
 

@@ -114,7 +114,7 @@ def begin(
   """
   if folder.exists() and (differing := _differing(folder, source)):
     logging.warning(
-      "%s: was begun with another %s; it is written anew", folder, differing
+      "%s: was begun with other %s; it is written anew", folder, differing
     )
     shutil.rmtree(folder)
   files.write_json(folder / "source.json", source)
@@ -196,7 +196,7 @@ def check(
   """
   if differing := _differing(folder, source):
     raise ValueError(
-      f"{folder}: was made from another {differing}. Put back what it was made "
+      f"{folder}: was made from other {differing}. Put back what it was made "
       f"from, choose another --workdir, or delete {folder}"
     )
   for number in range(num_parts):
@@ -247,6 +247,6 @@ def _differing(folder: pathlib.Path, source: Mapping[str, Any]) -> str:
   try:
     before = dict(json.loads((folder / "source.json").read_text("utf-8")))
   except (OSError, ValueError, TypeError):
-    return "source (source.json is missing or damaged)"
+    return "sources (source.json is missing or damaged)"
   names = sorted(before.keys() | source.keys())
   return ", ".join(n for n in names if before.get(n) != source.get(n))
