@@ -27,6 +27,7 @@ from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
 from skd_jax.training import generation, teacher_cache
 from skd_jax.training.teacher_cache import CachedTeacher
+from skd_jax.training.timing import timed
 
 # A part is what an interrupted stage loses at most.
 _BATCHES_PER_PART = 64
@@ -91,6 +92,7 @@ def cache_teacher(
     max_new_tokens=experiment.tasks.max_new_tokens,
     steps_per_epoch=len(split) // fit.batch_size,
     mesh=experiment.mesh,
+    seconds=totals["seconds"],
   )
   _compare(experiment, found, teacher, split)
   return found
@@ -138,7 +140,7 @@ def _write(
     mesh=experiment.mesh,
     dtype=experiment.dtype,
   )
-  seconds: collections.Counter = collections.Counter()
+  seconds: dict[str, float] = {}
 
   def records(response, places):
     chosen = dataset.select(split, places)
@@ -153,15 +155,18 @@ def _write(
         sampling.row_keys(config.seed, response, batch.index),
         response,
       )
-      seconds.update(more)
-      yield from teacher_cache.make_records(
-        teacher,
-        batch,
-        rollout,
-        response=response,
-        k=config.teacher_cache.top_k,
-        chunk_size=config.loss.chunk_size,
-      )
+      for part, value in more.items():
+        seconds[part] = seconds.get(part, 0.0) + value
+      with timed(seconds, "verify"):
+        made = teacher_cache.make_records(
+          teacher,
+          batch,
+          rollout,
+          response=response,
+          k=config.teacher_cache.top_k,
+          chunk_size=config.loss.chunk_size,
+        )
+      yield from made
 
   for number in processes.on_first(
     teacher_records.begin, path, source, len(parts)
@@ -173,7 +178,7 @@ def _write(
     else:
       collections.deque(of_part, maxlen=0)
   found = processes.on_first(teacher_records.measure, path, len(parts))
-  return found | {"seconds": dict(seconds)}
+  return found | {"seconds": seconds}
 
 
 def _compare(

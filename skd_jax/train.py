@@ -94,7 +94,7 @@ def train_and_evaluate(
       for name, opened in students.items()
     }
     judge: LoadedModel | None = teacher  # What students are compared with.
-    if config.teacher_cache.top_k:
+    if cache := caches["student"]:
       # Before there is a student.
       teacher, judge = release(teacher), None
     start, start_seconds = prepare_model(experiment, "student_init")
@@ -122,7 +122,11 @@ def train_and_evaluate(
       results.write,
       experiment,
       per_seed,
-      {"teacher": teacher_seconds, "student_init": start_seconds},
+      {
+        "teacher": teacher_seconds,
+        "teacher_cache": cache.seconds if cache else {},
+        "student_init": start_seconds,
+      },
       clock_seconds=time.perf_counter() - start_time,
       command=command,
       probe=probe,

@@ -197,7 +197,7 @@ def check(
   if differing := _differing(folder, source):
     raise ValueError(
       f"{folder}: was made from other {differing}. Put back what it was made "
-      f"from, choose another --workdir, or delete {folder}"
+      "from, or choose another --workdir"
     )
   for number in range(num_parts):
     if found := _fault(_part(folder, number)):

@@ -10,7 +10,7 @@ losses/cached.py.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,8 +39,8 @@ def make_records(
   response: int,
   k: int,
   chunk_size: int,
-) -> Iterator[teacher_records.Record]:
-  """Yields the records of a batch; rows that pad have none.
+) -> list[teacher_records.Record]:
+  """Returns the records of a batch; rows that pad have none.
 
   Args:
     teacher: the teacher.
@@ -56,9 +56,8 @@ def make_records(
   index, tokens, length, stopped, top = processes.to_host(
     (batch.index, rollout.tokens, rollout.length, rollout.stopped, top)
   )
-  for row in np.flatnonzero(index >= 0):
-    n = length[row]
-    yield teacher_records.Record(
+  return [
+    teacher_records.Record(
       index=int(index[row]),
       response=response,
       stopped=bool(stopped[row]),
@@ -67,6 +66,9 @@ def make_records(
       log_probs=top.log_probs[row, :n],
       log_tail=top.log_tail[row, :n],
     )
+    for row, n in enumerate(length)
+    if index[row] >= 0
+  ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ class CachedTeacher:
   max_new_tokens: T of the teacher's; references are as wide as in their batch.
   steps_per_epoch: after so many, the next response takes its turn.
   mesh: rows are sharded over it.
+  seconds: that the records took, by part as of timing.py.
   """
 
   records: teacher_records.Records
@@ -91,6 +94,7 @@ class CachedTeacher:
   max_new_tokens: int
   steps_per_epoch: int
   mesh: jax.sharding.Mesh
+  seconds: dict[str, float]
 
   def responses(
     self, batch: structs.Batch, step: int
