@@ -41,6 +41,7 @@ setuptools.setup(
   },
   install_requires=[
     "absl-py>=2.1,<3",
+    "array-record>=0.8.1,<0.9",
     "babel>=2.14,<3",
     "filelock>=3.15,<5",
     "flax>=0.12,<0.13",

@@ -21,7 +21,7 @@ from skd_jax.data import packing
 from skd_jax.data.tasks import TaskSet, TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.losses import divergence, token_losses
+from skd_jax.losses import cached, divergence, token_losses
 from skd_jax.parallel import sharding
 from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import (
@@ -198,7 +198,8 @@ def generation_spec(
   settings = config.rollout
   return generation.GenerationSpec(
     mode=settings.mode,
-    uses_teacher=config.loss.objective != "cross_entropy",
+    uses_teacher=config.loss.objective != "cross_entropy"
+    and not config.teacher_cache.top_k,
     rule=rule(config),
     threshold=threshold(config),
     reference_share=reference_share(config),
@@ -233,6 +234,8 @@ def token_loss(
     k=settings.k,
     vocab_size=vocab_size,
   )
+  if config.teacher_cache.top_k:
+    return cached.cached_token_loss(get_divergence(settings.divergence))
   corrections = CORRECTIONS.get(settings.corrections)
   if corrections is None and settings.corrections:
     of_corrections = get_divergence(settings.corrections, field="corrections")
@@ -321,7 +324,7 @@ def step_memory(
     tasks: the tasks, for the longest prompt and response.
     train: the functions that train.
     student: what is trained.
-    teacher: None in SFT.
+    teacher: None in SFT, and where it is cached.
     num_draft_tokens: G; the config's may be 0, for the fastest.
     mesh: the mesh.
     dtype: of activations and caches.
@@ -332,7 +335,10 @@ def step_memory(
     "on_policy": (student,),
     "teacher": (teacher,),
   }
-  mode = config.rollout.mode if stage == "distill" else "reference"
+  top_k = config.teacher_cache.top_k if stage == "distill" else 0
+  mode = config.rollout.mode
+  if stage != "distill" or top_k:
+    mode = "reference"  # Nothing is generated.
   prompt = max(task.prompt_length for task in tasks.tasks)
   rows, response = fit.batch_size, tasks.max_new_tokens
   if fit.packed_length:
@@ -355,6 +361,7 @@ def step_memory(
     response=response,
     num_draft_tokens=num_draft_tokens if mode == "skd" else 1,
     chunk_size=config.loss.chunk_size,
+    cached_top_k=top_k,
   )
 
 

@@ -171,6 +171,11 @@ def _check(asked: Comparison) -> None:
     raise ValueError(
       f"tasks = {list(config.tasks)}: must be empty; a comparison is of one"
     )
+  if config.teacher_cache.top_k:
+    raise ValueError(
+      f"teacher_cache.top_k = {config.teacher_cache.top_k}: must be 0 in a "
+      "comparison, whose runs share a live teacher"
+    )
   if config.student.path and any(v.start.changes for v in asked.variants):
     raise ValueError(
       f"student.path = {config.student.path!r}: must be empty, as the grid "

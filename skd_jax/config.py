@@ -238,6 +238,16 @@ def default_config() -> ml_collections.ConfigDict:
   config.rollout.teacher_temperature = 0.2
   config.rollout.teacher_top_p = 0.5
 
+  # What the teacher thinks of the responses is written once, and read in
+  # training: teacher and student are never on a device together. Of the modes
+  # `reference` and `teacher`; see skd_jax/losses/cached.py.
+  config.teacher_cache = ml_collections.ConfigDict()
+  config.teacher_cache.top_k = 0  # K, tokens beside the tail; 0: live teacher.
+  # Of the mode `teacher`: different responses to a prompt, by turns of epochs.
+  config.teacher_cache.num_responses = 1
+  # Records that are compared with the teacher at each start; 0: none.
+  config.teacher_cache.verify_records = 8
+
   config.loss = ml_collections.ConfigDict()
   # divergence (from the teacher's distribution), or cross_entropy (on the
   # tokens as they are: SFT, SeqKD), which needs no teacher.

@@ -98,6 +98,7 @@ def check_vocabulary(
     ValueError: names the field, its value and what is allowed.
   """
   method_checks.check_threshold(config, vocab_size)
+  method_checks.check_top_k(config, vocab_size)
   with fields.prefix("loss."):
     builders.token_loss(config, vocab_size)
 

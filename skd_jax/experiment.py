@@ -51,7 +51,7 @@ class Experiment:
     self, fit: ml_collections.ConfigDict, seed: int
   ) -> grain.DatasetIterator[structs.Batch]:
     """Returns the endless batches of a stage, their rows on the devices."""
-    train = _train_set(self.tasks, fit)
+    train = train_set(self.tasks, fit)
     multiple = self.config.data.length_multiple
     index, count = sharding.reader(self.mesh, fit.batch_size)
 
@@ -112,7 +112,7 @@ class Experiment:
     return batch
 
 
-def _train_set(
+def train_set(
   task_set: tasks.TaskSet, fit: ml_collections.ConfigDict
 ) -> dataset.TokenizedSet:
   """Returns the examples that a stage trains on."""
@@ -205,7 +205,7 @@ def read_experiment(
   config_checks.check_sizes(
     config,
     {
-      stage: len(_train_set(task_set, config_lib.get(config, stage)))
+      stage: len(train_set(task_set, config_lib.get(config, stage)))
       for stage in config_checks.trained_stages(config)
     },
   )

@@ -9,6 +9,7 @@ from skd_jax import builders
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.decoding import acceptance, sampling
+from skd_jax.losses import cached
 from skd_jax.training import generation, schedules
 
 # What limits interventions, and its value where nothing does.
@@ -25,6 +26,9 @@ def check_method(config: ml_collections.ConfigDict) -> None:
   fields.one_of(config, "loss.objective", ("divergence", "cross_entropy"))
   fields.at_least(config, "loss.verified_k", 1)
   fields.in_unit_interval(config, "loss.unverified_weight")
+  fields.at_least(config, "teacher_cache.top_k", 0)
+  fields.at_least(config, "teacher_cache.num_responses", 1)
+  fields.at_least(config, "teacher_cache.verify_records", 0)
   _check_lengths(config)
   _check_rollout(config)
 
@@ -119,6 +123,20 @@ def check_threshold(config: ml_collections.ConfigDict, vocab_size: int) -> None:
       raise ValueError(f"{where}: must be a whole number")
 
 
+def check_top_k(config: ml_collections.ConfigDict, vocab_size: int) -> None:
+  """Checks how many tokens of the teacher are cached; 0 is none.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  top_k = config.teacher_cache.top_k
+  if top_k > vocab_size:
+    raise ValueError(
+      f"teacher_cache.top_k = {top_k}: must be in [0, {vocab_size}], the size "
+      "of the vocabulary"
+    )
+
+
 def check_combination(config: ml_collections.ConfigDict) -> None:
   """Checks that the loss can learn from what is generated.
 
@@ -129,6 +147,7 @@ def check_combination(config: ml_collections.ConfigDict) -> None:
     *_about_generation(config),
     *_about_weights(config),
     *_about_packing(config),
+    *_about_cache(config),
   ):
     if found:
       raise ValueError(message)
@@ -242,3 +261,53 @@ def _about_packing(
     f"distill.packed_length = {size} with rollout.first_tokens = {first[0]} "
     f"and first_tokens_end = {first[1]}: must be 0, or set both to 0",
   )
+
+
+def _about_cache(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[bool, str]]:
+  """Yields (whether it is so, what is wrong with it)."""
+  settings, rollout, loss = config.teacher_cache, config.rollout, config.loss
+  mode, number = rollout.mode, settings.num_responses
+  yield (
+    mode != "teacher" and number != 1,
+    f"teacher_cache.num_responses = {number} with rollout.mode = {mode!r}: "
+    "must be 1, or choose the mode 'teacher', whose responses are drawn",
+  )
+  if not settings.top_k:
+    return
+  where = f"teacher_cache.top_k = {settings.top_k} with"
+  yield (
+    mode not in ("reference", "teacher"),
+    f"{where} rollout.mode = {mode!r}, in which the student takes part: must "
+    "be 0, or choose the mode 'reference' or 'teacher'",
+  )
+  yield (
+    loss.objective == "cross_entropy",
+    f"{where} loss.objective = 'cross_entropy', which reads no distribution: "
+    "must be 0, or choose the objective 'divergence'",
+  )
+  yield (
+    loss.divergence not in cached.DIVERGENCES,
+    f"{where} loss.divergence = {loss.divergence!r}: must be 0, or the "
+    f"divergence one of {list(cached.DIVERGENCES)}, whose error vanishes with "
+    "what is not cached",
+  )
+  size = config.distill.packed_length
+  yield (
+    size != 0,
+    f"{where} distill.packed_length = {size}, whose rows hold several "
+    "responses: one of them must be 0",
+  )
+  yield (
+    loss.weights != "uniform",
+    f"{where} loss.weights = {loss.weights!r}: must be 0, or the weights "
+    "'uniform'",
+  )
+  for field in ("reference_share", "first_tokens"):
+    value, shape = rollout[field], rollout[f"{field}_schedule"]
+    yield (
+      (value, shape) != (0, "constant"),
+      f"{where} rollout.{field} = {value}, {shape}: must be 0, or {field} 0, "
+      "constant",
+    )

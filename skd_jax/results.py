@@ -60,7 +60,8 @@ def write(
     per_seed: {"seed", "scores" {teacher, student_init, student, and each
       baseline: as of train.score}, "totals" {student, and each baseline: as of
       train.distill}}.
-    seconds: of the training of {"teacher", "student_init"}, by part.
+    seconds: of {"teacher", "student_init"}, by part; of "teacher_cache" where
+      there is one.
     clock_seconds: since the command began.
     command: that was run.
     probe: as of pair.probe_start.
@@ -119,8 +120,10 @@ def make_report(
   )
   parts = [*seconds.values(), totals.seconds, of_baselines.seconds]
   compiling = sum(part.get("compile", 0.0) for part in parts)
+  of_cache = seconds.get("teacher_cache", {})
   times = {
     "teacher": seconds["teacher"].get("train", 0.0),
+    "teacher_cache": sum(of_cache.values()) - of_cache.get("compile", 0.0),
     "student_init": seconds["student_init"].get("train", 0.0),
     "generate": totals.seconds["generate"],
     # A pass of its own; those of a rollout are in `generate`.
@@ -134,7 +137,7 @@ def make_report(
   times = {
     name: value
     for name, value in times.items()
-    if value or name not in ("verify", "baselines", "compile")
+    if value or name not in ("teacher_cache", "verify", "baselines", "compile")
   }
   rates = totals.rates()
   return {

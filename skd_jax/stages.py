@@ -41,6 +41,7 @@ _WITHOUT_EFFECT = (
   "log.wandb",
   "remat",
   ".checkpoint",
+  ".verify_records",
 )
 
 # Settings that came later, and what was done before: where they say the same,
@@ -53,7 +54,7 @@ _LATER = {
 }
 
 # Sections without a meaning where this setting of theirs is 0.
-_SWITCHES = {"student.lora": "rank"}
+_SWITCHES = {"student.lora": "rank", "teacher_cache": "top_k"}
 
 # What no result depends on: with other settings it is made again. The verdict
 # of the probe must not forbid the change that it asks for, and the draft length
@@ -109,7 +110,8 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   student = shared | settings(config, "student")
   if config.student.layers_of_teacher:
     student |= teacher
-  distill = teacher | student | settings(config, "rollout", "loss", "distill")
+  distill = teacher | student
+  distill |= settings(config, "rollout", "loss", "distill", "teacher_cache")
   scores = _scores_key(config)
   keys = {
     "tokenizer": tasks,
@@ -120,6 +122,8 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
     "evaluate_teacher": teacher | scores,
     "evaluate_student_init": teacher | student | scores,
   }
+  if config.teacher_cache.top_k:
+    keys["teacher_cache"] = teacher | _teacher_cache_key(config)
   for seed in config.seeds:
     keys[f"distill_seed_{seed}"] = distill
     keys[f"evaluate_distill_seed_{seed}"] = distill | scores
@@ -147,6 +151,14 @@ def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
   if key["tokenizer folder"]:
     section += ".template_arguments"
   return key | settings(config, section)
+
+
+def _teacher_cache_key(config: ml_collections.ConfigDict) -> CacheKey:
+  """What a cached teacher depends on besides the teacher and the tasks."""
+  sections = ["teacher_cache", "rollout.mode", "distill.max_examples"]
+  if config.rollout.mode == "teacher":
+    sections += ["rollout.teacher_temperature", "rollout.teacher_top_p"]
+  return settings(config, *sections)
 
 
 def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:

@@ -91,6 +91,19 @@ class LanguageModel:
 
 
 @struct.dataclass
+class TeacherTop:
+  """The teacher's top K next tokens and one bucket for the rest of V.
+
+  exp(log_probs) and exp(log_tail) sum to 1; with K = V the bucket is empty, and
+  log_tail is -inf.
+  """
+
+  ids: jax.Array  # int32 [..., K], the most probable first
+  log_probs: jax.Array  # float32 [..., K], at temperature 1
+  log_tail: jax.Array  # float32 [...], of the bucket
+
+
+@struct.dataclass
 class Rollout:
   """Responses, where each token came from, and the teacher's view of them.
 
@@ -107,6 +120,8 @@ class Rollout:
   stopped: jax.Array  # bool [B]: ended by EOS or a stop sequence, not by T
   num_rounds: jax.Array  # int32 [B]: teacher passes while the row was live
   teacher_hidden: jax.Array | None  # [B, T, D_teacher]: predicts tokens[t]
+  # [B, T, ...], in the place of teacher_hidden where the teacher is cached.
+  teacher_top: TeacherTop | None = None
 
 
 @struct.dataclass

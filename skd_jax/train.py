@@ -36,12 +36,14 @@ from skd_jax.preparation import (
 from skd_jax.preview import write_example
 from skd_jax.reporting import files
 from skd_jax.student_export import export_student
+from skd_jax.teacher_stage import cache_teacher, release
 from skd_jax.training import (
   draft_length,
   generation,
   loop,
   memory,
   profiling,
+  teacher_cache,
 )
 from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
@@ -81,28 +83,35 @@ def train_and_evaluate(
   with _alone_in(experiment.workdir), jax.set_mesh(experiment.mesh):
     write_example(experiment)
     warnings = pair_warnings(experiment)
-    teacher, teacher_seconds = prepare_model(experiment, "teacher")
-    start, start_seconds = prepare_model(experiment, "student_init")
     students = {"student": experiment} | {
       name: open_baseline(experiment, name) for name in config.baselines
     }
+    teacher, teacher_seconds = prepare_model(experiment, "teacher")
+    scores = {"teacher": score(experiment, "teacher", teacher, teacher)}
+    folder = config.teacher.path or experiment.workdir / "teacher"
+    caches = {
+      name: cache_teacher(opened, teacher, folder)
+      for name, opened in students.items()
+    }
+    judge: LoadedModel | None = teacher  # What students are compared with.
+    if cache := caches["student"]:
+      # Before there is a student.
+      teacher, judge = release(teacher), None
+    start, start_seconds = prepare_model(experiment, "student_init")
     distillations = {
-      name: prepare_distillation(opened, start, teacher)
+      name: prepare_distillation(opened, start, teacher, caches[name])
       for name, opened in students.items()
     }
     spec = distillations["student"].spec
     probe = probe_start(experiment, spec, start, teacher)
-    scores = {
-      "teacher": score(experiment, "teacher", teacher, teacher),
-      "student_init": score(experiment, "student_init", start, teacher),
-    }
+    scores["student_init"] = score(experiment, "student_init", start, judge)
     per_seed = []
     for seed in config.seeds:
       of_seed, totals = dict(scores), {}
       for name, opened in students.items():
         student, totals[name] = distill(opened, distillations[name], seed)
         stage = f"distill_seed_{seed}"
-        of_seed[name] = score(opened, stage, student, teacher)
+        of_seed[name] = score(opened, stage, student, judge)
         if name == "student" and seed == config.seeds[0]:
           export_student(
             experiment, student, of_seed, seed=seed, command=command
@@ -113,7 +122,11 @@ def train_and_evaluate(
       results.write,
       experiment,
       per_seed,
-      {"teacher": teacher_seconds, "student_init": start_seconds},
+      {
+        "teacher": teacher_seconds,
+        "teacher_cache": cache.seconds if cache else {},
+        "student_init": start_seconds,
+      },
       clock_seconds=time.perf_counter() - start_time,
       command=command,
       probe=probe,
@@ -138,17 +151,24 @@ def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
-  """What the seeds of a run share: the models and the compiled functions."""
+  """What the seeds of a run share: the models and the compiled functions.
+
+  A teacher that is cached has no weights any more, only their shapes.
+  """
 
   start: LoadedModel
   teacher: LoadedModel
+  cache: teacher_cache.CachedTeacher | None
   spec: generation.GenerationSpec
   rollout_fn: generation.RolloutFn
   train: TrainFns
 
 
 def prepare_distillation(
-  experiment: Experiment, start: LoadedModel, teacher: LoadedModel
+  experiment: Experiment,
+  start: LoadedModel,
+  teacher: LoadedModel,
+  cache: teacher_cache.CachedTeacher | None = None,
 ) -> Distillation:
   """Builds the rollout and the train step, once for all seeds."""
   config = experiment.config
@@ -195,13 +215,14 @@ def prepare_distillation(
       experiment.tasks,
       train,
       start,
-      teacher,
+      teacher if cache is None else None,
       spec.num_draft_tokens,
       mesh=experiment.mesh,
       dtype=experiment.dtype,
     ),
   )
-  return Distillation(start, teacher, spec, make_rollout_fn(spec), train)
+  rollout_fn = make_rollout_fn(spec)
+  return Distillation(start, teacher, cache, spec, rollout_fn, train)
 
 
 def distill(
@@ -236,8 +257,8 @@ def _distillation_loop(
 ) -> loop.TrainLoop:
   """Algorithm 1, step by step."""
   config = experiment.config
-  teacher, spec = distillation.teacher, distillation.spec
-  train = distillation.train
+  teacher, cache = distillation.teacher, distillation.cache
+  spec, train = distillation.spec, distillation.train
   teacher_head = teacher.model.head_params(teacher.params)
   with loop.open_loop(
     train.init(distillation.start.params),
@@ -252,7 +273,7 @@ def _distillation_loop(
         config.distill,
         distillation.start,
         train.params,
-        distillation.teacher,
+        teacher if cache is None else None,
       ),
       _keep_samples(experiment, distillation, seed),
     ),
@@ -263,16 +284,19 @@ def _distillation_loop(
     open_boards=builders.open_boards(config),
   ) as training:
     for step, batch in training:
-      rollout, seconds = generation.generate_responses(
-        spec,
-        distillation.rollout_fn,
-        teacher.model,
-        train.params(training.state),
-        teacher.params,
-        batch,
-        sampling.row_keys(seed, step, batch.index),
-        step,
-      )
+      if cache is not None:
+        rollout, seconds = cache.responses(batch, step)
+      else:
+        rollout, seconds = generation.generate_responses(
+          spec,
+          distillation.rollout_fn,
+          teacher.model,
+          train.params(training.state),
+          teacher.params,
+          batch,
+          sampling.row_keys(seed, step, batch.index),
+          step,
+        )
       rollout, stats = trim_and_count(rollout, config.data.length_multiple)
       with timed(seconds, "train"):
         state, metrics = jax.block_until_ready(
@@ -288,7 +312,10 @@ def _distillation_loop(
 
 
 def score(
-  experiment: Experiment, name: str, model: LoadedModel, teacher: LoadedModel
+  experiment: Experiment,
+  name: str,
+  model: LoadedModel,
+  teacher: LoadedModel | None,
 ) -> dict[str, Any]:
   """Scores a model on the test split of every task; cached like a stage.
 
@@ -297,7 +324,7 @@ def score(
     name: of the model; its greedy answers are written as answers/NAME.txt, one
       per line, or with several tasks as answers/NAME.TASK.txt.
     model: the model.
-    teacher: what its next-token distributions are compared with.
+    teacher: what its next-token distributions are compared with, if anything.
 
   Returns:
     {"metrics": see evaluation/evaluator.py, "signature": by metric, "seconds"}.

@@ -320,3 +320,12 @@ def divergence(name, teacher_logits, student_logits, beta=0.5, alpha=0.1, k=2):
     "skew_reverse_kl": lambda: kl(q, (1 - alpha) * p + alpha * q),
     "tvd": lambda: 0.5 * float(np.abs(p - q).sum()),
   }[name]()
+
+
+def cached_divergence(name, teacher_logits, student_logits, k, **parameters):
+  """The divergence over the teacher's top k and one bucket, in float64."""
+  p, q = softmax(teacher_logits), softmax(student_logits)
+  top = np.argsort(-p, kind="stable")[:k]
+  rest = np.setdiff1d(np.arange(len(p)), top)
+  p, q = (np.append(x[top], [x[rest].sum()][: len(rest)]) for x in (p, q))
+  return divergence(name, np.log(p), np.log(q), **parameters)

@@ -245,6 +245,11 @@ def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
       {"methods": ["skd"]},
       r"tasks = \['sums'\]",
     ),
+    (
+      {"teacher_cache.top_k": 5},
+      {"methods": ["supervised_kd"]},
+      r"teacher_cache\.top_k = 5: must be 0 in a comparison",
+    ),
     ({}, {"methods": ["skdd"]}, "--methods has 'skdd'"),
     # The K of a variant that would be run late.
     (

@@ -562,6 +562,71 @@ _BAD = [
     "the folder of the frozen weights",
   ),
   ({"student.lora.alpha": 0.0}, "student.lora.alpha = 0.0", "above 0"),
+  ({"teacher_cache.top_k": -1}, "teacher_cache.top_k = -1", "0 or above"),
+  (
+    {"teacher_cache.top_k": 9, "rollout.mode": "skd"},
+    "teacher_cache.top_k = 9 with rollout.mode = 'skd'",
+    "choose the mode 'reference' or 'teacher'",
+  ),
+  (
+    {"teacher_cache.top_k": 9, "rollout.mode": "on_policy"},
+    "teacher_cache.top_k = 9 with rollout.mode = 'on_policy'",
+    "choose the mode 'reference' or 'teacher'",
+  ),
+  *(
+    (
+      {"rollout.mode": "reference", "teacher_cache.top_k": 9, **more},
+      "teacher_cache.top_k = 9 with " + named,
+      allowed,
+    )
+    for more, named, allowed in (
+      (
+        {"loss.divergence": "reverse_kl"},
+        "loss.divergence = 'reverse_kl'",
+        "'forward_kl', 'jsd', ",
+      ),
+      (
+        {"loss.divergence": "top_k_forward_kl"},
+        "loss.divergence = 'top_k_forward_kl'",
+        "'forward_kl', 'jsd', ",
+      ),
+      (
+        {"loss.objective": "cross_entropy"},
+        "loss.objective = 'cross_entropy'",
+        "must be 0, or",
+      ),
+      (
+        {"loss.weights": "verified"},
+        "loss.weights = 'verified'",
+        "'uniform'",
+      ),
+      (
+        {"distill.packed_length": 4000},
+        "distill.packed_length = 4000",
+        "one of them must be 0",
+      ),
+      (
+        {"rollout.first_tokens": 4},
+        "rollout.first_tokens = 4, constant",
+        "first_tokens 0",
+      ),
+      (
+        {"rollout.mode": "teacher", "rollout.reference_share": 0.5},
+        "rollout.reference_share = 0.5, constant",
+        "reference_share 0",
+      ),
+    )
+  ),
+  (
+    {"rollout.mode": "reference", "teacher_cache.top_k": 4001},
+    "teacher_cache.top_k = 4001",
+    "[0, 4000]",
+  ),
+  (
+    {"rollout.mode": "reference", "teacher_cache.num_responses": 2},
+    "teacher_cache.num_responses = 2 with rollout.mode = 'reference'",
+    "must be 1, or choose the mode 'teacher'",
+  ),
   (
     {"student.lora.targets": ("q_proj", "query")},
     "student.lora.targets = ('q_proj', 'query')",

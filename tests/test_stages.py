@@ -269,6 +269,40 @@ def test_adapters_are_in_the_keys_of_the_student_where_there_are_any():
   assert stages.cache_keys(config)["teacher"] == before["teacher"]
 
 
+def test_cached_teacher_is_in_the_keys_where_there_is_one():
+  config = config_lib.default_config()
+  config.rollout.mode = "reference"
+  before = stages.cache_keys(config)
+  config.teacher_cache.num_responses = 2  # Of no cache.
+  assert stages.cache_keys(config) == before
+  config.teacher_cache.top_k = 50
+
+  def changed(field, value):
+    def change(config):
+      *sections, name = field.split(".")
+      for section in sections:
+        config = config[section]
+      config[name] = value
+
+    found = changed_stages(config.copy_and_resolve_references(), change)
+    return "teacher_cache" in found, "distill_seed_0" in found
+
+  assert changed("teacher_cache.top_k", 20) == (True, True)
+  assert changed("teacher.hidden_size", 64) == (True, True)
+  assert changed("tokenizer.vocab_size", 500) == (True, True)
+  assert changed("data.prompt", "{source}:") == (True, True)
+  assert changed("data.max_new_tokens", 9) == (True, True)
+  assert changed("distill.max_examples", 9) == (True, True)
+  assert changed("distill.learning_rate", 0.1) == (False, True)
+  assert changed("student.hidden_size", 64) == (False, True)
+  assert changed("teacher_cache.verify_records", 0) == (False, False)
+  # Nothing is drawn in the mode `reference`.
+  assert changed("rollout.teacher_temperature", 0.5) == (False, True)
+  config.rollout.mode = "teacher"
+  assert changed("rollout.teacher_temperature", 0.5) == (True, True)
+  assert changed("rollout.teacher_top_p", 0.9) == (True, True)
+
+
 def changed_stages(config, change):
   before = stages.cache_keys(config)
   change(config)

@@ -4,6 +4,7 @@ examples -> tokenize_examples -> TokenizedSet -> join, first_examples, ...
 """
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Sequence
 
@@ -131,19 +132,17 @@ def first_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
   places = [
     np.flatnonzero(tokenized.task_id == t) for t in set(tokenized.task_id)
   ]
-  return _select(
-    tokenized, np.sort(np.concatenate([p[:count] for p in places]))
-  )
+  return select(tokenized, np.sort(np.concatenate([p[:count] for p in places])))
 
 
 def spread_examples(tokenized: TokenizedSet, count: int) -> TokenizedSet:
   """`count` kept examples, evenly spread over the split; to be looked at."""
   chosen = np.linspace(0, len(tokenized) - 1, count).astype(int)
-  return _select(tokenized, chosen)
+  return select(tokenized, chosen)
 
 
-def _select(tokenized: TokenizedSet, chosen: np.ndarray) -> TokenizedSet:
-  """Only the kept examples at the `chosen` places."""
+def select(tokenized: TokenizedSet, chosen: np.ndarray) -> TokenizedSet:
+  """Only the kept examples at the `chosen` places, in the order of these."""
   return dataclasses.replace(
     tokenized,
     indices=tokenized.indices[chosen],
@@ -152,3 +151,18 @@ def _select(tokenized: TokenizedSet, chosen: np.ndarray) -> TokenizedSet:
     task_id=tokenized.task_id[chosen],
     max_new_tokens=tokenized.max_new_tokens[chosen],
   )
+
+
+def digest(tokenized: TokenizedSet) -> str:
+  """Returns the SHA-256 of the ids and limits of a split: what models see."""
+  found = hashlib.sha256()
+  for array in (
+    tokenized.indices,
+    tokenized.task_id,
+    tokenized.max_new_tokens,
+    *tokenized.prompts,
+    *tokenized.responses,
+  ):
+    found.update(len(array).to_bytes(8, "little"))
+    found.update(np.asarray(array, "<i4").tobytes())
+  return found.hexdigest()

@@ -258,6 +258,12 @@ def train_batches(
   return iter(batches.map(place).to_iter_dataset(ahead))
 
 
+def longest_first(tokenized: TokenizedSet) -> np.ndarray:
+  """The places of the kept examples, in the order of `eval_batches`."""
+  lengths = _lengths(tokenized.prompts) + _lengths(tokenized.responses)
+  return np.argsort(-lengths, kind="stable")
+
+
 def eval_batches(
   tokenized: TokenizedSet,
   batch_size: int,
@@ -293,7 +299,6 @@ def eval_batches(
     process_index,
     process_count,
   )
-  lengths = _lengths(tokenized.prompts) + _lengths(tokenized.responses)
-  order = np.argsort(-lengths, kind="stable")
+  order = longest_first(tokenized)
   starts = range(0, len(order), batch_size)
   return (collate(order[start : start + batch_size]) for start in starts)

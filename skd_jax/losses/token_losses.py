@@ -35,6 +35,7 @@ class TokenInputs:
   tokens: jax.Array  # int32 [N]
   source: jax.Array  # int8 [N]: STUDENT, TEACHER or REFERENCE
   teacher_hidden: jax.Array | None  # [N, D_teacher]
+  teacher_top: structs.TeacherTop | None = None  # [N, ...], of a cached teacher
 
 
 @struct.dataclass

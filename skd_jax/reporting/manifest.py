@@ -94,6 +94,29 @@ def check(
     )
 
 
+def digest(
+  folder: str | os.PathLike[str], is_wanted: Callable[[str], bool]
+) -> str:
+  """Returns one SHA-256 of the names and contents of files in a folder.
+
+  Where there is a manifest, the contents are those that it names: whatever
+  reads the files checks them against it.
+
+  Args:
+    folder: the folder.
+    is_wanted: takes the name of a file; whether it counts.
+  """
+  folder = pathlib.Path(folder)
+  if exists(folder):
+    check(folder, lambda name: False)  # It is one.
+    entries = json.loads((folder / NAME).read_text("utf-8"))
+  else:
+    paths = [x for x in folder.iterdir() if x.is_file() and is_wanted(x.name)]
+    entries = {path.name: _describe(path) for path in paths}
+  named = {n: x["sha256"] for n, x in entries.items() if is_wanted(n)}
+  return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
+
+
 def _difference(path: pathlib.Path, wanted: dict[str, Any]) -> str:
   try:
     found = _describe(path)

@@ -82,6 +82,8 @@ def read(
     found = checkpointer.restore(absolute, wanted)
   # Without a teacher, no states of one were saved.
   rollout: dict[str, Any] = {"teacher_hidden": None, **found["rollout"]}
+  if top := rollout.get("teacher_top"):
+    rollout["teacher_top"] = structs.TeacherTop(**top)
   return FailedStep(
     step=int(found["step"]),
     params=found["params"],

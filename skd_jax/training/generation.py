@@ -36,7 +36,8 @@ class GenerationSpec:
 
   mode: one of MODES: `skd` (the student, corrected by the teacher), `on_policy`
     (the student), `teacher` (SeqKD), `reference` (supervised KD, SFT).
-  uses_teacher: whether the loss needs the teacher's distribution.
+  uses_teacher: whether the loss needs the distribution of a teacher that is
+    there; a cached one is not.
   rule: of the mode `skd`.
   threshold: step -> the parameter of the rule.
   reference_share: step -> the share of rows that are references, in [0, 1].

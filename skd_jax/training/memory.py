@@ -48,7 +48,7 @@ class StepMemory:
   """What the memory of a step depends on; shapes serve as arrays."""
 
   student: models.LoadedModel  # Its weights stay, as the next seed's start.
-  teacher: models.LoadedModel | None  # None in SFT.
+  teacher: models.LoadedModel | None  # None in SFT, and where it is cached.
   generators: Sequence[models.LoadedModel]  # Those of the two that generate.
   state: structs.TrainState
   mesh: jax.sharding.Mesh
@@ -61,6 +61,7 @@ class StepMemory:
   response: int  # T, likewise.
   num_draft_tokens: int  # G; 1 where one model generates.
   chunk_size: int  # Tokens whose logits the loss holds at once.
+  cached_top_k: int = 0  # K of a cached teacher, which is then not there.
 
   def training(self) -> Parts:
     """Returns what the train step needs, and what stays beside it."""
@@ -96,8 +97,11 @@ class StepMemory:
   def _resident(self) -> dict[str, int]:
     weights = held_bytes(self.student.params) + held_bytes(self.state.params)
     found = {"student": weights, "optimizer": held_bytes(self.state.opt_state)}
+    rows = self._rows(self.batch_size)
+    if self.cached_top_k:
+      # Ids and log-probabilities of 4 bytes, and the tail.
+      found["responses"] = rows * self.response * (8 * self.cached_top_k + 4)
     if self.teacher:
-      rows = self._rows(self.batch_size)
       found["teacher"] = held_bytes(self.teacher.params)
       found["responses"] = rows * self._hidden_bytes(
         self.teacher, self.response

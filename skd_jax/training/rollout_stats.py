@@ -192,8 +192,12 @@ def _count(rollout: structs.Rollout) -> tuple[RolloutStats, jax.Array]:
 
 def count(rollout: structs.Rollout) -> RolloutStats:
   """Returns the counts of a rollout [B, T], on the host."""
-  small = dataclasses.replace(rollout, teacher_hidden=None)
-  return to_host(processes.to_host(_count(small))[0])
+  return to_host(processes.to_host(_count(_small(rollout)))[0])
+
+
+def _small(rollout: structs.Rollout) -> structs.Rollout:
+  """Leaves out what the teacher thinks, which is not counted."""
+  return dataclasses.replace(rollout, teacher_hidden=None, teacher_top=None)
 
 
 def trim_and_count(
@@ -210,17 +214,13 @@ def trim_and_count(
   Returns:
     (Rollout [B, width], its counts on the host).
   """
-  stats, longest = processes.to_host(
-    _count(dataclasses.replace(rollout, teacher_hidden=None))
-  )
+  stats, longest = processes.to_host(_count(_small(rollout)))
   width = -(-max(int(longest), 1) // multiple) * multiple
   width = min(width, rollout.tokens.shape[1])
-  cut = {
-    name: getattr(rollout, name)[:, :width]
-    for name in ("tokens", "source", "draft_tokens")
-  }
-  if rollout.teacher_hidden is not None:
-    cut["teacher_hidden"] = rollout.teacher_hidden[:, :width]
+  names = ("tokens", "source", "draft_tokens", "teacher_hidden", "teacher_top")
+  cut = jax.tree.map(
+    lambda x: x[:, :width], {name: getattr(rollout, name) for name in names}
+  )
   return dataclasses.replace(rollout, **cut), to_host(stats)
 
 

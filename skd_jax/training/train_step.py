@@ -120,6 +120,7 @@ def rollout_loss(
     tokens=rollout.tokens,
     source=rollout.source,
     teacher_hidden=rollout.teacher_hidden if teacher else None,
+    teacher_top=rollout.teacher_top,
   )
   hidden, inputs, mask = jax.tree.map(
     lambda x: x.reshape(-1, *x.shape[2:]), (hidden, inputs, mask)
@@ -203,7 +204,7 @@ def train_step(
   state = structs.TrainState(
     step=state.step + 1, params=params, opt_state=opt_state
   )
-  if teacher_head is None:
+  if teacher_head is None and rollout.teacher_top is None:
     del metrics["kl"]  # There is no teacher that it is measured from.
   return state, metrics
 

@@ -1,5 +1,7 @@
 """Splits as token ids: what is kept, cut, joined and chosen."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,18 @@ def test_task_of_a_split_is_kept_row_by_row(tokenizer):
   data = tokenize(tokenizer, [(6, 5), (4, 5)], task_id=3)
   assert data.task_id.tolist() == [3, 3]
   assert data.max_new_tokens.tolist() == [11, 11]
+
+
+def test_digest_is_of_what_models_see(tokenizer):
+  sizes = [(4, 3), (6, 5), (8, 3)]
+  data = tokenize(tokenizer, sizes)
+  assert dataset.digest(data) == dataset.digest(tokenize(tokenizer, sizes))
+  others = [
+    tokenize(tokenizer, sizes[:2]),
+    tokenize(tokenizer, [(6, 3), (4, 5), (8, 3)]),
+    tokenize(tokenizer, sizes, task_id=1),
+    dataset.select(data, np.array([1, 0, 2])),
+    dataclasses.replace(data, prompts=data.responses, responses=data.prompts),
+  ]
+  digests = {dataset.digest(split) for split in [data, *others]}
+  assert len(digests) == 1 + len(others)

@@ -31,7 +31,7 @@ from tests.parallel.mesh_pieces import (
   make_prompts,
   needs_eight_devices,
 )
-from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA
+from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
 
 pytestmark = needs_eight_devices
 

@@ -27,6 +27,21 @@ def test_manifest_names_the_files_and_is_written_again_the_same(folder):
   assert (folder / manifest.NAME).read_text() == text
 
 
+def test_digest_is_of_the_files_that_count_with_and_without_a_manifest(folder):
+  def digest():
+    return manifest.digest(folder, lambda name: name.endswith(".json"))
+
+  (folder / manifest.NAME).unlink()
+  before = digest()
+  (folder / "later").write_text("now")
+  assert digest() == before
+  manifest.write(folder)
+  assert digest() == before
+  (folder / "a.json").write_text('{"a": 2}')
+  manifest.write(folder)
+  assert digest() != before
+
+
 @pytest.mark.parametrize("name", ["a.json", "d/b"])
 @pytest.mark.parametrize(
   ("kind", "said"),

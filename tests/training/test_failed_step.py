@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from skd_jax.losses import cached
 from skd_jax.parallel import sharding
 from skd_jax.reporting import manifest
 from skd_jax.training import failed_step, generation
@@ -42,6 +43,16 @@ def test_failed_step_comes_back_as_it_was(tmp_path, has_teacher):
   hidden = jnp.full((2, 3, 4), 0.1, jnp.bfloat16) if has_teacher else None
   failed_step.save(tmp_path / "s", _step(hidden=hidden))
   _assert_kept(tmp_path / "s", _step(hidden=hidden))
+
+
+def test_step_from_a_cached_teacher_comes_back_as_it_was(tmp_path):
+  step = _step()
+  logits = jnp.arange(30.0).reshape(2, 3, 5)
+  top = cached.top_of_logits(logits, 2)
+  rollout = dataclasses.replace(step.rollout, teacher_top=top)
+  step = dataclasses.replace(step, rollout=rollout)
+  failed_step.save(tmp_path / "s", step)
+  _assert_kept(tmp_path / "s", step)
 
 
 def test_later_failed_step_takes_the_place_of_an_earlier_one(tmp_path):

@@ -86,6 +86,17 @@ def test_parts_are_those_counted_by_hand():
   assert generating["logits"] == _ROWS * 3 * 300 * 4 * 4
 
 
+def test_cached_teacher_takes_its_top_tokens_alone():
+  live, _ = _step()
+  step, _ = _step(teacher=None, generators=(), cached_top_k=7)
+  found = step.training()
+  # Of each token 7 ids and log-probabilities, and the tail.
+  assert found.pop("responses") == _ROWS * _RESPONSE * (7 * 8 + 4)
+  expected = dict(live.training())
+  del expected["teacher"], expected["responses"]
+  assert found == expected
+
+
 def test_settings_that_are_named_as_help_do_help():
   step, _ = _step()
   total = sum(step.training().values())

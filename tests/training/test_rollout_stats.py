@@ -254,6 +254,7 @@ def test_buffer_is_cut_to_a_multiple_of_the_longest(longest, multiple, width):
     source=source,
     length=np.array([longest, 0], np.int32),
     teacher_hidden=np.ones((2, 10, 3), np.float32),
+    teacher_top=structs.TeacherTop(*np.ones((3, 2, 10, 4), np.float32)),
   )
   trimmed, _ = rollout_stats.trim_and_count(
     jax.tree.map(jnp.asarray, rollout), multiple
@@ -261,3 +262,4 @@ def test_buffer_is_cut_to_a_multiple_of_the_longest(longest, multiple, width):
   assert trimmed.tokens.shape == trimmed.source.shape == (2, width)
   assert trimmed.draft_tokens.shape == (2, width)
   assert trimmed.teacher_hidden.shape == (2, width, 3)
+  assert trimmed.teacher_top.ids.shape == (2, width, 4)
