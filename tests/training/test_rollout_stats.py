@@ -254,8 +254,9 @@ def test_buffer_is_cut_to_a_multiple_of_the_longest(longest, multiple, width):
     source=source,
     length=np.array([longest, 0], np.int32),
     teacher_hidden=np.ones((2, 10, 3), np.float32),
-    teacher_top=structs.TeacherTop(*np.ones((3, 2, 10, 4), np.float32)),
   )
+  top = structs.TeacherTop(*np.ones((3, 2, 10, 4), np.float32))
+  rollout = dataclasses.replace(rollout, teacher_top=top)
   trimmed, _ = rollout_stats.trim_and_count(
     jax.tree.map(jnp.asarray, rollout), multiple
   )
