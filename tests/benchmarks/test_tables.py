@@ -14,6 +14,8 @@ NAMES = {
     "step_cost",
     "method_cost",
     "loss_memory",
+    "long_sequences",
+    "packing",
   ),
   "tpu": ("tpu_plan",),
 }

@@ -198,5 +198,5 @@ def test_cudnn_is_called_on_gpu_with_the_windows_of_the_layers(monkeypatch):
   found = lowered(mesh_of("gpu"), config, 2048)
   names = set(re.findall(r"__cudnn\$\w+", found))
   assert names == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
-  lengths = re.findall(r"sliding_window_length\W+(\d+)", found)
+  lengths = re.findall(r"sliding_window_length\\22: (\d+)", found)
   assert set(lengths) == {"512", "0"}
