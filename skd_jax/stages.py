@@ -34,6 +34,9 @@ _WITHOUT_EFFECT = (
   "log_every_steps",
   "checkpoint_every_steps",
   "checkpoint_every_minutes",
+  "keep_last",
+  "keep_best",
+  "best_metric",
   "evaluate_every_steps",
   "must_save_by",
   "max_step_minutes",
@@ -45,7 +48,12 @@ _WITHOUT_EFFECT = (
 
 # Settings that came later, and what was done before: where they say the same,
 # what was made without them is as good.
-_LATER = {"turns": "last", "long_prompts": "refuse", "max_skipped_steps": 0}
+_LATER = {
+  "turns": "last",
+  "long_prompts": "refuse",
+  "max_skipped_steps": 0,
+  "result": "last",
+}
 
 # Sections without a meaning where this setting of theirs is 0.
 _SWITCHES = {"student.lora": "rank"}
@@ -101,10 +109,13 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   tasks = _tasks_key(config)
   shared = tasks | settings(config, "seed", "dtype")
   teacher = shared | settings(config, "teacher")
+  teacher |= _choice_key(config, "teacher.fit")
   student = shared | settings(config, "student")
+  student |= _choice_key(config, "student.fit")
   if config.student.layers_of_teacher:
     student |= teacher
   distill = teacher | student | settings(config, "rollout", "loss", "distill")
+  distill |= _choice_key(config, "distill")
   scores = _scores_key(config)
   keys = {
     "tokenizer": tasks,
@@ -142,6 +153,24 @@ def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
   if key["tokenizer folder"]:
     section += ".template_arguments"
   return key | settings(config, section)
+
+
+def _choice_key(config: ml_collections.ConfigDict, stage: str) -> CacheKey:
+  """What decides the best checkpoint, where the result of a stage is that."""
+  fit = config_lib.get(config, stage)
+  if fit.result != "best":
+    return {}
+  key = {
+    f"{stage}.{field}": fit[field]
+    for field in ("best_metric", "evaluate_every_steps")
+  }
+  key |= {
+    f"{section}.{field}": value
+    for section, data in config_lib.task_sections(config).items()
+    for field, value in config_lib.to_plain(data).items()
+    if "validation" in field
+  }
+  return key | _scores_key(config)
 
 
 def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:
