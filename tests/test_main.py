@@ -542,8 +542,9 @@ def test_workdir_that_cannot_be_written_is_one_line(
 
 
 def test_terminated_between_two_steps_is_stopped_as_by_ctrl_c(
-  config, tmp_path, monkeypatch, capsys
+  tmp_path, monkeypatch, capsys
 ):
+  config = tiny_run.config(tmp_path)
   before = signal.getsignal(signal.SIGTERM)
 
   def terminate(*_, **__):
