@@ -72,7 +72,7 @@ def open_manager(
   path = pathlib.Path(path).absolute()
 
   def write_manifest() -> None:
-    for unfinished in path.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+    for unfinished in _unfinished(path):
       manifest.write(unfinished, leave_out=_WRITTEN_LATER)
 
   # Orbax calls it in its thread of the first process, once all processes have
@@ -147,6 +147,10 @@ def save(
         pause,
       )
       time.sleep(pause)
+      # What is left of other steps takes room; that of this one is replaced.
+      for unfinished in _unfinished(manager.directory):
+        if not unfinished.name.startswith(f"{step}."):
+          shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def restore(
@@ -262,6 +266,11 @@ def _set_aside_damaged(path: pathlib.Path) -> None:
       aside.name,
       usable[0],
     )
+
+
+def _unfinished(path: Any) -> list[Any]:
+  """Returns the folders that orbax has not finished, or has left behind."""
+  return list(path.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
 
 
 def _check_scores(path: pathlib.Path) -> None:

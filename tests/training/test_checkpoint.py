@@ -223,8 +223,8 @@ def test_save_that_fails_in_the_background_is_made_up_for_by_the_next(
 ):
   fail_to_write(1)
   _save(tmp_path / "c", 1, 2)
-  with checkpoint.open_manager(tmp_path / "c") as manager:
-    assert manager.all_steps() == [2]
+  # What is left of the first takes no room any more.
+  assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
   _assert_restored(tmp_path / "c", 2)
 
 
