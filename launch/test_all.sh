@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets the environment up and runs check.sh with the slow tests and 10,000 cases of
-# the properties, then the fault suite: 50 kills, full disks, and every file of a
-# run damaged.
+# the properties, then the fault suite: 50 kills, SIGTERM in each part of a run,
+# full disks, and every file of a run damaged.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 "$here/setup.sh" test,docs

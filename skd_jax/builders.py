@@ -31,7 +31,7 @@ from skd_jax.training import (
   schedules,
   train_step,
 )
-from skd_jax.training.cadence import Cadence
+from skd_jax.training.cadence import Cadence, Kept
 
 # Of config.loss.corrections, beside the divergences.
 CORRECTIONS = {
@@ -63,7 +63,7 @@ def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
 
 
 def cadence(config: ml_collections.ConfigDict, stage: str) -> Cadence:
-  """Returns when a stage logs and saves.
+  """Returns when a stage logs and saves, and what is kept.
 
   Args:
     config: the config.
@@ -88,6 +88,12 @@ def cadence(config: ml_collections.ConfigDict, stage: str) -> Cadence:
     checkpoint_every_steps=fit.checkpoint_every_steps,
     checkpoint_every_minutes=fit.checkpoint_every_minutes,
     must_save_by=must_save_by,
+    kept=Kept(
+      last=fit.keep_last,
+      best=fit.keep_best,
+      metric=fit.best_metric,
+      result_is_best=fit.result == "best",
+    ),
   )
 
 

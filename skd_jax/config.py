@@ -40,6 +40,15 @@ def fit_config(**changes) -> ml_collections.ConfigDict:
   config.checkpoint_every_steps = 200
   config.checkpoint_every_minutes = 0.0  # By the clock as well; 0 is not.
   config.evaluate_every_steps = 0  # On validation; 0 is never.
+  # Checkpoints that are kept: the last so many, and the best so many by a score
+  # of the validation, after which it is then saved. A score is named as in the
+  # log without validation_, such as bleu; -kl: the smallest is the best.
+  config.keep_last = 2
+  config.keep_best = 0
+  config.best_metric = ""
+  # The weights that the stage ends with, which a report scores and an export
+  # has: last; or best, which needs keep_best.
+  config.result = "last"
   config.update(changes)
   return config
 

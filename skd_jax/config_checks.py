@@ -12,7 +12,14 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from skd_jax import builders, method_checks, methods, models, stages
+from skd_jax import (
+  builders,
+  fit_checks,
+  method_checks,
+  methods,
+  models,
+  stages,
+)
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.data import conversations, sources, templates
@@ -31,6 +38,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     ValueError: names the field, its value and what is allowed.
   """
   fields.of_types(config, config_lib.default_config())
+  fields.no_passwords(config)
   fields.one_of(config, "dtype", ("auto", "float32", "bfloat16"))
   fields.one_of(config, "export_dtype", models.EXPORT_DTYPES)
   builders.open_boards(config)
@@ -72,7 +80,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     _check_checkpoint(config[role], role)
     _check_shape(config[role], role)
   for stage in ("teacher.fit", "student.fit", "distill"):
-    _check_fit(config, stage)
+    fit_checks.check_fit(config, stage)
   _check_lora(config)
   method_checks.check_method(config)
   # The vocabulary of a folder is not known yet.
@@ -161,9 +169,10 @@ def check_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
       local folder "gs:".
   """
   if "://" in str(workdir):
+    shown = fields.without_password(str(workdir))
     raise ValueError(
-      f"workdir = {str(workdir)!r}: must be a folder; mount the bucket and "
-      "give its path (launch/tpu_vm.sh mounts it as bucket/)"
+      f"workdir = {shown!r}: must be a folder; mount the bucket and give its "
+      "path (launch/tpu_vm.sh mounts it as bucket/)"
     )
   return pathlib.Path(workdir)
 
@@ -364,35 +373,4 @@ def _check_tasks(config: ml_collections.ConfigDict) -> None:
   if config.mixing_temperature <= 0:
     raise ValueError(
       f"mixing_temperature = {config.mixing_temperature}: must be above 0"
-    )
-
-
-def _check_fit(config: ml_collections.ConfigDict, stage: str) -> None:
-  for field in ("batch_size", "num_microbatches", "log_every_steps"):
-    fields.at_least(config, f"{stage}.{field}", 1)
-  for field in (
-    "num_steps",
-    "max_skipped_steps",
-    "max_examples",
-    "warmup_steps",
-    "checkpoint_every_steps",
-    "checkpoint_every_minutes",
-    "evaluate_every_steps",
-  ):
-    fields.at_least(config, f"{stage}.{field}", 0)
-  fields.one_of(config, f"{stage}.decay", ("linear", "cosine", "constant"))
-  fit = config_lib.get(config, stage)
-  for field, allowed, valid in (
-    ("learning_rate", "above 0", 0 < fit.learning_rate < math.inf),
-    ("clip_norm", "above 0", fit.clip_norm > 0),
-    ("weight_decay", "0 or above", 0 <= fit.weight_decay < math.inf),
-    ("beta1", "in [0, 1)", 0 <= fit.beta1 < 1),
-    ("beta2", "in [0, 1)", 0 <= fit.beta2 < 1),
-  ):
-    if not valid:
-      raise ValueError(f"{stage}.{field} = {fit[field]}: must be {allowed}")
-  if fit.batch_size % fit.num_microbatches:
-    raise ValueError(
-      f"{stage}.num_microbatches = {fit.num_microbatches}: must divide "
-      f"{stage}.batch_size = {fit.batch_size}"
     )

@@ -2,11 +2,16 @@
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 
 import ml_collections
+from flax import traverse_util
 
 from skd_jax import config as config_lib
+
+# USER:PASSWORD@ of an address.
+_PASSWORD = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*@")
 
 
 @contextlib.contextmanager
@@ -46,6 +51,24 @@ def of_types(
       raise ValueError(f"{section}{name} = {value!r}: must be {allowed}")
     if kind is ml_collections.ConfigDict:
       of_types(value, default, f"{section}{name}.")
+
+
+def without_password(text: str) -> str:
+  """Returns a text with *** for the user and the password of an address."""
+  return _PASSWORD.sub("***@", text)
+
+
+def no_passwords(config: ml_collections.ConfigDict) -> None:
+  """Refuses an address with a password: a run writes its settings to files."""
+  plain = traverse_util.flatten_dict(config_lib.to_plain(config), sep=".")
+  for field, value in plain.items():
+    shown = without_password(str(value))
+    if shown != str(value):
+      raise ValueError(
+        f"{field} = {shown!r}: must hold no password, which config.json, the "
+        "report and the model card would show; give it to the program that "
+        "needs it by its environment or its own files"
+      )
 
 
 def one_of(

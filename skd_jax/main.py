@@ -1,6 +1,7 @@
 """Runs an experiment: python -m skd_jax.main --config=configs/wmt.py."""
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -102,6 +103,8 @@ def stop_in_one_line() -> Iterator[None]:
   from skd_jax.parallel import processes
   from skd_jax.training import loop
 
+  # Where no step is to be finished, SIGTERM ends a run as Ctrl-C does.
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     yield
   except loop.Interrupted as stop:
@@ -121,6 +124,8 @@ def stop_in_one_line() -> Iterator[None]:
     logging.debug("Where it was raised:", exc_info=True)
     print(f"\nError{processes.describe()}: {error}", file=sys.stderr)
     sys.exit(1)
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def refuse_flags_of_one_run() -> None:

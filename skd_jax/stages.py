@@ -34,6 +34,9 @@ _WITHOUT_EFFECT = (
   "log_every_steps",
   "checkpoint_every_steps",
   "checkpoint_every_minutes",
+  "keep_last",
+  "keep_best",
+  "best_metric",
   "evaluate_every_steps",
   "must_save_by",
   "max_step_minutes",
@@ -51,6 +54,7 @@ _LATER = {
   "long_prompts": "refuse",
   "max_skipped_steps": 0,
   "packed_length": 0,
+  "result": "last",
 }
 
 # Sections without a meaning where this setting of theirs is 0.
@@ -107,11 +111,14 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   tasks = _tasks_key(config)
   shared = tasks | settings(config, "seed", "dtype")
   teacher = shared | settings(config, "teacher")
+  teacher |= _choice_key(config, "teacher.fit")
   student = shared | settings(config, "student")
+  student |= _choice_key(config, "student.fit")
   if config.student.layers_of_teacher:
     student |= teacher
   distill = teacher | student
   distill |= settings(config, "rollout", "loss", "distill", "teacher_cache")
+  distill |= _choice_key(config, "distill")
   scores = _scores_key(config)
   keys = {
     "tokenizer": tasks,
@@ -159,6 +166,24 @@ def _teacher_cache_key(config: ml_collections.ConfigDict) -> CacheKey:
   if config.rollout.mode == "teacher":
     sections += ["rollout.teacher_temperature", "rollout.teacher_top_p"]
   return settings(config, *sections)
+
+
+def _choice_key(config: ml_collections.ConfigDict, stage: str) -> CacheKey:
+  """What decides the best checkpoint, where the result of a stage is that."""
+  fit = config_lib.get(config, stage)
+  if fit.result != "best":
+    return {}
+  key = {
+    f"{stage}.{field}": fit[field]
+    for field in ("best_metric", "evaluate_every_steps")
+  }
+  key |= {
+    f"{section}.{field}": value
+    for section, data in config_lib.task_sections(config).items()
+    for field, value in config_lib.to_plain(data).items()
+    if "validation" in field
+  }
+  return key | _scores_key(config)
 
 
 def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:

@@ -1,6 +1,7 @@
 """What a disk does to a file, and the files of a folder to do it to."""
 
 import pathlib
+import random
 
 
 def files_of(folder: pathlib.Path) -> list[str]:
@@ -17,6 +18,13 @@ def _truncate(path: pathlib.Path) -> None:
 def _flip(path: pathlib.Path) -> None:
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+
+
+def flip_somewhere(path: pathlib.Path, rng: random.Random) -> None:
+  """Flips one bit of a file that is not empty, drawn at random."""
+  data = bytearray(path.read_bytes())
+  data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
   path.write_bytes(data)
 
 

@@ -504,6 +504,59 @@ _BAD = [
     "distill.checkpoint_every_minutes = -0.5",
     "0 or above",
   ),
+  ({"teacher.fit.keep_last": 0}, "teacher.fit.keep_last = 0", "1 or above"),
+  ({"distill.keep_best": -1}, "distill.keep_best = -1", "0 or above"),
+  ({"distill.result": "first"}, "distill.result = 'first'", "'best'"),
+  (
+    {"student.fit.result": "best"},
+    "student.fit.result = 'best' with student.fit.keep_best = 0",
+    "1 or above",
+  ),
+  *(
+    (
+      {"distill.keep_best": 1, "distill.evaluate_every_steps": every},
+      f"distill.evaluate_every_steps = {every} with distill.keep_best = 1",
+      "in [1, distill.num_steps = 500]",
+    )
+    for every in (0, 501)
+  ),
+  *(
+    (
+      {
+        f"{stage}.keep_best": 1,
+        f"{stage}.evaluate_every_steps": 10,
+        f"{stage}.best_metric": metric,
+      },
+      f"{stage}.best_metric = {metric!r}",
+      f"one of {allowed}",
+    )
+    # There is no teacher that a teacher is compared with.
+    for stage, metric, allowed in (
+      ("distill", "", "['bleu', 'chrf', 'kl', 'agreement'"),
+      ("distill", "validation_bleu", "['bleu', 'chrf', 'kl', 'agreement'"),
+      ("teacher.fit", "-kl", "['bleu', 'chrf']"),
+    )
+  ),
+  (
+    {
+      "tasks": {"a": {"metrics": ("bleu",)}},
+      "teacher.fit.keep_best": 1,
+      "teacher.fit.evaluate_every_steps": 10,
+      "teacher.fit.best_metric": "bleu",
+    },
+    "teacher.fit.best_metric = 'bleu'",
+    "one of ['a_bleu', 'mean']",
+  ),
+  (
+    {"data.dir": "https://me:secret@host/data"},
+    "data.dir = 'https://***@host/data'",
+    "no password",
+  ),
+  (
+    {"tasks": {"sums": {"dir": "gs://:secret@host"}}},
+    "tasks.sums.dir = 'gs://***@host'",
+    "no password",
+  ),
   (
     {"stop_on_warnings": ("gap", "boring")},
     "stop_on_warnings has 'boring'",
@@ -762,6 +815,28 @@ def test_limits_beyond_the_positions_of_a_checkpoint_are_refused():
 def test_address_is_no_workdir(address):
   with pytest.raises(ValueError, match=f"^workdir = '{address}': must be a"):
     config_checks.check_workdir(address)
+
+
+def test_password_of_an_address_is_not_shown():
+  with pytest.raises(
+    ValueError, match=r"^workdir = 'gs://\*\*\*@bucket': must"
+  ):
+    config_checks.check_workdir("gs://me:secret@bucket")
+
+
+@pytest.mark.parametrize("metric", ["bleu", "-kl", "student_top_mass"])
+def test_best_checkpoint_is_by_a_score_of_the_validation(metric):
+  config = config_lib.default_config()
+  config.distill.update(
+    keep_best=1, result="best", evaluate_every_steps=500, best_metric=metric
+  )
+  config_checks.check_config(config)
+
+
+def test_address_without_a_password_is_a_setting_like_any():
+  config = config_lib.default_config()
+  config.data.dir = "https://host:80/a@b"
+  config_checks.check_config(config)
 
 
 def test_workdir_is_a_path(tmp_path):

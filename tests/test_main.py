@@ -96,6 +96,13 @@ def test_config_json_tells_how_the_run_was_made(workdir):
   assert "git" in record
 
 
+def test_no_file_of_a_run_holds_a_key_of_the_environment(workdir):
+  files = [path for path in workdir.rglob("*") if path.is_file()]
+  assert len(files) > 100
+  secret = tiny_run.SECRET.encode()
+  assert not [path for path in files if secret in path.read_bytes()]
+
+
 def test_report_has_the_scores_of_all_models_and_seeds(workdir):
   report = _read(workdir / "report.json")
   assert report["task"] == "tiny"
@@ -533,6 +540,22 @@ def test_workdir_that_cannot_be_written_is_one_line(
   assert code == 1
   assert line.startswith("Error: ")
   assert str(workdir) in line
+
+
+def test_terminated_between_two_steps_is_stopped_as_by_ctrl_c(
+  tmp_path, monkeypatch, capsys
+):
+  config = tiny_run.config(tmp_path)
+  before = signal.getsignal(signal.SIGTERM)
+
+  def terminate(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the run goes on")
+
+  monkeypatch.setattr(train, "train_and_evaluate", terminate)
+  code, line = _failed_main(monkeypatch, capsys, config, tmp_path)
+  assert (code, line) == (130, "Stopped. The same command continues.")
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,9 @@ def test_cadence_settings_do_not_make_a_stage_stale():
     fit.log_every_steps += 1
     fit.checkpoint_every_steps += 1
     fit.evaluate_every_steps += 1
+    fit.keep_last += 1
+    fit.keep_best += 1
+    fit.best_metric = "chrf"
   config.teacher.remat = True
   assert stages.cache_keys(config) == before
   config.teacher.fit.num_steps += 1
@@ -238,6 +241,25 @@ def test_cadence_settings_do_not_make_a_stage_stale():
     "tokenizer",
     "student_init",
   }
+
+
+def test_best_checkpoint_depends_on_what_it_is_chosen_by():
+  config = config_lib.default_config()
+  last = stages.cache_keys(config)["distill_seed_0"]
+  config.distill.result = "best"
+  config.distill.best_metric = "bleu"
+  best = stages.cache_keys(config)["distill_seed_0"]
+  assert best.keys() - last.keys() >= {"distill.result", "distill.best_metric"}
+  for section, field in (
+    ("distill", "evaluate_every_steps"),
+    ("data", "max_validation_examples"),
+  ):
+    before = stages.cache_keys(config)
+    config[section][field] += 1
+    now = stages.cache_keys(config)
+    assert now["distill_seed_0"] != before["distill_seed_0"]
+    assert now["teacher"] == before["teacher"]
+  assert last.items() <= best.items()
 
 
 def test_settings_that_only_watch_a_run_are_of_no_result():

@@ -10,6 +10,8 @@ import pytest
 from skd_jax import config as config_lib
 from skd_jax import methods, train
 
+SECRET = "hf_planted_in_the_environment"  # While the run is made.
+
 _NOUNS = ("Hund", "dog"), ("Baum", "tree"), ("Mann", "man"), ("Ball", "ball")
 _VERBS = ("sieht", "sees"), ("malt", "paints"), ("sucht", "seeks")
 
@@ -78,7 +80,10 @@ def finish(factory: pytest.TempPathFactory) -> pathlib.Path:
     if not (folder / "workdir" / "report.json").exists():
       (folder / "data").mkdir(parents=True)
       write_data(folder / "data")
-      train.train_and_evaluate(config(folder / "data"), folder / "workdir")
+      with pytest.MonkeyPatch.context() as patch:
+        for name in ("HF_TOKEN", "WANDB_API_KEY"):
+          patch.setenv(name, SECRET)
+        train.train_and_evaluate(config(folder / "data"), folder / "workdir")
   return folder / "workdir"
 
 

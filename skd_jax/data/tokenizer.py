@@ -336,15 +336,17 @@ def eos_ids(
   chat template writes after an answer.
 
   Raises:
-    ValueError: An `eos_token_id` in the folder is not an id or a list of ids;
-      or the chat template fails, or leaves out the turn of the assistant.
+    ValueError: A file of the folder cannot be read, or its `eos_token_id` is
+      no ids; the chat template fails, or leaves out the turn of the assistant.
   """
   ids = {tokenizer.eos_token_id, *_end_of_turn(tokenizer)}
-  for name in ("generation_config.json", "config.json"):
-    path = pathlib.Path(folder or "", name)
-    if folder is None or not path.is_file():
-      continue
-    value = json.loads(path.read_text("utf-8")).get("eos_token_id")
+  names = ("generation_config.json", "config.json") if folder else ()
+  paths = (pathlib.Path(folder or "", name) for name in names)
+  for path in filter(pathlib.Path.is_file, paths):
+    try:
+      value = json.loads(path.read_text("utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+      raise ValueError(f"{path}: is no JSON object: {error}") from None
     values = value if isinstance(value, list) else [value]
     if value is not None and not all(type(v) is int for v in values):
       raise ValueError(

@@ -5,6 +5,7 @@
 A mean over the tokens of the references, at temperature 1.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 
@@ -32,6 +33,14 @@ class AgreementSums:
   rank_correlation: jax.Array
   teacher_top_mass: jax.Array
   student_top_mass: jax.Array
+
+
+# Of what `agreement` returns.
+NAMES = tuple(
+  field.name
+  for field in dataclasses.fields(AgreementSums)
+  if field.name != "tokens"
+)
 
 
 @functools.partial(

@@ -47,7 +47,10 @@ def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
       hf_config = json.load(file)
     except json.JSONDecodeError as error:
       raise ValueError(f"{path} is not valid JSON: {error}") from None
-  return model_config_from_hf(hf_config)
+  try:
+    return model_config_from_hf(hf_config)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from None
 
 
 def load_params(

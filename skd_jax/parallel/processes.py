@@ -91,7 +91,9 @@ def initialize(
     options = {**given, "cluster_detection_method": "deactivate"}
   elif num_launched() == 1:
     return
-  # SIGTERM is for fit.py, which saves; JAX would take it as a notice.
+  # JAX's service would take SIGTERM for the whole process, between two stages
+  # as well, where nobody asks it. The loop also agrees on Ctrl-C and on clocks,
+  # by four bytes a step; a step waits for the gradient of all anyway.
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(**options, shutdown_timeout_seconds=_SHUTDOWN_S)
 

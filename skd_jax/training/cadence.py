@@ -4,6 +4,37 @@ import dataclasses
 import enum
 import math
 import time
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """Which checkpoints of a stage stay, and which one is its result.
+
+  last: how many of the newest.
+  best: how many of those that score best, beside them; 0: none is scored.
+  metric: what they are scored by, a name of the validation; -NAME: the smallest
+    is the best. Of equal ones, the newest is.
+  result_is_best: the stage ends with the best of all; else with the last.
+  """
+
+  last: int = 2
+  best: int = 0
+  metric: str = ""
+  result_is_best: bool = False
+
+  def score(self, scores: Mapping[str, Any]) -> float | None:
+    """Returns the score to be made large, of what the callbacks log.
+
+    None where nothing was scored, or the score is not a number.
+    """
+    if not self.best:
+      return None
+    value = scores.get(f"validation_{self.metric.removeprefix('-')}")
+    if value is None or not math.isfinite(value):
+      return None
+    return -value if self.metric.startswith("-") else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +46,14 @@ class Cadence:
     stopped, it is saved always.
   checkpoint_every_minutes: the same by the clock; 0: not by the clock.
   must_save_by: seconds since 1970; the run saves before, and stops.
+  kept: what stays of what is saved. What is scored is saved as well.
   """
 
   log_every_steps: int
   checkpoint_every_steps: int = 0
   checkpoint_every_minutes: float = 0.0
   must_save_by: float = math.inf
+  kept: Kept = Kept()
 
   def logs(self, step: int) -> bool:
     """Whether a line is due once so many steps are done."""

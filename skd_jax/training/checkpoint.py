@@ -7,25 +7,35 @@ state.
 
   checkpoints/NAME/40            the newest whose manifest fits its files
   checkpoints/NAME/60.set_aside  newer, but damaged: not used
+  checkpoints/NAME/20/metrics    the score of one that is scored
 """
 
 import contextlib
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint import checkpoint_managers as policies
 
 from skd_jax import structs
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
+from skd_jax.training.cadence import Kept
 
 # Orbax writes them after the manifest, and reads nothing in them that decides
 # what is restored: without them the state and the position are the same.
 _WRITTEN_LATER = ("_CHECKPOINT_METADATA", "commit_success.txt")
+
+# Before each further try of a save that has failed: a disk that is full may be
+# cleared, a mounted bucket may come back.
+RETRY_SECONDS = (5.0, 20.0, 60.0)
+
+_LAST_TWO = Kept()
 
 
 def folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -46,7 +56,7 @@ def newest_step(workdir: pathlib.Path, name: str) -> int:
 
 @contextlib.contextmanager
 def open_manager(
-  path: str | pathlib.Path, *, max_to_keep: int = 2
+  path: str | pathlib.Path, kept: Kept = _LAST_TWO
 ) -> Iterator[ocp.CheckpointManager]:
   """Opens the checkpoints of one stage; waits for writes when it closes.
 
@@ -54,27 +64,30 @@ def open_manager(
 
   Args:
     path: the folder; made if it is missing.
-    max_to_keep: how many of the newest are kept.
+    kept: which of them are kept.
 
   Raises:
-    ValueError: all are damaged.
+    ValueError: all are damaged, or the score of one is.
   """
   path = pathlib.Path(path).absolute()
 
   def write_manifest() -> None:
-    for unfinished in path.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+    for unfinished in _unfinished(path):
       manifest.write(unfinished, leave_out=_WRITTEN_LATER)
 
   # Orbax calls it in its thread of the first process, once all processes have
   # written and before the rename that makes a checkpoint count. So a kill never
   # leaves one that counts and has no manifest.
   options = ocp.CheckpointManagerOptions(
-    max_to_keep=max_to_keep,
+    preservation_policy=_preservation(kept),
+    best_fn=_score if kept.best else None,
     create=True,
     async_options=ocp.AsyncOptions(post_finalization_callback=write_manifest),
   )
   # Before any process lists the folder, so that all see the same newest step.
   processes.on_first(_set_aside_damaged, path)
+  if kept.best:
+    processes.on_first(_check_scores, path)
   manager = ocp.CheckpointManager(
     path, options=options, item_names=("state", "data")
   )
@@ -89,23 +102,55 @@ def save(
   manager: ocp.CheckpointManager,
   state: structs.TrainState,
   data_state: dict[str, Any],
+  *,
+  score: float | None = None,
+  waits: bool = False,
 ) -> None:
   """Writes the checkpoint of `state.step`, unless it is there already.
+
+  It is written in the background. Where that has failed, the next save says so,
+  or the close of the manager. Where a save fails, it is tried again, see
+  RETRY_SECONDS; in a run of several processes it is not: those that have not
+  failed wait for the other within it.
 
   Args:
     manager: from open_manager.
     state: what to save.
     data_state: the data iterator's position, as JSON can hold it.
+    score: the larger, the better; None: not scored.
+    waits: until it is written.
+
+  Raises:
+    OSError, ValueError: it cannot be written; those before it are kept.
   """
   step = int(state.step)
-  if manager.latest_step() == step:
-    return
-  manager.save(
-    step,
-    args=ocp.args.Composite(
-      state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
-    ),
+  args = ocp.args.Composite(
+    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
   )
+  metrics = None if score is None else {"score": score}
+  pauses = iter(RETRY_SECONDS if jax.process_count() == 1 else ())
+  while True:
+    try:
+      if manager.latest_step() != step:
+        manager.save(step, args=args, metrics=metrics)
+      if waits:
+        manager.wait_until_finished()
+      return
+    except (OSError, ValueError) as error:  # The second of tensorstore.
+      pause = next(pauses, None)
+      if pause is None:
+        raise
+      logging.warning(
+        "%s: a checkpoint could not be written: %s. It is tried again in %g s",
+        manager.directory,
+        error,
+        pause,
+      )
+      time.sleep(pause)
+      # What is left of other steps takes room; that of this one is replaced.
+      for unfinished in _unfinished(manager.directory):
+        if not unfinished.name.startswith(f"{step}."):
+          shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def restore(
@@ -124,8 +169,34 @@ def restore(
     ValueError: the checkpoint does not fit `like`.
   """
   step = processes.on_first(manager.latest_step)
+  return None if step is None else _restore(manager, step, like)
+
+
+def restore_best(
+  manager: ocp.CheckpointManager, like: structs.TrainState
+) -> structs.TrainState:
+  """Reads the checkpoint with the largest score, the newest of equal ones.
+
+  Args:
+    manager: from open_manager, with scores.
+    like: as in restore.
+
+  Raises:
+    ValueError: none has a score, or the best is damaged.
+  """
+  step = processes.on_first(manager.best_step)
   if step is None:
-    return None
+    raise ValueError(
+      f"{manager.directory}: no checkpoint has a score, so none is the best"
+    )
+  processes.on_first(manifest.check, manager.directory / str(step))
+  logging.info("%s: step %d is the best", manager.directory, step)
+  return _restore(manager, step, like)[0]
+
+
+def _restore(
+  manager: ocp.CheckpointManager, step: int, like: structs.TrainState
+) -> tuple[structs.TrainState, dict[str, Any]]:
   _check_fits(manager.directory / str(step) / "state", like)
   abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
   restored = manager.restore(
@@ -135,6 +206,24 @@ def restore(
     ),
   )
   return restored["state"], restored["data"]
+
+
+def _preservation(kept: Kept) -> policies.PreservationPolicy:
+  """Returns which checkpoints orbax keeps: the last and the best."""
+  of_all: list[policies.PreservationPolicy] = [policies.LatestN(kept.last)]
+  if kept.best:
+    of_all.append(
+      policies.BestN(
+        get_metric_fn=_score,
+        n=kept.best,
+        keep_checkpoints_without_metrics=False,
+      )
+    )
+  return policies.AnyPreservationPolicy(of_all)
+
+
+def _score(metrics: dict[str, float]) -> float:
+  return metrics["score"]
 
 
 def _set_aside_damaged(path: pathlib.Path) -> None:
@@ -177,6 +266,18 @@ def _set_aside_damaged(path: pathlib.Path) -> None:
       aside.name,
       usable[0],
     )
+
+
+def _unfinished(path: Any) -> list[Any]:
+  """Returns the folders that orbax has not finished, or has left behind."""
+  return list(path.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"))
+
+
+def _check_scores(path: pathlib.Path) -> None:
+  """Refuses a damaged score: it decides what is kept, and what is the best."""
+  for entry in path.glob("*"):
+    if entry.name.isdecimal():
+      manifest.check(entry, lambda name: name.startswith("metrics/"))
 
 
 def _fault(checkpoint: pathlib.Path) -> str:

@@ -136,6 +136,8 @@ def open_loop(
     The TrainLoop, to be iterated over once.
 
   Raises:
+    OSError, ValueError: a checkpoint cannot be read or, after further tries,
+      written.
     Interrupted: SIGINT or SIGTERM came, to any of the processes, or the time
       that the run must be saved by; the step in flight was finished and saved.
     FloatingPointError: the loss is not finite, or a divergence is negative.
@@ -143,7 +145,7 @@ def open_loop(
   """
   with contextlib.ExitStack() as stack:
     manager = stack.enter_context(
-      checkpoint.open_manager(checkpoint.folder(workdir, name))
+      checkpoint.open_manager(checkpoint.folder(workdir, name), cadence.kept)
     )
     stop = stack.enter_context(stop_signals())
     if tracer is not None:
@@ -234,14 +236,18 @@ class TrainLoop:
       if self.cadence.logs(done) or is_due:
         self._write_line(done)
       # Before the save: the callbacks of a saved step have been called.
-      self.call_back(done)
+      score = self.cadence.kept.score(self.call_back(done))
       wish = Wish.STOP if self.stop.is_set() else watch.wish()
       wish = processes.largest(wish)
-      if is_due or wish:
-        self._save(done)
+      if is_due or wish or score is not None:
+        # Where the stage ends, a save that fails is not left for later.
+        is_last = done == self.num_steps or wish == Wish.STOP
+        self._save(done, score, waits=is_last)
         watch.saved()
       if wish == Wish.STOP:
         raise Interrupted(f"Stopped after step {done} of {self.name!r}")
+    if self.cadence.kept.result_is_best:
+      self.state = checkpoint.restore_best(self.manager, self.state)
 
   def record(
     self,
@@ -274,22 +280,24 @@ class TrainLoop:
       Totals(0, collections.Counter(seconds), stats or RolloutStats())
     )
 
-  def call_back(self, step: int) -> None:
-    """Calls what is due at a step, and logs what it returns."""
-    if step in self.callbacks:
-      scalars = self.callbacks[step](self.state, step)
-      if scalars:
-        self.log(step, scalars)
-      self.progress.add(scalars)
+  def call_back(self, step: int) -> Metrics:
+    """Calls what is due at a step; logs and returns what that returns."""
+    if step not in self.callbacks:
+      return {}
+    scalars = self.callbacks[step](self.state, step)
+    if scalars:
+      self.log(step, scalars)
+    self.progress.add(scalars)
+    return scalars
 
-  def _save(self, step: int) -> None:
+  def _save(self, step: int, score: float | None, *, waits: bool) -> None:
     if self._metrics:  # Of a stop between two lines of the log.
       self._write_line(step)
     data = {
       "batches": self.batches.get_state(),
       "totals": self.totals.to_plain(),
     }
-    checkpoint.save(self.manager, self.state, data)
+    checkpoint.save(self.manager, self.state, data, score=score, waits=waits)
 
   def _check(
     self,

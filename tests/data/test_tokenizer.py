@@ -270,6 +270,14 @@ def test_no_examples_give_no_pairs(tokenizer):
   assert tokenizer_lib.decode(tokenizer, []) == []
 
 
+@pytest.mark.parametrize("text", [b"", b'{"eos_token_id": [1', b"[]", b"\xff"])
+def test_damaged_file_with_eos_ids_is_named(tokenizer, tmp_path, text):
+  path = tmp_path / "generation_config.json"
+  path.write_bytes(text)
+  with pytest.raises(ValueError, match=f"^{path}: is no JSON object"):
+    tokenizer_lib.eos_ids(tokenizer, tmp_path)
+
+
 def test_eos_ids_join_the_files_of_the_folder(tokenizer, tmp_path):
   assert tokenizer_lib.eos_ids(tokenizer, tmp_path) == (2,)
   (tmp_path / "config.json").write_text('{"eos_token_id": 9}')

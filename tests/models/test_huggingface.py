@@ -833,6 +833,11 @@ def test_missing_pieces_are_named(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(ValueError, match="not valid JSON"):
     models.load_config(tmp_path)
+  (tmp_path / "config.json").write_text('{"model_type": "llam`"}')
+  with pytest.raises(
+    ValueError, match=r"config\.json: model_type = 'llam`' is"
+  ):
+    models.load_config(tmp_path)
   (tmp_path / "model.safetensors").write_bytes(b"broken")
   with pytest.raises(ValueError, match="not a safetensors file"):
     models.load_params(tmp_path, LLAMA)

@@ -11,6 +11,7 @@ import pytest
 from skd_jax import structs
 from skd_jax.reporting import manifest
 from skd_jax.training import checkpoint
+from skd_jax.training.cadence import Kept
 from tests import damage
 
 
@@ -186,3 +187,99 @@ def test_no_checkpoint_counts_without_its_manifest(
   assert not _warnings(caplog)
   _save(tmp_path / "c", 2)
   _assert_restored(tmp_path / "c", 2)
+
+
+@pytest.fixture
+def fail_to_write(monkeypatch):
+  """fail_to_write(TIMES): the disk is full for so many checkpoints."""
+  write = manifest.write
+  monkeypatch.setattr(checkpoint, "RETRY_SECONDS", (0.0, 0.0))
+
+  def fail(times):
+    left = iter(range(times))
+
+    def write_or_fail(*arguments, **settings):
+      if next(left, None) is not None:
+        raise OSError(28, "No space left on device")
+      write(*arguments, **settings)
+
+    monkeypatch.setattr(manifest, "write", write_or_fail)
+
+  return fail
+
+
+def test_failed_save_is_said_and_tried_again(tmp_path, fail_to_write, caplog):
+  fail_to_write(2)
+  with checkpoint.open_manager(tmp_path / "c") as manager:
+    checkpoint.save(manager, _state(1, offset=1), {"at": 1}, waits=True)
+    assert manager.all_steps() == [1]
+  said = [record.getMessage() for record in _warnings(caplog)]
+  assert len([text for text in said if "No space left on" in text]) == 2
+  _assert_restored(tmp_path / "c", 1)
+
+
+def test_save_that_fails_in_the_background_is_made_up_for_by_the_next(
+  tmp_path, fail_to_write
+):
+  fail_to_write(1)
+  _save(tmp_path / "c", 1, 2)
+  # What is left of the first takes no room any more.
+  assert [path.name for path in (tmp_path / "c").iterdir()] == ["2"]
+  _assert_restored(tmp_path / "c", 2)
+
+
+def test_save_that_keeps_failing_ends_the_run_and_keeps_the_one_before(
+  tmp_path, fail_to_write
+):
+  _save(tmp_path / "c", 1)
+  fail_to_write(3)
+  with (
+    pytest.raises(OSError, match="No space left on device"),
+    checkpoint.open_manager(tmp_path / "c") as manager,
+  ):
+    checkpoint.save(manager, _state(2, offset=2), {"at": 2}, waits=True)
+  _assert_restored(tmp_path / "c", 1)
+  _save(tmp_path / "c", 2)
+  _assert_restored(tmp_path / "c", 2)
+
+
+_BEST = Kept(last=1, best=2)
+
+
+def _save_scored(path, scores, kept=_BEST):
+  with checkpoint.open_manager(path, kept) as manager:
+    for step, score in scores.items():
+      state = _state(step, offset=step)
+      checkpoint.save(manager, state, {"at": step}, score=score)
+
+
+def _best(path, kept=_BEST):
+  with checkpoint.open_manager(path, kept) as manager:
+    return int(checkpoint.restore_best(manager, _state()).step)
+
+
+def test_best_are_kept_beside_the_last(tmp_path):
+  _save_scored(tmp_path, {1: 3.0, 2: 9.0, 3: None})
+  _save_scored(tmp_path, {4: 5.0, 5: 1.0, 6: None})
+  with checkpoint.open_manager(tmp_path, _BEST) as manager:
+    assert manager.all_steps() == [2, 4, 6]
+  assert _best(tmp_path) == 2
+  _assert_restored(tmp_path, 6)  # A run goes on from the last.
+  _save_scored(tmp_path, {7: 9.0})  # Of equal ones, the newest.
+  assert _best(tmp_path) == 7
+
+
+def test_last_few_are_kept_where_none_is_scored(tmp_path):
+  _save_scored(tmp_path, {1: 9.0, 2: 3.0, 3: 1.0, 4: 0.0}, Kept(last=3))
+  with checkpoint.open_manager(tmp_path) as manager:
+    assert manager.all_steps() == [2, 3, 4]
+  with pytest.raises(ValueError, match="no checkpoint has a score"):
+    _best(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metrics/metrics", "data/metadata"])
+def test_best_that_is_damaged_is_named(tmp_path, name):
+  _save_scored(tmp_path, {1: 9.0, 2: 3.0, 3: None})
+  damage.KINDS["flipped"](tmp_path / "1" / name)
+  with pytest.raises(ValueError, match=f"^{tmp_path / '1' / name}: its conte"):
+    _best(tmp_path)

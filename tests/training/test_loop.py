@@ -221,9 +221,9 @@ def test_run_is_saved_by_the_clock_as_well(tmp_path, monkeypatch):
   saved = []
   save = checkpoint.save
 
-  def watched(manager, state, data):
+  def watched(manager, state, data, **settings):
     saved.append(int(state.step))
-    save(manager, state, data)
+    save(manager, state, data, **settings)
 
   monkeypatch.setattr(checkpoint, "save", watched)
   _fit(
@@ -233,6 +233,40 @@ def test_run_is_saved_by_the_clock_as_well(tmp_path, monkeypatch):
     checkpoint_every_minutes=2.0,
   )
   assert saved == [3, 6, 7]
+
+
+@pytest.mark.parametrize("killed_at", [None, 3, 6])
+@pytest.mark.parametrize(
+  ("metric", "best"), [("bleu", 3), ("-bleu", 5), ("kl", 5)]
+)
+def test_stage_may_end_with_its_best_checkpoint(
+  tmp_path, metric, best, killed_at
+):
+  scores = {1: math.nan, 3: 9.0, 5: 2.0}
+
+  def validate(state, step):
+    assert int(state.step) == step
+    return {"validation_bleu": scores[step], "validation_kl": step}
+
+  def fit(step_fn, **changes):
+    return _fit(
+      tmp_path,
+      step_fn,
+      dict.fromkeys(scores, validate),
+      checkpoint_every_steps=2,
+      kept=cadence.Kept(last=1, best=1, metric=metric, **changes),
+    )
+
+  if killed_at is not None:
+    with pytest.raises(_Killed):
+      fit(_step_fn(fail_at=killed_at, fail=_kill), result_is_best=True)
+  (state, totals), again = (
+    fit(_step_fn(), result_is_best=True) for _ in range(2)
+  )
+  assert int(state.step) == best
+  assert totals.tokens == 7 * 10 + 21  # Of all steps, as the log has them.
+  _assert_same((state, totals), again)
+  assert int(fit(_step_fn())[0].step) == 7
 
 
 def test_second_signal_acts_at_once(tmp_path):

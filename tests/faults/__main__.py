@@ -1,0 +1,53 @@
+"""Runs the fault suite; the package says what is in it."""
+
+import collections
+import itertools
+import pathlib
+import random
+import sys
+import tempfile
+
+from absl import app, flags, logging
+
+from tests import tiny_run
+from tests.faults import damages, disks, stops
+
+_KILLS = flags.DEFINE_integer("kills", 50, "How often a run is killed.")
+_QUICK = flags.DEFINE_bool(
+  "quick",
+  False,
+  "Two kills, two full disks, and a few of many damaged files; no run of two "
+  "processes.",
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the times and of what is damaged.")
+
+
+def main(argv: list[str]) -> None:
+  """Runs all faults; the exit code is 1 if one of them failed."""
+  del argv
+  logging.set_verbosity(logging.ERROR)
+  rng = random.Random(_SEED.value)
+  counts: collections.Counter[str] = collections.Counter()
+  quick = _QUICK.value
+  with tempfile.TemporaryDirectory() as folder_name:
+    folder = pathlib.Path(folder_name)
+    data = folder / "data"
+    data.mkdir()
+    tiny_run.write_data(data)
+    for fault, outcome in itertools.chain(
+      stops.kill(data, folder, 2 if quick else _KILLS.value, rng),
+      stops.terminate(data, folder),
+      stops.kill_one_of_two(data, folder, 0 if quick else 4, rng),
+      disks.fill(data, folder, times=3 if quick else 20),
+      damages.damage_files(data, folder, 71 if quick else 1, rng),
+      damages.flip_bits(folder, 2 if quick else 10, rng),
+      damages.damage_model(data, folder, every=7 if quick else 1),
+    ):
+      counts[outcome.partition(":")[0]] += 1
+      print(f"{fault}: {outcome}", flush=True)
+  print(", ".join(f"{number} {name}" for name, number in counts.items()))
+  sys.exit(1 if counts["FAILED"] else 0)
+
+
+if __name__ == "__main__":
+  app.run(main)
