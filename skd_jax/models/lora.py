@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import structs
-from skd_jax.models import hf_names
+from skd_jax.models import hf_names, quantization
 from skd_jax.models.config import ModelConfig
 
 # What may be adapted, by the names of Hugging Face and PEFT.
@@ -56,10 +56,12 @@ def is_adapted(weight: Any) -> bool:
   return isinstance(weight, Adapted)
 
 
-def multiply(x: jax.Array, kernel: jax.Array | Adapted) -> jax.Array:
+def multiply(
+  x: jax.Array, kernel: jax.Array | quantization.Quantized | Adapted
+) -> jax.Array:
   """Multiplies [..., in] by a kernel in the dtype of `x`; nothing is merged."""
   if not isinstance(kernel, Adapted):
-    return x @ kernel.astype(x.dtype)
+    return quantization.multiply(x, kernel)
   small = x @ kernel.a.astype(x.dtype) * kernel.scale
   return x @ kernel.kernel.astype(x.dtype) + small @ kernel.b.astype(x.dtype)
 
@@ -101,8 +103,9 @@ def add_adapters(
     The weights. An adapter is sharded as its kernel, and whole along R.
 
   Raises:
-    ValueError: the model has no such projection.
+    ValueError: the model has no such projection, or is quantized.
   """
+  quantization.check_whole(params)
   leaves, treedef = hf_names.named_leaves(config, params)
   weights = treedef.flatten_up_to(params)
   names = [leaf.projection for leaf in leaves]
