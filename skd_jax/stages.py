@@ -45,7 +45,12 @@ _WITHOUT_EFFECT = (
 
 # Settings that came later, and what was done before: where they say the same,
 # what was made without them is as good.
-_LATER = {"turns": "last", "long_prompts": "refuse", "max_skipped_steps": 0}
+_LATER = {
+  "turns": "last",
+  "long_prompts": "refuse",
+  "max_skipped_steps": 0,
+  "quantization": "",
+}
 
 # Sections without a meaning where this setting of theirs is 0.
 _SWITCHES = {"student.lora": "rank"}
@@ -53,7 +58,7 @@ _SWITCHES = {"student.lora": "rank"}
 # What no result depends on: with other settings it is made again. The verdict
 # of the probe must not forbid the change that it asks for, and the draft length
 # changes the speed alone.
-_INFORMATION = ("probe", "draft_length")
+_INFORMATION = ("probe", "quantization", "draft_length")
 
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
@@ -101,17 +106,20 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   tasks = _tasks_key(config)
   shared = tasks | settings(config, "seed", "dtype")
   teacher = shared | settings(config, "teacher")
+  # Trained, and cut to layers for a student, are its full weights.
+  full = {k: v for k, v in teacher.items() if k != "teacher.quantization"}
   student = shared | settings(config, "student")
   if config.student.layers_of_teacher:
-    student |= teacher
+    student |= full
   distill = teacher | student | settings(config, "rollout", "loss", "distill")
   scores = _scores_key(config)
   keys = {
     "tokenizer": tasks,
-    "teacher": teacher,
+    "teacher": full,
     "student_init": student,
     "draft_length": distill,
     "probe": distill,
+    "quantization": distill,
     "evaluate_teacher": teacher | scores,
     "evaluate_student_init": teacher | student | scores,
   }
