@@ -119,10 +119,11 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
     "student_init": student,
     "draft_length": distill,
     "probe": distill,
-    "quantization": distill,
     "evaluate_teacher": teacher | scores,
     "evaluate_student_init": teacher | student | scores,
   }
+  if config.teacher.quantization:
+    keys["quantization"] = distill
   for seed in config.seeds:
     keys[f"distill_seed_{seed}"] = distill
     keys[f"evaluate_distill_seed_{seed}"] = distill | scores
