@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from skd_jax import models
-from skd_jax.models import quantization
+from skd_jax.models import loading, quantization
+from skd_jax.parallel import sharding
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 TOKENS = jnp.asarray([[3, 1, 4, 1], [5, 9, 2, 6]])
@@ -161,3 +162,46 @@ def test_quantized_weights_are_neither_adapted_nor_saved(tmp_path):
   loaded = models.LoadedModel(LLAMA, models.create(LLAMA), params)
   with pytest.raises(ValueError, match="quantized weights"):
     models.save_model(tmp_path / "m", loaded)
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+@pytest.mark.parametrize(
+  ("rows", "of_scale"), [(1024, ("tensor", None)), (256, (None, None))]
+)
+def test_groups_of_rows_are_sharded_where_they_divide(rows, of_scale):
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=8)
+  spec = jax.sharding.PartitionSpec("tensor", None)
+  matrix = random_kernel(rows)
+  placed = jax.device_put(matrix, jax.sharding.NamedSharding(mesh, spec))
+  kernel = quantization.quantize({"kernel": placed}, "int4")["kernel"]
+  assert kernel.values.sharding.shard_shape(kernel.shape) == (rows // 8, 5)
+  assert kernel.scale.sharding.spec == jax.sharding.PartitionSpec(*of_scale)
+  x = np.random.default_rng(1).normal(size=(3, rows)).astype(np.float32)
+  np.testing.assert_allclose(
+    jax.jit(quantization.multiply)(x, kernel),
+    quantization.multiply(jnp.asarray(x), quantize_kernel(matrix, "int4")),
+    rtol=1e-4,
+    atol=1e-3,
+  )
+
+
+@pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
+def test_weights_are_read_where_they_are_placed(tmp_path):
+  whole = models.LoadedModel(
+    WIDE, models.create(WIDE), noisy_params(WIDE, scale=0.05)
+  )
+  models.save_model(tmp_path / "m", whole)
+  mesh = sharding.make_mesh(data=4, fsdp=1, tensor=2)
+  loaded = models.load_model(
+    tmp_path / "m",
+    dtype="float32",
+    quantization="int4",
+    placement=loading.Placement(mesh, sharding.FROZEN),
+  )
+  alone = quantization.quantize(whole.params, "int4")
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, alone)
+  mlp = loaded.params["layers"]["0"]["mlp"]
+  for name, shape in (("up", (1, 192)), ("down", (3, 128))):
+    scale = mlp[name]["kernel"].scale
+    # Three groups of rows do not divide by two.
+    assert scale.sharding.shard_shape(scale.shape) == shape
