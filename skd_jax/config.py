@@ -180,6 +180,10 @@ def default_config() -> ml_collections.ConfigDict:
   config.tokenizer.template_arguments = ml_collections.ConfigDict()
 
   config.teacher = model_config()
+  # int8, int4: its matrices are held in 8 or 4 bits, half or a quarter of the
+  # memory of bfloat16; see skd_jax/models/quantization.py. Empty: in `dtype`.
+  # Where it is trained first, that is done in full precision.
+  config.teacher.quantization = ""
   config.student = model_config(
     hidden_size=128,
     intermediate_size=384,

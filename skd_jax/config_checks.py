@@ -24,7 +24,7 @@ from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax.data import conversations, sources, templates
 from skd_jax.evaluation import metrics as metrics_lib
-from skd_jax.models import lora, pruning
+from skd_jax.models import lora, pruning, quantization
 from skd_jax.training import health, profiling
 
 _MAX_SEED = 2**31 - 2  # A model's seed is at most one more; keys take int32.
@@ -41,6 +41,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   fields.no_passwords(config)
   fields.one_of(config, "dtype", ("auto", "float32", "bfloat16"))
   fields.one_of(config, "export_dtype", models.EXPORT_DTYPES)
+  fields.one_of(config, "teacher.quantization", ("", *quantization.FORMATS))
   builders.open_boards(config)
   for field in (
     "data.length_multiple",

@@ -24,7 +24,7 @@ from skd_jax import field_checks as fields
 from skd_jax.data import dataset, input_pipeline, tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
-from skd_jax.models import lora
+from skd_jax.models import lora, quantization
 from skd_jax.parallel import processes, sharding
 from skd_jax.reporting import files, provenance
 
@@ -177,6 +177,7 @@ def read_experiment(
     },
   )
   _check_adapters(config)
+  _check_quantization(config)
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -295,6 +296,15 @@ def _check_adapters(config: ml_collections.ConfigDict) -> None:
       lora.check_targets(
         shape, models.param_shapes(shape), config.student.lora.targets
       )
+
+
+def _check_quantization(config: ml_collections.ConfigDict) -> None:
+  """Checks it against the folder of the teacher, before that is read."""
+  folder = config.teacher.path or config.teacher.init_path
+  if config.teacher.quantization and folder:
+    params = models.param_shapes(models.load_config(folder))
+    with fields.prefix("teacher."):
+      quantization.shapes(params, config.teacher.quantization)
 
 
 def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:

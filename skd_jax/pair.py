@@ -2,19 +2,21 @@
 
 pair_warnings   where the conventions of their checkpoints differ
 probe_start     whether SKD changes anything with them
+probe_quantization   what a compact teacher has lost
 """
 
 import dataclasses
 from typing import Any
 
+import jax
 from absl import logging
 
-from skd_jax import models, stages
+from skd_jax import methods, models, preparation, stages, structs
 from skd_jax.data import conventions, dataset
 from skd_jax.decoding import sampling
 from skd_jax.experiment import Experiment
-from skd_jax.parallel import processes
-from skd_jax.training import generation
+from skd_jax.parallel import processes, sharding
+from skd_jax.training import generation, memory, quantization_probe
 from skd_jax.training import probe as probe_lib
 
 # Enough tokens for a share to a few percent, and done within seconds.
@@ -65,19 +67,15 @@ def probe_start(
     return None
 
   def run() -> dict[str, Any]:
-    train, config = experiment.tasks.train, experiment.config
-    chosen = dataset.spread_examples(train, min(_NUM_PROMPTS, len(train)))
-    # With the rows of a training batch: one program serves both.
-    batch = experiment.one_batch(chosen, num_rows=config.distill.batch_size)
-    # Keys that no step of the run has, nor the rollouts of report.html.
-    step = config.distill.num_steps + 1
+    config = experiment.config
+    batch, keys = _few_prompts(experiment, experiment.tasks.train)
     found = probe_lib.probe_pair(
       spec,
       start,
       teacher,
       experiment.stop_table,
       batch,
-      sampling.row_keys(config.seed, step, batch.index),
+      keys,
       mesh=experiment.mesh,
       dtype=experiment.dtype,
     )
@@ -89,6 +87,97 @@ def probe_start(
   for line in _lines(found):
     logging.info("Probe: %s", line)
   return found
+
+
+def probe_quantization(
+  experiment: Experiment,
+  spec: generation.GenerationSpec,
+  start: models.LoadedModel,
+  teacher: models.LoadedModel,
+) -> dict[str, Any] | None:
+  """Measures what the teacher has lost by its quantization, if it has one.
+
+  The full weights are read for it, and are gone after it. Where a device has no
+  room for them beside what it holds, a line says so.
+
+  Args:
+    experiment: the run.
+    spec: who generates in it.
+    start: the student before distillation.
+    teacher: the compact teacher.
+
+  Returns:
+    The fields of quantization_probe.Lost, cached like a stage; None where
+    nothing is measured.
+  """
+  config = experiment.config
+  name = config.teacher.quantization
+  if not name:
+    return None
+  placement = models.Placement(experiment.mesh, sharding.FROZEN)
+  full_bytes = memory.held_bytes(
+    jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(
+        x.shape, experiment.dtype, sharding=place
+      ),
+      models.param_shapes(teacher.config),
+      placement.shardings(teacher.config),
+    )
+  )
+  if not processes.on_first(memory.has_room, full_bytes):
+    logging.info(
+      "Teacher in %s: what it has lost is not measured, as a device has no "
+      "room for its full weights as well, %.2g GiB",
+      name,
+      full_bytes / memory.GIB,
+    )
+    return None
+
+  def run() -> dict[str, Any]:
+    full = methods.change(config, {"teacher.quantization": ""})
+    opened = dataclasses.replace(experiment, config=full)
+    whole, _ = preparation.prepare_model(opened, "teacher")
+    task_sets = [task.validation for task in experiment.tasks.tasks]
+    batch, keys = _few_prompts(experiment, dataset.join(task_sets))
+    lost = quantization_probe.measure(
+      spec,
+      start,
+      teacher,
+      whole.params,
+      experiment.stop_table,
+      batch,
+      keys,
+      mesh=experiment.mesh,
+      dtype=experiment.dtype,
+    )
+    return dataclasses.asdict(lost)
+
+  found = experiment.cached("quantization", run)
+  logging.info(
+    "Teacher in %s: KL(full || %s) is %.2g nats a token on %d tokens of its "
+    "own answers, its first choice is the same at %.1f %%, and %.2f %% of the "
+    "decisions on the student's proposals change",
+    name,
+    name,
+    found["kl"],
+    found["tokens"],
+    100 * found["agreement"],
+    100 * found["changed"],
+  )
+  return found
+
+
+def _few_prompts(
+  experiment: Experiment, examples: dataset.TokenizedSet
+) -> tuple[structs.Batch, jax.Array]:
+  """Returns a few prompts, and keys that no step of the run has."""
+  config = experiment.config
+  chosen = dataset.spread_examples(examples, min(_NUM_PROMPTS, len(examples)))
+  # With the rows of a training batch: one program serves both.
+  batch = experiment.one_batch(chosen, num_rows=config.distill.batch_size)
+  # Nor the rollouts of report.html.
+  step = config.distill.num_steps + 1
+  return batch, sampling.row_keys(config.seed, step, batch.index)
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

@@ -83,8 +83,10 @@ def read_model(
     role: "teacher" or "student".
     path: of its folder.
     is_trained: whether it is to be trained: in float32, as sharding.TRAINED;
-      else in the run's dtype, as sharding.FROZEN.
+      else in the run's dtype, as sharding.FROZEN, and quantized where the
+      config says so.
   """
+  shape = experiment.config[role]
   rules = sharding.TRAINED if is_trained else sharding.FROZEN
   return load_model(
     path,
@@ -92,7 +94,8 @@ def read_model(
     dtype=experiment.dtype,
     param_dtype=jnp.float32 if is_trained else experiment.dtype,
     placement=Placement(experiment.mesh, rules),
-    remat=experiment.config[role].remat,
+    quantization="" if is_trained else shape.get("quantization", ""),
+    remat=shape.remat,
   )
 
 

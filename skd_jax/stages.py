@@ -55,6 +55,7 @@ _LATER = {
   "max_skipped_steps": 0,
   "packed_length": 0,
   "result": "last",
+  "quantization": "",
 }
 
 # Sections without a meaning where this setting of theirs is 0.
@@ -63,7 +64,7 @@ _SWITCHES = {"student.lora": "rank", "teacher_cache": "top_k"}
 # What no result depends on: with other settings it is made again. The verdict
 # of the probe must not forbid the change that it asks for, and the draft length
 # changes the speed alone.
-_INFORMATION = ("probe", "draft_length")
+_INFORMATION = ("probe", "quantization", "draft_length")
 
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
@@ -112,17 +113,19 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   shared = tasks | settings(config, "seed", "dtype")
   teacher = shared | settings(config, "teacher")
   teacher |= _choice_key(config, "teacher.fit")
+  # Trained, and cut to layers for a student, are its full weights.
+  full = {k: v for k, v in teacher.items() if k != "teacher.quantization"}
   student = shared | settings(config, "student")
   student |= _choice_key(config, "student.fit")
   if config.student.layers_of_teacher:
-    student |= teacher
+    student |= full
   distill = teacher | student
   distill |= settings(config, "rollout", "loss", "distill", "teacher_cache")
   distill |= _choice_key(config, "distill")
   scores = _scores_key(config)
   keys = {
     "tokenizer": tasks,
-    "teacher": teacher,
+    "teacher": full,
     "student_init": student,
     "draft_length": distill,
     "probe": distill,
@@ -131,6 +134,8 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   }
   if config.teacher_cache.top_k:
     keys["teacher_cache"] = teacher | _teacher_cache_key(config)
+  if config.teacher.quantization:
+    keys["quantization"] = distill
   for seed in config.seeds:
     keys[f"distill_seed_{seed}"] = distill
     keys[f"evaluate_distill_seed_{seed}"] = distill | scores

@@ -26,7 +26,7 @@ from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
 from skd_jax.experiment import Experiment, open_baseline, open_experiment
 from skd_jax.models import LoadedModel
-from skd_jax.pair import pair_warnings, probe_start
+from skd_jax.pair import pair_warnings, probe_quantization, probe_start
 from skd_jax.parallel import processes
 from skd_jax.preparation import (
   prepare_model,
@@ -104,6 +104,8 @@ def train_and_evaluate(
     }
     spec = distillations["student"].spec
     probe = probe_start(experiment, spec, start, teacher)
+    if judge:
+      probe_quantization(experiment, spec, start, judge)
     scores["student_init"] = score(experiment, "student_init", start, judge)
     per_seed = []
     for seed in config.seeds:

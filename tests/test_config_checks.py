@@ -130,6 +130,7 @@ _BAD = [
   ({"seeds": (0, -1)}, "seeds = (0, -1)", "not negative"),
   ({"dtype": "float16"}, "dtype = 'float16'", "float32"),
   ({"export_dtype": "auto"}, "export_dtype = 'auto'", "bfloat16"),
+  ({"teacher.quantization": "fp8"}, "teacher.quantization = 'fp8'", "int4"),
   ({"data.kind": "embeded"}, "data.kind = 'embeded'", "embedded"),
   ({"data.metrics": ("blue",)}, "data.metrics has 'blue'", "bleu, chrf"),
   ({"data.metrics": ()}, "data.metrics = ()", "at least one"),

@@ -160,24 +160,34 @@ def test_limits_beyond_the_positions_of_a_checkpoint_are_refused(
   assert not (tmp_path / "w").exists()
 
 
-def test_adapters_of_experts_are_refused_before_weights_are_read(
-  finished, config, tmp_path
+@pytest.mark.parametrize(
+  ("role", "changes", "message"),
+  [
+    (
+      "student",
+      {"student.lora.rank": 2},
+      r"^student\.lora\.targets has 'gate_proj': must be of k_proj, "
+      "o_proj, q_proj, v_proj$",
+    ),
+    (
+      "teacher",
+      {"teacher.quantization": "int8"},
+      r"^teacher\.quantization = 'int8': must be '' for a model with experts$",
+    ),
+  ],
+)
+def test_what_experts_cannot_have_is_refused_before_weights_are_read(
+  finished, config, tmp_path, role, changes, message
 ):
-  folder = tmp_path / "student"
+  folder = tmp_path / role
   shutil.copytree(finished / "teacher", folder)
   for name in (manifest.NAME, "model.safetensors"):
     (folder / name).unlink()
   shape = json.loads((folder / "config.json").read_text())
   shape["model_type"] = "mixtral"
   (folder / "config.json").write_text(json.dumps(shape))
-  config = methods.change(
-    config, {"student.path": str(folder), "student.lora.rank": 2}
-  )
-  with pytest.raises(
-    ValueError,
-    match=r"^student\.lora\.targets has 'gate_proj': must be of k_proj, "
-    "o_proj, q_proj, v_proj$",
-  ):
+  config = methods.change(config, {f"{role}.path": str(folder), **changes})
+  with pytest.raises(ValueError, match=message):
     experiment.open_experiment(config, tmp_path / "w")
   assert not (tmp_path / "w").exists()
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from absl import logging
 
-from skd_jax import builders, experiment, methods, pair
+from skd_jax import builders, experiment, methods, pair, preparation
 from skd_jax.decoding import sampling
+from skd_jax.models import quantization
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
-from skd_jax.training import probe
+from skd_jax.training import memory, probe
 from tests import tiny_run
 
 FOUND = probe.Probe(
@@ -131,3 +132,46 @@ def test_warnings_are_returned_and_logged(
   (line,) = pair.pair_warnings(opened)
   assert line.startswith(f"student {folder}: ends its responses with [2, 3]; ")
   assert line in logged
+
+
+def start_compact(config, workdir):
+  config.teacher.quantization = "int8"
+  opened = experiment.open_experiment(config, workdir)
+  spec = builders.generation_spec(config, max_new_tokens=16, num_draft_tokens=3)
+  with jax.set_mesh(opened.mesh):
+    teacher, student = (
+      preparation.prepare_model(opened, stage)[0]
+      for stage in ("teacher", "student_init")
+    )
+    assert quantization.is_quantized(teacher.params["embedding"])
+    assert not quantization.is_quantized(student.params["embedding"])
+    return pair.probe_quantization(opened, spec, student, teacher)
+
+
+def test_what_a_compact_teacher_has_lost_is_said_once(
+  config, tmp_path, monkeypatch
+):
+  logged = []
+  monkeypatch.setattr(logging, "info", lambda *args: logged.append(args))
+  found = start_compact(config, tmp_path)
+  assert found["tokens"] > 0
+  assert 0 < found["kl"] < 0.1
+  assert found["agreement"] > 0.9
+  ((text, *values),) = [x for x in logged if x[0].startswith("Teacher in")]
+  assert (text % tuple(values)).startswith("Teacher in int8: KL(full || int8)")
+
+
+def test_what_was_lost_is_not_measured_without_room(
+  config, tmp_path, monkeypatch
+):
+  logged = []
+  monkeypatch.setattr(logging, "info", lambda *args: logged.append(args[0]))
+  monkeypatch.setattr(memory, "has_room", lambda num_bytes: num_bytes < 100)
+  assert start_compact(config, tmp_path) is None
+  assert any("is not measured" in text for text in logged)
+  assert not (tmp_path / "stages" / "quantization.json").exists()
+
+
+def test_full_teacher_is_not_measured(config, tmp_path):
+  opened = experiment.open_experiment(config, tmp_path)
+  assert pair.probe_quantization(opened, None, None, None) is None

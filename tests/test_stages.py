@@ -325,6 +325,18 @@ def test_cached_teacher_is_in_the_keys_where_there_is_one():
   assert changed("rollout.teacher_top_p", 0.9) == (True, True)
 
 
+def test_compact_teacher_is_trained_in_full():
+  config = config_lib.default_config()
+  config.student.layers_of_teacher = (0,)
+  before = stages.cache_keys(config)
+  assert "quantization" not in " ".join(before["distill_seed_0"])
+  config.teacher.quantization = "int8"
+  after = stages.cache_keys(config)
+  changed = {name for name in before if after[name] != before[name]}
+  assert {"distill_seed_0", "evaluate_teacher", "probe"} <= changed
+  assert not changed & {"tokenizer", "teacher", "student_init"}
+
+
 def changed_stages(config, change):
   before = stages.cache_keys(config)
   change(config)

@@ -39,6 +39,7 @@ from benchmarks.tpu import checkpoints, chips, programs, roofline
 from configs import wmt
 
 _REPLACEMENT_RATE = 0.1  # Assumed for the seconds.
+_TEACHER_BYTES = {"": 2.0, "int8": 1.0, "int4": 0.5}  # A weight.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,8 @@ def step_seconds(
     replacement_rate=_REPLACEMENT_RATE,
     num_microbatches=config.distill.num_microbatches,
     remat=config.student.remat,
+    teacher_bytes=_TEACHER_BYTES[config.teacher.quantization],
+    trains_adapters=config.student.lora.rank > 0,
   )
   fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
   data = math.prod(shape) // (fsdp * tensor)

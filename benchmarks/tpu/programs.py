@@ -19,7 +19,7 @@ from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, hlo
 from skd_jax import builders, config_checks, models, structs
 from skd_jax.decoding import stopping
-from skd_jax.models import loading
+from skd_jax.models import loading, lora, quantization
 from skd_jax.parallel import sharding
 from skd_jax.training import generation
 from skd_jax.training import memory as memory_lib
@@ -97,14 +97,8 @@ def make_plan(
       their heads divide stay.
 
   Raises:
-    ValueError: a checkpoint is unknown, the mesh does not fit the devices, or
-      the student is trained by adapters.
+    ValueError: a checkpoint is unknown, or the mesh does not fit the devices.
   """
-  if rank := config.student.lora.rank:
-    raise ValueError(
-      f"student.lora.rank = {rank}: must be 0, as a plan is of a student that "
-      "is trained as a whole"
-    )
   mesh = sharding.make_mesh(**config.mesh, devices=devices)
   teacher, student = checkpoints.load_pair(
     config.teacher.checkpoint, config.student.checkpoint
@@ -121,23 +115,39 @@ def make_plan(
     )
   dtype = jnp.dtype("float32" if config.dtype == "float32" else "bfloat16")
 
-  def model(shape, rules, param_dtype, remat):
-    params = jax.tree.map(
+  def params(shape, rules, param_dtype):
+    return jax.tree.map(
       lambda x, where: jax.ShapeDtypeStruct(
         x.shape, param_dtype, sharding=where
       ),
       models.param_shapes(shape),
       loading.Placement(mesh, rules).shardings(shape),
     )
-    created = models.create(shape, dtype=dtype, remat=remat)
-    return loading.LoadedModel(shape, created, params)
 
+  def model(shape, weights, remat):
+    created = models.create(shape, dtype=dtype, remat=remat)
+    return loading.LoadedModel(shape, created, weights)
+
+  settings = config.student.lora
+  if settings.rank:
+    trained = models.adapted_shapes(
+      student,
+      params(student, sharding.FROZEN, dtype),
+      rank=settings.rank,
+      alpha=settings.alpha,
+      targets=settings.targets,
+    )
+  else:
+    trained = params(student, sharding.TRAINED, jnp.float32)
+  frozen = quantization.shapes(
+    params(teacher, sharding.FROZEN, dtype), config.teacher.quantization
+  )
   return Plan(
     config=config,
     mesh=mesh,
     dtype=dtype,
-    student=model(student, sharding.TRAINED, jnp.float32, config.student.remat),
-    teacher=model(teacher, sharding.FROZEN, dtype, remat=False),
+    student=model(student, trained, config.student.remat),
+    teacher=model(teacher, frozen, remat=False),
   )
 
 
@@ -258,6 +268,7 @@ def memory(
 
   held = memory_lib.held_bytes
   teacher, student = held(plan.teacher.params), held(plan.student.params)
+  start = held(lora.split(plan.student.params)[0])
   optimizer = held(state.opt_state)
   head = held(plan.teacher.model.head_params(plan.teacher.params))
   code = sum(stats.generated_code_size_in_bytes for stats in (rollout, train))
@@ -275,8 +286,8 @@ def memory(
     "rollout_temporaries_gib": max(rollout.temp_size_in_bytes - caches, 0),
     "train_temporaries_gib": train.temp_size_in_bytes,
     "code_gib": code,
-    # The student before training stays as well, for the next seed.
-    "peak_gib": code + student + max(during_rollout, during_training),
+    # What the student trains stays as it was as well, for the next seed.
+    "peak_gib": code + start + max(during_rollout, during_training),
   }
   return {name: value / chips.GIB for name, value in found.items()}
 

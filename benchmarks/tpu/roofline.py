@@ -51,6 +51,8 @@ class Work:
   replacement_rate: float  # Of emitted tokens.
   num_microbatches: int = 1
   remat: bool = True
+  teacher_bytes: float = _BF16  # A weight of the teacher.
+  trains_adapters: bool = False  # The student is frozen, in bf16.
 
   @property
   def rounds(self) -> float:
@@ -170,6 +172,7 @@ class Machine:
     context: float,
     *,
     head: bool = True,
+    weight_bytes: float = _BF16,
   ) -> Part:
     """Returns a pass with a cache over the rows of one group of chips.
 
@@ -179,6 +182,7 @@ class Machine:
       tokens: of each row.
       context: slots of the cache that each token sees, on average.
       head: whether every token goes through the head.
+      weight_bytes: of a weight.
     """
     weights = self.layers(config) + head * self.head(config)
     kv_heads = self.part_of(config, "kv_heads", config.num_kv_heads)
@@ -188,7 +192,7 @@ class Machine:
     reduced = reduces * rows * tokens * config.hidden_size * _BF16
     logits = head * rows * tokens * config.vocab_size * _F32 / self.tensor
     flops = 2 * rows * tokens * weights + 4 * tokens * heads * seen
-    read = (weights + 2 * kv_heads * seen) * _BF16
+    read = weights * weight_bytes + 2 * kv_heads * seen * _BF16
     return Part(
       memory=read / self.chip.hbm_bytes_per_s,
       compute=flops / self.chip.flops_per_s,
@@ -202,18 +206,24 @@ class Machine:
     response = work.rows / groups * work.response_tokens
     tokens = response + work.rows / groups * work.prompt_tokens
     passes = _REMAT_PASSES if work.remat else _TRAIN_PASSES
+    # Frozen weights have no gradient, are cast already, and never gathered.
+    frozen = work.trains_adapters
+    passes -= frozen
     layers, head = self.layers(config), self.head(config)
     flops = 2 * passes * tokens * layers
-    flops += 2 * response * (_TRAIN_PASSES * head + self.head(work.teacher))
+    of_head = (_TRAIN_PASSES - frozen) * head + self.head(work.teacher)
+    flops += 2 * response * of_head
     weights = layers + head
+    read = passes * parts * weights * (_BF16 if frozen else _F32)
+    gathered = 0 if frozen else weights
     reduces = passes * _REDUCES_PER_LAYER * config.num_layers
     reduced = reduces * tokens * config.hidden_size * _BF16
     return Part(
-      memory=passes * parts * weights * _F32 / self.chip.hbm_bytes_per_s,
+      memory=read / self.chip.hbm_bytes_per_s,
       compute=flops / self.chip.flops_per_s,
       network=self.gather(2 * reduced, self.tensor)
-      + (passes - 1) * parts * self.gather(weights * _BF16, self.fsdp)
-      + parts * self.gather(2 * weights * _F32, groups),
+      + (passes - 1) * parts * self.gather(gathered * _BF16, self.fsdp)
+      + parts * self.gather(2 * gathered * _F32, groups),
     )
 
   def step(self, work: Work) -> dict[str, Part]:
@@ -222,14 +232,18 @@ class Machine:
     student, teacher, prompt = work.student, work.teacher, work.prompt_tokens
     context = prompt + work.response_tokens / 2
     draft = self.one_pass(student, rows, 1, context)
-    verify = self.one_pass(teacher, rows, work.num_draft_tokens, context)
-    read = functools.partial(self.one_pass, head=False)
+    of_teacher = functools.partial(
+      self.one_pass, teacher, rows, weight_bytes=work.teacher_bytes
+    )
+    verify = of_teacher(work.num_draft_tokens, context)
     prompts = (
-      dataclasses.astuple(read(config, rows, prompt, prompt / 2))
-      for config in (student, teacher)
+      dataclasses.astuple(read(prompt, prompt / 2, head=False))
+      for read in (functools.partial(self.one_pass, student, rows), of_teacher)
     )
     whole = weights_per_chip(student, tensor=self.tensor)
     trained = weights_per_chip(student, fsdp=self.fsdp, tensor=self.tensor)
+    if work.trains_adapters:  # Few, beside the weights.
+      whole = trained = 0
     update = _UPDATE_NUMBERS * trained * _F32 / self.chip.hbm_bytes_per_s
     return {
       "gather": Part(network=self.gather(whole * _BF16, self.fsdp)),

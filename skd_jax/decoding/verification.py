@@ -174,6 +174,44 @@ def judge(
   )
 
 
+def accepts(
+  student: Policy,
+  teacher: Policy,
+  teacher_logits: jax.Array,
+  proposal: structs.Proposal,
+  row_keys: jax.Array,
+  threshold: jax.Array,
+  rule: acceptance.Rule,
+) -> jax.Array:
+  """Returns what the rule says of each token of a response, on its own.
+
+  Args:
+    student: see judge; so are the others.
+    teacher: gives its sampling distribution.
+    teacher_logits: float32 [B, T, V], raw.
+    proposal: [B, T], from the first token of a response on.
+    row_keys: typed PRNG keys [B].
+    threshold: float32 [].
+    rule: its budget is not looked at.
+
+  Returns:
+    bool [B, T].
+  """
+  shape = proposal.tokens.shape
+  positions = jnp.broadcast_to(jnp.arange(shape[1]), shape)
+  draft = _Draft(
+    student=student,
+    teacher=teacher,
+    rule=rule,
+    teacher_logits=teacher_logits,
+    proposal=proposal,
+    row_keys=row_keys,
+    positions=positions,
+    thresholds=_thresholds(threshold, positions, rule),
+  )
+  return _accept(draft, None)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Draft:
   """G drafted tokens, and what judges them; n = G or G + 1."""

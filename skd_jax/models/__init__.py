@@ -17,7 +17,7 @@ from skd_jax.models.loading import (
   load_model,
   save_model,
 )
-from skd_jax.models.lora import add_adapters
+from skd_jax.models.lora import adapted_shapes, add_adapters
 from skd_jax.models.peft import load_adapters, save_adapters
 from skd_jax.models.placement import param_shardings, usable_rules
 from skd_jax.models.pruning import prune_layers
@@ -28,6 +28,7 @@ __all__ = [
   "ModelConfig",
   "Placement",
   "RopeConfig",
+  "adapted_shapes",
   "add_adapters",
   "compute_dtype",
   "create",

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from skd_jax import structs
-from skd_jax.models import attention, layers
+from skd_jax.models import attention, layers, quantization
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
@@ -76,8 +76,11 @@ class Decoder(nnx.Module):
     tokens, positions = sharding.constrain_rows((tokens, positions))
     # Gathered over fsdp like every other weight. Left cut, the lookup would
     # gather the rows of all devices instead.
-    table = sharding.constrain(self.embedding[...], "vocab", None)
-    x = sharding.constrain_rows(table[tokens].astype(dtype))
+    table = jax.tree.map(
+      lambda x: sharding.constrain(x, "vocab", None), self.embedding.get_value()
+    )
+    x = quantization.lookup(table, tokens).astype(dtype)
+    x = sharding.constrain_rows(x)
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
     if config.learned_positions:
@@ -179,12 +182,8 @@ def create(
     # operands are read in the layout they have. As hidden @ W^T, XLA on CPU may
     # copy W^T first when M is small.
     flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
-    logits = jax.lax.dot_general(
-      head_params["kernel"].astype(dtype),
-      flat,
-      (((1,), (1,)), ((), ())),
-      preferred_element_type=jnp.float32,
-    ).T.reshape(*hidden.shape[:-1], -1)
+    logits = quantization.multiply_rows(head_params["kernel"], flat)
+    logits = logits.T.reshape(*hidden.shape[:-1], -1)
     return attention.soft_cap(logits, config.final_soft_cap)
 
   def head_params(params):

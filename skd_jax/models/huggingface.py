@@ -6,6 +6,7 @@ never as a whole model in host memory.
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import safetensors.numpy
 
 from skd_jax import structs
 from skd_jax.models import lora, weight_files
+from skd_jax.models import quantization as quantization_lib
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.decoder import param_shapes
 from skd_jax.models.families import FAMILIES
@@ -60,6 +62,7 @@ def load_params(
   param_dtype: Any = np.float32,
   vocab_size: int | None = None,
   shardings: Any = None,
+  quantization: str = "",
 ) -> structs.Params:
   """Reads the safetensors of a Hugging Face folder.
 
@@ -72,6 +75,8 @@ def load_params(
       files must agree.
     shardings: a tree like `param_shapes(config)` of jax.sharding.Sharding; each
       device is then given its slice only. None: the default device.
+    quantization: int8 or int4: matrices are quantized on the host, one after
+      the other, and no device is given them in `param_dtype`. "": they are not.
 
   Returns:
     Weights for `create`, with `vocab_size` rows where it was given.
@@ -88,19 +93,24 @@ def load_params(
   processes.on_first(
     manifest.check, folder, lambda name: ".safetensors" in name
   )
-  shapes = param_shapes(config, param_dtype=param_dtype)
+  cut = dataclasses.replace(config, vocab_size=vocab_size or config.vocab_size)
+  wanted = param_shapes(cut, param_dtype=param_dtype)
+  if shardings is not None:
+    wanted = jax.tree.map(
+      lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+      wanted,
+      shardings,
+    )
+  wanted = quantization_lib.shapes(wanted, quantization)
   with contextlib.ExitStack() as stack:
     sources = weight_files.open_sources(folder, stack)
     names = FAMILIES[config.model_type].names_in(sources)
-    leaves, treedef = named_leaves(config, shapes, names)
-    places = [None] * len(leaves)
-    if shardings is not None:
-      places = treedef.flatten_up_to(shardings)
+    leaves, treedef = named_leaves(config, param_shapes(config), names)
     tensors = [tensor for leaf in leaves for tensor in leaf.tensors()]
     _check_sources(tensors, sources, vocab_size, folder)
     arrays = [
-      _read(leaf, sources, vocab_size, param_dtype, place)
-      for leaf, place in zip(leaves, places, strict=True)
+      _read(leaf, sources, like)
+      for leaf, like in zip(leaves, treedef.flatten_up_to(wanted), strict=True)
     ]
   return jax.tree.unflatten(treedef, arrays)
 
@@ -144,19 +154,16 @@ def _few(names: list[str]) -> str:
 def _read(
   leaf: Leaf,
   sources: dict[str, weight_files.Source],
-  vocab_size: int | None,
-  dtype: Any,
-  sharding: jax.sharding.Sharding | None,
-) -> jax.Array:
+  like: jax.ShapeDtypeStruct | quantization_lib.Quantized,
+) -> jax.Array | quantization_lib.Quantized:
   """One array, read slice by slice where a sharding says so."""
-  tensors, shape = leaf.tensors(), leaf.shape
-  if leaf.has_vocab_rows and vocab_size is not None:
-    shape = (vocab_size, *shape[1:])
+  tensors = leaf.tensors()
 
   def part(index: tuple[slice, ...] | None) -> np.ndarray:
-    slices = index or (slice(None),) * len(shape)
+    slices = index or (slice(None),) * len(like.shape)
     bounds = [
-      slice(*s.indices(size)[:2]) for s, size in zip(slices, shape, strict=True)
+      slice(*s.indices(size)[:2])
+      for s, size in zip(slices, like.shape, strict=True)
     ]
     last = bounds.pop()
     bounds.append(slice(leaf.start + last.start, leaf.start + last.stop))
@@ -169,13 +176,18 @@ def _read(
     source = sources[tensor.hf_name]
     data = source.file.get_slice(source.name)
     if not leaf.transpose:
-      return data[tuple(bounds)].astype(dtype)
+      return data[tuple(bounds)]
     *rest, rows, columns = bounds
-    return data[(*rest, columns, rows)].swapaxes(-1, -2).astype(dtype)
+    return data[(*rest, columns, rows)].swapaxes(-1, -2)
 
-  if sharding is None:
-    return jax.numpy.asarray(part(None))
-  return jax.make_array_from_callback(shape, sharding, part)
+  if isinstance(like, quantization_lib.Quantized):
+    # Whole, as the devices that share a column share its scale.
+    return quantization_lib.make(part(None), like)
+  if like.sharding is None:
+    return jax.numpy.asarray(part(None).astype(like.dtype))
+  return jax.make_array_from_callback(
+    like.shape, like.sharding, lambda index: part(index).astype(like.dtype)
+  )
 
 
 def save(
@@ -212,7 +224,8 @@ def save(
       it, such as `tokenizer.save_pretrained`.
 
   Raises:
-    ValueError: an unknown dtype; weights that do not fit the config; a config
+    ValueError: an unknown dtype; weights that are quantized, or do not fit the
+      config; a config
       that its family cannot express; or `folder` holds files but neither
       config.json nor a manifest, hence is no earlier export.
   """
@@ -220,6 +233,7 @@ def save(
     raise ValueError(
       f"dtype = {dtype!r}: must be one of {', '.join(EXPORT_DTYPES)}"
     )
+  quantization_lib.check_whole(params)
   _check_params(config, params)
   token_ids = {
     "bos_token_id": bos_token_id,

@@ -61,6 +61,7 @@ def load_model(
   dtype: Any = "auto",
   param_dtype: Any = None,
   placement: Placement | None = None,
+  quantization: str = "",
   remat: bool = False,
 ) -> LoadedModel:
   """Reads a Hugging Face folder (config.json and safetensors), without torch.
@@ -73,6 +74,8 @@ def load_model(
     param_dtype: of the weights; None: `dtype`. float32 for a model that is
       trained.
     placement: of the weights; None: on the default device.
+    quantization: int8 or int4: matrices are held so, and cannot be trained; see
+      quantization.py. "": they are not.
     remat: keep the input of each layer alone for the backward pass.
 
   Returns:
@@ -95,6 +98,7 @@ def load_model(
     param_dtype=dtype if param_dtype is None else param_dtype,
     vocab_size=cut.vocab_size,
     shardings=placement and placement.shardings(cut),
+    quantization=quantization,
   )
   model = decoder.create(cut, dtype=dtype, remat=remat)
   return LoadedModel(cut, model, params)

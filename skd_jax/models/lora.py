@@ -13,6 +13,7 @@ an adapter. The code that runs the model does not know of it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import structs
-from skd_jax.models import hf_names
+from skd_jax.models import hf_names, quantization
 from skd_jax.models.config import ModelConfig
 
 # What may be adapted, by the names of Hugging Face and PEFT.
@@ -49,10 +50,12 @@ def is_adapted(weight: Any) -> bool:
   return isinstance(weight, Adapted)
 
 
-def multiply(x: jax.Array, kernel: jax.Array | Adapted) -> jax.Array:
+def multiply(
+  x: jax.Array, kernel: jax.Array | quantization.Quantized | Adapted
+) -> jax.Array:
   """Multiplies [..., in] by a kernel in the dtype of `x`; nothing is merged."""
   if not isinstance(kernel, Adapted):
-    return x @ kernel.astype(x.dtype)
+    return quantization.multiply(x, kernel)
   small = x @ kernel.a.astype(x.dtype) * kernel.scale
   return x @ kernel.kernel.astype(x.dtype) + small @ kernel.b.astype(x.dtype)
 
@@ -121,42 +124,87 @@ def add_adapters(
     The weights. An adapter is sharded as its kernel, and whole along R.
 
   Raises:
+    ValueError: the model has no such projection, or is quantized.
+  """
+  quantization.check_whole(params)
+  shapes = adapted_shapes(
+    config, params, rank=rank, alpha=alpha, targets=targets
+  )
+  leaves, treedef = jax.tree.flatten(shapes, is_leaf=is_adapted)
+  chosen = {i: x for i, x in enumerate(leaves) if is_adapted(x)}
+
+  def draw(key):
+    drawn = {}
+    for i, weight in chosen.items():
+      a = jax.random.normal(jax.random.fold_in(key, i), weight.a.shape)
+      a /= weight.shape[0] ** 0.5
+      drawn[i] = {"a": a, "b": jnp.zeros(weight.b.shape)}
+    return drawn
+
+  shardings = {
+    i: {"a": weight.a.sharding, "b": weight.b.sharding}
+    for i, weight in chosen.items()
+  }
+  drawn = jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
+  return treedef.unflatten(
+    dataclasses.replace(x, **drawn[i]) if i in drawn else x
+    for i, x in enumerate(leaves)
+  )
+
+
+def adapted_shapes(
+  config: ModelConfig,
+  params: structs.Params,
+  *,
+  rank: int,
+  alpha: float,
+  targets: Sequence[str],
+) -> structs.Params:
+  """Returns the weights with the shapes of adapters; draws nothing.
+
+  Args:
+    config: see add_adapters; so are the others.
+    params: arrays or jax.ShapeDtypeStruct.
+    rank: R.
+    alpha: the scale is alpha / R.
+    targets: of TARGETS.
+
+  Returns:
+    `a` and `b` are jax.ShapeDtypeStruct with the shardings of add_adapters.
+
+  Raises:
     ValueError: the model has no such projection.
   """
   check_targets(config, params, targets)
   leaves, treedef = hf_names.named_leaves(config, params)
-  weights = treedef.flatten_up_to(params)
   names = [leaf.projection for leaf in leaves]
-  chosen = {i: weights[i] for i, name in enumerate(names) if name in targets}
 
-  def draw(key):
-    drawn = {}
-    for i, kernel in chosen.items():
-      rows, columns = kernel.shape
-      a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank))
-      drawn[i] = {"a": a / rows**0.5, "b": jnp.zeros((rank, columns))}
-    return drawn
+  def of(name, weight):
+    if name not in targets:
+      return weight
+    rows, columns = weight.shape
+    parts = {
+      part: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=sharding)
+      for part, shape, sharding in zip(
+        ("a", "b"),
+        ((rows, rank), (rank, columns)),
+        _shardings(weight.sharding),
+        strict=True,
+      )
+    }
+    return Adapted(weight, **parts, scale=alpha / rank)
 
-  shardings = {i: _shardings(kernel.sharding) for i, kernel in chosen.items()}
-  drawn = jax.jit(draw, out_shardings=shardings)(jax.random.key(seed))
-  scale = alpha / rank
-  return treedef.unflatten(
-    Adapted(weight, **drawn[i], scale=scale) if i in drawn else weight
-    for i, weight in enumerate(weights)
-  )
+  return treedef.unflatten(map(of, names, treedef.flatten_up_to(params)))
 
 
-def _shardings(of_kernel: jax.sharding.Sharding) -> dict[str, Any]:
-  """Where an adapter is placed, from where its kernel is."""
+def _shardings(of_kernel: Any) -> tuple[Any, Any]:
+  """Where `a` and `b` are placed, from where their kernel is."""
   if not isinstance(of_kernel, jax.sharding.NamedSharding):
-    return {"a": of_kernel, "b": of_kernel}
+    return of_kernel, of_kernel
   rows, columns = (*of_kernel.spec, None, None)[:2]
-  return {
-    name: jax.sharding.NamedSharding(
-      of_kernel.mesh, jax.sharding.PartitionSpec(*spec)
-    )
-    for name, spec in (("a", (rows, None)), ("b", (None, columns)))
-  }
+  place = functools.partial(jax.sharding.NamedSharding, of_kernel.mesh)
+  spec = jax.sharding.PartitionSpec
+  return place(spec(rows, None)), place(spec(None, columns))
 
 
 def split(params: structs.Params) -> tuple[structs.Params, structs.Params]:

@@ -29,9 +29,24 @@ Parts = Mapping[str, int]  # Bytes of a device, by what they hold.
 def held_bytes(tree: Any) -> int:
   """Returns the bytes of a device that placed arrays, or their shapes, take."""
   return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    math.prod(x.sharding.shard_shape(x.shape)) * _num_bits(x.dtype) // 8
     for x in jax.tree.leaves(tree)
   )
+
+
+def _num_bits(dtype: Any) -> int:
+  # A device packs two int4 in a byte; their itemsize is that of the host.
+  return 4 if dtype == jnp.int4 else 8 * dtype.itemsize
+
+
+def has_room(num_bytes: int) -> bool:
+  """Whether so many bytes more fit a device; so they do where it has no limit.
+
+  Of several processes, each is told of its first device.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}  # None on CPUs.
+  free = stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+  return num_bytes <= free
 
 
 def cache_bytes(

@@ -129,8 +129,8 @@ def probe_pair(
       student.params, teacher.params, batch, row_keys, threshold
     )
 
-  with_rule = _with_rule(spec)
-  judged = rollout_stats.count(run(with_rule))
+  judging = with_rule(spec)
+  judged = rollout_stats.count(run(judging))
   alone = run(dataclasses.replace(spec, mode="on_policy"))
   counts = rollout_stats.count(alone)
 
@@ -149,7 +149,7 @@ def probe_pair(
 
   of_references = means(generation.reference_rollout(batch))
   return Probe(
-    rule=_describe(with_rule),
+    rule=_describe(judging),
     replaced=judged.replaced / judged.emitted,
     rows=counts.rows,
     mean_length=counts.emitted / counts.rows,
@@ -159,7 +159,7 @@ def probe_pair(
   )
 
 
-def _with_rule(spec: generation.GenerationSpec) -> generation.GenerationSpec:
+def with_rule(spec: generation.GenerationSpec) -> generation.GenerationSpec:
   """Returns the spec, with the paper's rule where no teacher judges."""
   if spec.mode == "skd":
     return spec

@@ -711,7 +711,8 @@ def test_fused_tensors_are_read_slice_by_slice(tmp_path, monkeypatch):
     )
 
   monkeypatch.setattr(jax, "make_array_from_callback", halves)
-  shardings = jax.tree.map(lambda x: object(), params)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shardings = jax.tree.map(lambda x: device, params)
   again = models.load_params(tmp_path / "m", PHI, shardings=shardings)
   jax.tree.map(np.testing.assert_array_equal, again, params)
 
@@ -805,7 +806,8 @@ def test_slices_of_experts_are_read_alone(tmp_path, monkeypatch):
     return part(tuple(slice(s, None) for s in start))
 
   monkeypatch.setattr(jax, "make_array_from_callback", last_two_thirds)
-  shardings = jax.tree.map(lambda x: object(), params)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shardings = jax.tree.map(lambda x: device, params)
   again = models.load_params(tmp_path / "m", MIXTRAL, shardings=shardings)
   for name in ("expert_gate", "expert_down"):
     whole, found = (

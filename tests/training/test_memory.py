@@ -9,6 +9,7 @@ import pytest
 
 from skd_jax import models
 from skd_jax.losses import divergence, token_losses
+from skd_jax.models import quantization
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, memory, train_step
 from tests.conftest import make_batch
@@ -95,6 +96,30 @@ def test_cached_teacher_takes_its_top_tokens_alone():
   expected = dict(live.training())
   del expected["teacher"], expected["responses"]
   assert found == expected
+
+
+@pytest.mark.parametrize(("name", "least"), [("int8", 1), ("int4", 0.5)])
+def test_compact_teacher_takes_a_byte_or_half_of_one_a_weight(name, least):
+  step, _ = _step()
+  compact = quantization.quantize(step.teacher.params, name)
+  step = dataclasses.replace(
+    step, teacher=dataclasses.replace(step.teacher, params=compact)
+  )
+  embedding, norms = 300 * 32, 7 * 32
+  columns = 3 * (32 + 2 * 16 + 32 + 2 * 64 + 32)  # Each has a scale.
+  kernels = least * (_WEIGHTS - embedding - norms)
+  scales = 4 * (300 + columns)
+  assert step.training()["teacher"] == kernels + embedding + scales + 4 * norms
+
+
+def test_room_is_what_a_device_has_left(monkeypatch):
+  stats = {"bytes_limit": 100, "bytes_in_use": 40}
+  device = types.SimpleNamespace(memory_stats=lambda: stats)
+  monkeypatch.setattr(jax, "local_devices", lambda: [device])
+  assert memory.has_room(60)
+  assert not memory.has_room(61)
+  stats = None  # As of CPUs.
+  assert memory.has_room(10**15)
 
 
 def test_settings_that_are_named_as_help_do_help():

@@ -80,6 +80,32 @@ def test_fsdp_shards_trained_weights_and_gathers_them():
   assert cut["train"].compute == whole["train"].compute
 
 
+def test_compact_teacher_is_read_in_its_bytes():
+  steps = [
+    machine().step(dataclasses.replace(WORK, teacher_bytes=size))
+    for size in (2, 1)
+  ]
+  whole, small = (step["verify"] for step in steps)
+  weights = (LAYERS + 64 * 16) * WORK.rounds
+  assert whole.memory - small.memory == pytest.approx(weights / 1e9)
+  assert whole.compute == small.compute
+  assert steps[0]["draft"] == steps[1]["draft"]
+
+
+def test_adapters_have_no_gradient_of_the_weights():
+  work = dataclasses.replace(WORK, remat=False)
+  whole, adapted = (
+    machine(data=2, fsdp=2).step(
+      dataclasses.replace(work, rows=16, trains_adapters=frozen)
+    )
+    for frozen in (False, True)
+  )
+  assert adapted["update"].memory == adapted["gather"].network == 0
+  assert adapted["train"].network == 0 < whole["train"].network
+  # Two passes of bf16 where there are three of float32.
+  assert adapted["train"].memory == pytest.approx(whole["train"].memory / 3)
+
+
 def test_summary_names_what_bounds_the_step():
   parts = {
     "draft": roofline.Part(memory=3, compute=1),

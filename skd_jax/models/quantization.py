@@ -1,0 +1,232 @@
+"""Weight-only quantization: the matrices of a frozen model in 8 or 4 bits.
+
+  kernel [in, out]   int8: values int8 [in, out], scale [1, out]
+                     int4: values int4 [in, out], scale [in / 128, out]
+  table [V, D]       values int8 [V, D], scale [V, 1]
+
+In the tree of the weights a `Quantized` takes the place of each such matrix: it
+is values * scale, rounded to the nearest. The tables, embedding and head, have
+8 bits in both formats, as an error there is one of every logit. Norms and
+biases stay.
+
+  shapes(params, "int8")     what a model has then; allocates nothing
+  quantize(params, "int8")   a model that is in memory
+
+The products read the small values. They are cast on the way into the matrix
+units and scaled as soon as they come out, so that no copy of a weight in the
+dtype of the activations is held.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from skd_jax import structs
+
+FORMATS = ("int8", "int4")
+
+_GROUP = 128  # Rows of an int4 kernel that share a scale.
+_DTYPES = {"int8": jnp.int8, "int4": jnp.int4}
+_HIGHEST = {jnp.dtype(jnp.int8): 127, jnp.dtype(jnp.int4): 7}
+_TABLES = ("embedding", "lm_head")
+
+
+@struct.dataclass
+class Quantized:
+  """A matrix as small whole numbers, and a scale for each block of them."""
+
+  values: Any  # int8 or int4 [rows, columns]
+  scale: Any  # float32 [rows / n, columns / m], of blocks of n x m
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """That of the matrix."""
+    return self.values.shape
+
+
+def is_quantized(weight: Any) -> bool:
+  """Whether a weight is quantized; `is_leaf` for jax.tree."""
+  return isinstance(weight, Quantized)
+
+
+def check_whole(params: structs.Params) -> None:
+  """Refuses weights that are quantized.
+
+  Raises:
+    ValueError: one is.
+  """
+  if any(map(is_quantized, jax.tree.leaves(params, is_leaf=is_quantized))):
+    raise ValueError(
+      "params has quantized weights: must be those that were quantized"
+    )
+
+
+def multiply(x: jax.Array, kernel: jax.Array | Quantized) -> jax.Array:
+  """Multiplies [..., in] by a kernel [in, out], in the dtype of `x`."""
+  if not isinstance(kernel, Quantized):
+    return x @ kernel.astype(x.dtype)
+  if kernel.scale.shape[0] > 1:
+    # Rows of one sum have different scales.
+    return x @ dequantize(kernel).astype(x.dtype)
+  y = x @ kernel.values.astype(x.dtype)
+  return (y * kernel.scale[0]).astype(x.dtype)
+
+
+def multiply_rows(table: jax.Array | Quantized, x: jax.Array) -> jax.Array:
+  """Multiplies the rows of a table [V, D] by [M, D]: float32 [V, M]."""
+  is_small = isinstance(table, Quantized)
+  product = jax.lax.dot_general(
+    (table.values if is_small else table).astype(x.dtype),
+    x,
+    (((1,), (1,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
+  return product * table.scale if is_small else product
+
+
+def lookup(table: jax.Array | Quantized, rows: jax.Array) -> jax.Array:
+  """Returns some rows of a table [V, D]: int32 [...] -> [..., D]."""
+  if not isinstance(table, Quantized):
+    return table[rows]
+  return table.values[rows] * table.scale[rows]
+
+
+def dequantize(weight: jax.Array | Quantized) -> jax.Array:
+  """Returns a weight as it is, or the float32 matrix that it stands for."""
+  if not isinstance(weight, Quantized):
+    return weight
+  (rows, columns), (n, m) = weight.scale.shape, _block(weight)
+  blocks = weight.values.astype(jnp.float32).reshape(rows, n, columns, m)
+  return (blocks * weight.scale[:, None, :, None]).reshape(weight.shape)
+
+
+def _block(weight: Quantized) -> tuple[int, ...]:
+  pairs = zip(weight.shape, weight.scale.shape, strict=True)
+  return tuple(size // number for size, number in pairs)
+
+
+def shapes(params: structs.Params, name: str) -> structs.Params:
+  """Returns what the weights of a model are once they are quantized.
+
+  Args:
+    params: arrays or jax.ShapeDtypeStruct; not quantized.
+    name: of FORMATS; "" changes nothing.
+
+  Returns:
+    The tree with a `Quantized` of jax.ShapeDtypeStruct for each matrix. Where a
+    matrix has a jax.sharding.NamedSharding, so have its parts: the scale is
+    sharded as the matrix is, and whole along an axis that does not divide.
+
+  Raises:
+    ValueError: unknown format, or a model with experts.
+  """
+  if name and name not in FORMATS:
+    raise ValueError(f"quantization = {name!r}: must be one of {FORMATS} or ''")
+
+  def of(path, x):
+    keys = [entry.key for entry in path]
+    is_table = keys[-1] in _TABLES
+    if not name or not (is_table or keys[-1] == "kernel"):
+      return x
+    if len(x.shape) > 2:
+      raise ValueError(
+        f"quantization = {name!r}: must be '' for a model with experts"
+      )
+    rows, columns = x.shape
+    groups = rows // _GROUP if name == "int4" and rows % _GROUP == 0 else 1
+    scale = (rows, 1) if is_table else (groups, columns)
+    dtype = jnp.int8 if is_table else _DTYPES[name]
+    return Quantized(
+      jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding),
+      jax.ShapeDtypeStruct(
+        scale, jnp.float32, sharding=_of_scale(scale, x.sharding)
+      ),
+    )
+
+  return jax.tree.map_with_path(of, params)
+
+
+def _of_scale(
+  shape: Sequence[int], of_values: jax.sharding.Sharding | None
+) -> jax.sharding.Sharding | None:
+  """Where a scale is placed, from where its values are."""
+  if not isinstance(of_values, jax.sharding.NamedSharding):
+    return of_values
+  mesh, spec = of_values.mesh, (*of_values.spec, None, None)[:2]
+
+  def divides(size, axes):
+    kept = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axes))
+    try:
+      kept.shard_shape((size,))
+    except ValueError:
+      return False
+    return True
+
+  return jax.sharding.NamedSharding(
+    mesh,
+    jax.sharding.PartitionSpec(
+      *(
+        axes if divides(size, axes) else None
+        for size, axes in zip(shape, spec, strict=True)
+      )
+    ),
+  )
+
+
+def quantize(params: structs.Params, name: str) -> structs.Params:
+  """Quantizes the weights of a model, matrix by matrix.
+
+  Args:
+    params: arrays, of any float dtype; not quantized.
+    name: of FORMATS; "" changes nothing.
+
+  Returns:
+    The weights, with their matrices as of `shapes`.
+
+  Raises:
+    ValueError: unknown format.
+  """
+  wanted = shapes(params, name)
+
+  def of(like, x):
+    return make(np.asarray(x), like) if is_quantized(like) else x
+
+  return jax.tree.map(of, wanted, params, is_leaf=is_quantized)
+
+
+def make(matrix: np.ndarray, like: Quantized) -> Quantized:
+  """Quantizes a matrix on the host, and places it.
+
+  Args:
+    matrix: of any float dtype.
+    like: its format, as of `shapes`.
+
+  Returns:
+    The nearest values for scales of which the largest value in magnitude of a
+    block takes the whole range. Each device is given its slice only.
+  """
+  (rows, columns), (n, m) = like.scale.shape, _block(like)
+  blocks = np.asarray(matrix, np.float32).reshape(rows, n, columns, m)
+  largest = np.maximum(blocks.max((1, 3)), -blocks.min((1, 3)))
+  # A block of zeros has any scale.
+  scale = np.where(largest > 0, largest, 1) / _HIGHEST[like.values.dtype]
+  scale = scale.astype(np.float32)
+  values = np.rint(blocks / scale[:, None, :, None]).reshape(like.shape)
+  return Quantized(
+    _place(values.astype(like.values.dtype), like.values.sharding),
+    _place(scale, like.scale.sharding),
+  )
+
+
+def _place(
+  value: np.ndarray, sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+  if sharding is None:
+    return jnp.asarray(value)
+  return jax.make_array_from_callback(
+    value.shape, sharding, lambda index: value[index]
+  )
