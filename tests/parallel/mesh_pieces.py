@@ -10,7 +10,7 @@ import pytest
 from skd_jax import builders, methods, models, structs
 from skd_jax import config as config_lib
 from skd_jax.decoding import sampling, stopping
-from skd_jax.models import loading, lora
+from skd_jax.models import loading, lora, quantization
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, train_step
 from tests.conftest import make_batch
@@ -120,7 +120,9 @@ class Pieces:
     )[0]
 
 
-def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
+def make_pieces(
+  mesh, model_config, teacher_width, rank=0, compact="", **changes
+):
   config = make_config(**changes)
   if rank:
     student = load_adapted(model_config, mesh, rank)
@@ -128,6 +130,8 @@ def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
     student = load(model_config, 0, mesh, sharding.TRAINED)
   wide = dataclasses.replace(model_config, hidden_size=teacher_width)
   teacher = load(wide, 1, mesh, sharding.FROZEN)
+  small = quantization.quantize(teacher.params, compact)
+  teacher = dataclasses.replace(teacher, params=small)
   spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
   vocab_size = model_config.vocab_size
   return Pieces(

@@ -155,6 +155,17 @@ def test_mesh_does_what_one_device_does_whoever_generates(method):
   assert_same(run("llama", (2, 2, 2), **slowly), want)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("compact", "shape"), [("int8", FEW[0]), ("int4", FEW[1])]
+)
+def test_compact_teacher_judges_alike_on_a_mesh(compact, shape):
+  want = on_one_device("llama", compact=compact)
+  full = on_one_device("llama")
+  assert np.any(want.rollout.tokens != full.rollout.tokens)
+  assert_same(run("llama", shape, compact=compact), want)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_references_are_placed_as_their_rows(shape):
   mesh = make_mesh(shape)

@@ -19,6 +19,7 @@ from benchmarks import harness
 from benchmarks.tpu import chips, hlo, programs
 from benchmarks.tpu import plan as plan_lib
 from configs import wmt
+from skd_jax.training import memory
 
 needs_devices = pytest.mark.skipif(
   len(jax.devices()) < 8,
@@ -31,9 +32,11 @@ needs_libtpu = pytest.mark.skipif(
 IDS = [f"{s.variant}-{s.topology}" for s in plan_lib.LARGE]
 
 
-def small_plan(variant, **mesh):
+def small_plan(variant, rank=0, quantization="", **mesh):
   config = wmt.get_config(variant)
   config.mesh.update(mesh)
+  config.student.lora.rank = rank
+  config.teacher.quantization = quantization
   devices = jax.devices()[: config.mesh.fsdp * config.mesh.tensor]
   return programs.make_plan(config, devices, small=True)
 
@@ -55,6 +58,20 @@ def test_small_models_of_each_config_pass_all_checks(variant, mesh):
   assert row["gathered"] == []
   assert row["donated"]
   assert row["peak_gib"] > row["teacher_gib"] + 3 * row["student_gib"] > 0
+
+
+@pytest.mark.slow
+def test_one_device_may_have_a_compact_teacher_and_adapters():
+  row = programs.measure(
+    small_plan("gemma", rank=2, quantization="int8", fsdp=1, tensor=1)
+  )
+  whole = small_plan("gemma", fsdp=1, tensor=1)
+  assert not plan_lib.failures(row | {"config": "gemma", "slice": "cpu"})
+  for role in ("teacher", "student"):
+    # Of bfloat16, and of the float32 of a student that is trained as a whole.
+    held = memory.held_bytes(getattr(whole, role).params) / chips.GIB
+    assert 0.5 < row[f"{role}_gib"] / held < 0.6
+  assert row["optimizer_gib"] < 0.2 * row["student_gib"]
 
 
 @needs_devices
