@@ -265,6 +265,9 @@ def default_config() -> ml_collections.ConfigDict:
   # Rollouts shown in report.html, each time, and answers logged as text at a
   # validation, of each task.
   config.evaluate.num_samples = 8
+  # The student that a run ends with: last, or best, that of the validation with
+  # the best main score (distill.evaluate_every_steps).
+  config.evaluate.chosen_student = "last"
   # For the metric acceptance: how student and teacher draw where one drafts for
   # the other; temperature 0 is greedy.
   config.evaluate.serving_temperature = 1.0

@@ -29,6 +29,19 @@ def check_method(config: ml_collections.ConfigDict) -> None:
   _check_rollout(config)
 
 
+def check_choice(config: ml_collections.ConfigDict) -> None:
+  """Checks by what a student is chosen.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  builders.serving(config)
+  fields.one_of(config, "evaluate.chosen_student", ("last", "best"))
+  if config.evaluate.chosen_student == "best":
+    with fields.prefix("evaluate.chosen_student = 'best': "):
+      fields.at_least(config, "distill.evaluate_every_steps", 1)
+
+
 def _check_lengths(config: ml_collections.ConfigDict) -> None:
   """Checks what is bounded by the longest response."""
   name, longest = max(

@@ -106,6 +106,8 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
     student |= teacher
   distill = teacher | student | settings(config, "rollout", "loss", "distill")
   scores = _scores_key(config)
+  if config.evaluate.chosen_student == "best":
+    distill |= scores | _choice_key(config)
   keys = {
     "tokenizer": tasks,
     "teacher": teacher,
@@ -142,6 +144,18 @@ def _tasks_key(config: ml_collections.ConfigDict) -> CacheKey:
   if key["tokenizer folder"]:
     section += ".template_arguments"
   return key | settings(config, section)
+
+
+def _choice_key(config: ml_collections.ConfigDict) -> CacheKey:
+  """What the choice of the best student depends on, besides its scores."""
+  key: CacheKey = {
+    "evaluate.chosen_student": config.evaluate.chosen_student,
+    "distill.evaluate_every_steps": config.distill.evaluate_every_steps,
+  }
+  for section, data in config_lib.task_sections(config).items():
+    for field in ("validation_split", "max_validation_examples"):
+      key[f"{section}.{field}"] = data[field]
+  return key
 
 
 def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:

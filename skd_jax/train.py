@@ -13,14 +13,14 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import ml_collections
 from absl import logging
 
-from skd_jax import builders, report_page, results
+from skd_jax import builders, report_page, results, structs
 from skd_jax.data import dataset
 from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
@@ -47,7 +47,12 @@ from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
 from skd_jax.training.timing import timed
 from skd_jax.training.train_step import TrainFns
-from skd_jax.validation import make_evaluator, validation_callbacks
+from skd_jax.validation import (
+  keep_best,
+  make_evaluator,
+  read_best,
+  validation_callbacks,
+)
 
 
 def train_and_evaluate(
@@ -219,12 +224,21 @@ def distill(
   """
   start = distillation.start
   folder = experiment.workdir / "students" / f"seed_{seed}"
+  record = folder.with_name(f"{folder.name}.best.json")
 
-  def run() -> dict[str, Any]:
-    training = _distillation_loop(experiment, distillation, seed)
-    params = distillation.train.params(training.state)
+  def save(state: structs.TrainState) -> None:
+    params = distillation.train.params(state)
     student = dataclasses.replace(start, params=params)
     save_student(experiment, folder, student)
+
+  def run() -> dict[str, Any]:
+    training = _distillation_loop(experiment, distillation, seed, record, save)
+    best = {}
+    if experiment.config.evaluate.chosen_student == "best":
+      best = processes.on_first(read_best, record)
+      logging.info("Seed %d: the best student is %s", seed, best or "the last")
+    if not best:
+      save(training.state)
     return training.totals.to_plain()
 
   totals = experiment.cached(f"distill_seed_{seed}", run)
@@ -232,9 +246,13 @@ def distill(
 
 
 def _distillation_loop(
-  experiment: Experiment, distillation: Distillation, seed: int
+  experiment: Experiment,
+  distillation: Distillation,
+  seed: int,
+  record: pathlib.Path,
+  save: Callable[[structs.TrainState], None],
 ) -> loop.TrainLoop:
-  """Algorithm 1, step by step."""
+  """Algorithm 1, step by step; the last two as of KeepBest."""
   config = experiment.config
   teacher, spec = distillation.teacher, distillation.spec
   train = distillation.train
@@ -247,12 +265,17 @@ def _distillation_loop(
     stage="distill",
     seed=seed,
     callbacks=loop.merge_callbacks(
-      validation_callbacks(
+      keep_best(
+        validation_callbacks(
+          experiment,
+          config.distill,
+          distillation.start,
+          train.params,
+          distillation.teacher,
+        ),
         experiment,
-        config.distill,
-        distillation.start,
-        train.params,
-        distillation.teacher,
+        record,
+        save,
       ),
       _keep_samples(experiment, distillation, seed),
     ),

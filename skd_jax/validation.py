@@ -1,7 +1,12 @@
-"""Scores of the validation split while a model trains, and answers to read."""
+"""Scores of the validation split while a model trains, and answers to read.
+
+The best of these students can be kept, in place of the last.
+"""
 
 import dataclasses
 import functools
+import json
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
@@ -12,7 +17,8 @@ from skd_jax.data.tasks import Task
 from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment
 from skd_jax.models import LoadedModel
-from skd_jax.reporting import boards
+from skd_jax.parallel import processes
+from skd_jax.reporting import boards, files
 from skd_jax.training import loop
 from skd_jax.training.callbacks import Validate
 
@@ -62,6 +68,60 @@ def validation_callbacks(
     return {**evaluator.flatten(found.scores), **samples}
 
   return Validate(scores_fn).every(fit.evaluate_every_steps, fit.num_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeepBest:
+  """Validates, and saves the student where its main score is the best so far.
+
+  validate: scores the student.
+  score: name of the main score that it logs.
+  record: file of the best so far, {"step", "score"}.
+  save: saves the student of a state in place of the one before.
+  """
+
+  validate: loop.Callback
+  score: str
+  record: pathlib.Path
+  save: Callable[[structs.TrainState], None]
+
+  def __call__(self, state: structs.TrainState, step: int) -> loop.Metrics:
+    found = self.validate(state, step)
+    best = processes.on_first(read_best, self.record)
+    # A run that goes on from a checkpoint repeats what came after it.
+    if not best or best["step"] >= step or found[self.score] > best["score"]:
+      self.save(state)
+      best = {"step": step, "score": found[self.score]}
+      processes.on_first(files.write_json, self.record, best)
+    return found
+
+
+def read_best(record: pathlib.Path) -> dict[str, float]:
+  """Returns what KeepBest has recorded; nothing where it has saved nothing."""
+  return json.loads(record.read_text("utf-8")) if record.exists() else {}
+
+
+def keep_best(
+  callbacks: loop.Callbacks,
+  experiment: Experiment,
+  record: pathlib.Path,
+  save: Callable[[structs.TrainState], None],
+) -> loop.Callbacks:
+  """Lets validations save the best student, if the run ends with that one.
+
+  Args:
+    callbacks: from validation_callbacks.
+    experiment: the run.
+    record: as of KeepBest.
+    save: as of KeepBest.
+  """
+  if experiment.config.evaluate.chosen_student == "last":
+    return callbacks
+  main = evaluator.score_names(experiment.tasks.tasks)[0]
+  return {
+    step: KeepBest(validate, f"validation_{main}", record, save)
+    for step, validate in callbacks.items()
+  }
 
 
 def _first_examples(task: Task, count: int) -> Task:

@@ -212,6 +212,16 @@ _BAD = [
     "evaluate.serving_temperature = -1.0",
     "0 (greedy)",
   ),
+  (
+    {"evaluate.chosen_student": "first"},
+    "evaluate.chosen_student = 'first'",
+    "['last', 'best']",
+  ),
+  (
+    {"evaluate.chosen_student": "best"},
+    "evaluate.chosen_student = 'best': distill.evaluate_every_steps = 0",
+    "1 or above",
+  ),
   ({"evaluate.serving_top_p": 0.0}, "evaluate.serving_top_p = 0.0", "(0, 1]"),
   ({"teacher.hidden_size": 0}, "teacher.hidden_size = 0", "at least 1"),
   ({"student.num_heads": 5}, "student.num_heads = 5", "num_kv_heads = 2"),
