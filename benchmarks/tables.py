@@ -7,7 +7,8 @@ A table stands between two comments, and everything between them is replaced:
   <!-- table: rollout_speed -->
   <!-- end -->
 
-The plots of the comparisons of all methods are drawn again as well.
+The plots of the comparisons of all methods are drawn again as well, and those
+of speculative decoding.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any
 from absl import app, flags
 
 from benchmarks import harness
+from benchmarks.speed import draft_plot
 from skd_jax import comparison_page, comparison_tests
 from skd_jax import records as records_lib
 from skd_jax.reporting import comparison_table
@@ -33,6 +35,7 @@ PAGES = tuple(
   for name in ("quality", "speed", "tpu")
 )
 COMPARISON = "comparisons"
+_DRAFTS = "speculative_decoding"
 _DRAWN = (
   "few_prompts",
   "pruned_student",
@@ -43,7 +46,8 @@ _RIVAL = "skd"  # What the last of them is tested against as well.
 # The kept results of each table, in benchmarks/results.
 _FILES = {
   "rollout_speed": "speed/*/rollout.json",
-  "speculative_decoding": "speed/*/speculative_decoding.json",
+  # Of several pairs: speculative_decoding_NAME.json.
+  _DRAFTS: "speed/*/speculative_decoding*.json",
   "step_cost": "speed/*/step_cost.json",
   "method_cost": "speed/*/method_cost.json",
   "loss_memory": "speed/*/loss_memory.json",
@@ -94,19 +98,24 @@ def section(result: Mapping[str, Any]) -> str:
   if result["benchmark"] == COMPARISON:
     title = f"**{result['task']}: {result['grid']}**"
     text = comparison_page.section(result["rows"], result["tested"])
-    images = "".join(
-      f"\n![{path.stem}](../../{path.relative_to(ROOT)})\n"
-      for path in result["plots"]
-    )
-    return f"{title}\n\n{text}{images}"
+    return f"{title}\n\n{text}{_images(result['plots'])}"
   name, rows = result["benchmark"], result["rows"]
   table = harness.benchmark_table(name, rows)
   if name == "rollout_speed":
     table = f"Tokens per second, by batch:\n\n{pivot(rows)}"
+  if name == _DRAFTS:
+    table = f"{rows[0]['pair']}, {rows[0]['prompts']} prompts:\n\n{table}"
   used = ", ".join(f"{k} {v}" for k, v in result["versions"].items())
   return (
     f"`{result['command']}` at commit {result['git']} on {result['device']} "
-    f"({used}):\n\n{table}\n"
+    f"({used}):\n\n{table}\n{_images(result.get('plots', ()))}"
+  )
+
+
+def _images(plots: Sequence[pathlib.Path]) -> str:
+  """Shows the plots that lie beside a result."""
+  return "".join(
+    f"\n![{path.stem}](../../{path.relative_to(ROOT)})\n" for path in plots
   )
 
 
@@ -126,7 +135,10 @@ def pivot(rows: Sequence[Mapping[str, Any]]) -> str:
 def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
   """Reads the kept results that have a table, CPUs first."""
   found = [
-    json.loads(path.read_text("utf-8"))
+    {
+      **json.loads(path.read_text("utf-8")),
+      "plots": sorted(path.parent.glob(f"{path.stem}.png")),
+    }
     for files in _FILES.values()
     for path in sorted(folder.glob(files))
   ]
@@ -171,7 +183,13 @@ def _tests(
 
 
 def draw(folder: pathlib.Path) -> None:
-  """Draws the plots of the comparisons of _DRAWN, beside their lines."""
+  """Draws the plots of speculative decoding and of the comparisons of _DRAWN.
+
+  They are written beside what was measured.
+  """
+  for path in folder.glob(_FILES[_DRAFTS]):
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    draft_plot.draw(rows).savefig(path.with_suffix(".png"), dpi=120)
   for path in folder.glob("quality/*/*/runs.jsonl"):
     if path.parent.name not in _DRAWN:
       continue

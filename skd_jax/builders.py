@@ -62,6 +62,19 @@ def comet(config: ml_collections.ConfigDict) -> metrics_lib.Comet:
   )
 
 
+def serving(config: ml_collections.ConfigDict) -> sampling.Sampling:
+  """Returns how both models draw where the student drafts for its teacher.
+
+  Raises:
+    ValueError: names the field, its value and what is allowed.
+  """
+  settings = config.evaluate
+  with fields.prefix("evaluate.serving_"):
+    return sampling.Sampling(
+      settings.serving_temperature, settings.serving_top_p
+    )
+
+
 def cadence(config: ml_collections.ConfigDict, stage: str) -> Cadence:
   """Returns when a stage logs and saves, and what is kept.
 

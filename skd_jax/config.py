@@ -291,6 +291,10 @@ def default_config() -> ml_collections.ConfigDict:
   # Rollouts shown in report.html, each time, and answers logged as text at a
   # validation, of each task.
   config.evaluate.num_samples = 8
+  # For the metric acceptance: how student and teacher draw where one drafts for
+  # the other; temperature 0 is greedy.
+  config.evaluate.serving_temperature = 1.0
+  config.evaluate.serving_top_p = 1.0
   # For the metric comet: the file model.ckpt of a COMET checkpoint, and the
   # Python of an environment that has unbabel-comet. Nothing is downloaded.
   config.evaluate.comet_checkpoint = ""

@@ -51,6 +51,7 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   ):
     fields.at_least(config, field, 1)
   fields.at_least(config, "evaluate.num_samples", 0)
+  builders.serving(config)
   if not 0 <= config.rollout.batch_size <= config.distill.batch_size:
     raise ValueError(
       f"rollout.batch_size = {config.rollout.batch_size}: must be in [0, "

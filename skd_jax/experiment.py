@@ -24,6 +24,7 @@ from skd_jax import field_checks as fields
 from skd_jax.data import dataset, input_pipeline, tasks, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
+from skd_jax.evaluation import evaluator
 from skd_jax.models import lora, quantization
 from skd_jax.parallel import processes, sharding
 from skd_jax.reporting import files, provenance
@@ -39,6 +40,8 @@ class Experiment:
   tasks: tasks.TaskSet
   stop_table: stopping.StopTable  # Of all tasks, in their order.
   dtype: Any  # Of activations, caches and the frozen teacher.
+  # What the teacher has answered, for all that share it; see Evaluator.
+  answered: evaluator.Answered = dataclasses.field(default_factory=dict)
 
   def cached(
     self, stage: str, function: Callable[[], dict[str, Any]]

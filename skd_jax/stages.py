@@ -198,6 +198,9 @@ def _scores_key(config: ml_collections.ConfigDict) -> CacheKey:
     key[f"{section}.metrics"] = list(data.metrics)
     if "comet" in data.metrics:
       key["evaluate.comet_checkpoint"] = config.evaluate.comet_checkpoint
+    if "acceptance" in data.metrics:
+      for name in ("serving_temperature", "serving_top_p"):
+        key[f"evaluate.{name}"] = config.evaluate[name]
   return key
 
 

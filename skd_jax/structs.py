@@ -157,6 +157,7 @@ class DecodeState:
   done: jax.Array  # bool [B]
   num_rounds: jax.Array  # int32 [B]
   interventions: Interventions  # [B]
+  unread: jax.Array  # int32 [B], tokens that a drafter missed in a row
   # Of the rows.
   rollout: Rollout
 

@@ -73,8 +73,8 @@ class TextGenerator:
   seed: of the draws; line n has draws of its own.
   batch_size: lines answered at once.
   num_draft_tokens: G, with a draft. If the answers do not depend on it, the
-    first batch measures the cost of a drafted token, and later batches draft
-    fewer tokens, or none, where more do not pay.
+    first batch measures what drafts cost and how much of them is accepted, and
+    later batches draft fewer tokens, or none, where more do not pay.
   eos_ids: ids that end an answer; None: those of the tokenizer.
   """
 
@@ -95,23 +95,27 @@ class TextGenerator:
   )
   tokens_per_second: float = dataclasses.field(default=0.0, init=False)
   speedup: float = dataclasses.field(default=0.0, init=False)
-  draft_cost: float = dataclasses.field(default=0.0, init=False)
+  costs: dict[str, float] = dataclasses.field(default_factory=dict, init=False)
 
   def __post_init__(self):
-    longest = self.model.config.max_position_embeddings
+    reader, longest = "model", self.model.config.max_position_embeddings
+    if isinstance(self.draft, LoadedModel):
+      check_draft(self.draft, self.model)
+      if self.draft.config.max_position_embeddings < longest:
+        reader, longest = "draft", self.draft.config.max_position_embeddings
+    self._longest = longest
     if self.max_new_tokens == 0:
       self.max_new_tokens = min(longest // 2, 256)
     if not 1 <= self.max_new_tokens < longest:
       raise ValueError(
         f"max_new_tokens = {self.max_new_tokens}: must be in [1, "
-        f"{longest - 1}], as the model reads {longest} tokens, the prompt "
+        f"{longest - 1}], as the {reader} reads {longest} tokens, the prompt "
         "included"
       )
     for name in ("batch_size", "num_draft_tokens"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
     if isinstance(self.draft, LoadedModel):
-      _check_draft(self.draft, self.model)
       self._drafter = ModelDrafter(self._policy(self.draft))
     else:
       self._drafter = self.draft
@@ -137,7 +141,7 @@ class TextGenerator:
     batch = make_prompt_batch(
       dict(zip((first + row for row in filled), prompts, strict=True)),
       self.batch_size,
-      self.model.config.max_position_embeddings - self.max_new_tokens,
+      self._longest - self.max_new_tokens,
       self.max_new_tokens,
     )
     rollout = self._decode(batch)
@@ -157,7 +161,7 @@ class TextGenerator:
     if self._drafter is None:
       return jax.device_get(self._plain(batch))
     if self.stats.rounds:
-      rollout = jax.device_get(self._speculate(batch, self.draft_cost))
+      rollout = jax.device_get(self._speculate(batch, self._adaptation()))
     else:
       rollout = self._measure(batch, self._drafter)
     self.stats += draft_stats.count(rollout, self.num_draft_tokens)
@@ -166,22 +170,33 @@ class TextGenerator:
   def _measure(self, batch: structs.Batch, drafter: Drafter) -> structs.Rollout:
     """Decodes a batch with and without the drafter, and compares the times."""
     alone_seconds, alone = _timed(lambda: self._plain(batch))
-    seconds, rollout = _timed(lambda: self._speculate(batch, 0.0))
+    seconds, rollout = _timed(
+      lambda: self._speculate(batch, speculative.FULL_DRAFTS)
+    )
     self.speedup = alone_seconds / seconds
     self.tokens_per_second = int(np.sum(rollout.length)) / seconds
     # Else shorter drafts would have other answers, and times decide of them.
-    if self.temperature == 0 or drafter.policy is None:
-      self.draft_cost = speculative.measured_draft_cost(
+    if speculative.same_responses(drafter, self._policy(self.model)):
+      # To decode is to read weights: a pass costs as many as it reads.
+      drafts = _num_weights(drafter.policy.params) if drafter.policy else 0
+      self.costs = speculative.measured_costs(
         alone_seconds / np.max(alone.length),
         seconds / np.max(rollout.num_rounds),
         self.num_draft_tokens,
+        draft_cost=drafts / _num_weights(self.model.params),
       )
     return rollout
+
+  def _adaptation(self) -> dict[str, float]:
+    """Returns how drafts adapt, once the first batch has been measured."""
+    if not self.costs or not sum(self.stats.judged):
+      return dict(speculative.FULL_DRAFTS)
+    return {**self.costs, "expected_acceptance": self.stats.acceptance}
 
   def _make_decode_fns(self) -> tuple[DecodeFn, DecodeFn]:
     """Returns what decodes a batch: the model alone, and with the drafter.
 
-    The second takes the cost of a drafted token as well.
+    The second takes how drafts adapt as well.
     """
     vocab_size = self.model.config.vocab_size
     eos_ids = self.eos_ids
@@ -212,7 +227,7 @@ class TextGenerator:
       )
 
     @jax.jit
-    def speculate(policy, drafter, batch, draft_cost):
+    def speculate(policy, drafter, batch, adaptation):
       return speculative.speculative_decode(
         drafter,
         policy,
@@ -221,7 +236,7 @@ class TextGenerator:
         stop_table,
         num_draft_tokens=self.num_draft_tokens,
         max_new_tokens=self.max_new_tokens,
-        draft_cost=draft_cost,
+        **adaptation,
       )
 
     policy = self._policy(self.model)
@@ -248,7 +263,12 @@ class TextGenerator:
     )
 
 
-def _check_draft(draft: LoadedModel, model: LoadedModel) -> None:
+def _num_weights(params: structs.Params) -> int:
+  """Returns how many numbers the weights of a model are."""
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+def check_draft(draft: LoadedModel, model: LoadedModel) -> None:
   """Checks that a model can draft for another.
 
   Raises:
@@ -260,10 +280,7 @@ def _check_draft(draft: LoadedModel, model: LoadedModel) -> None:
       f"draft: its vocabulary has {size} tokens, must be {expected} as the "
       "model's"
     )
-  weights, most = (
-    sum(x.size for x in jax.tree.leaves(loaded.params))
-    for loaded in (draft, model)
-  )
+  weights, most = _num_weights(draft.params), _num_weights(model.params)
   if weights > most:
     raise ValueError(
       f"draft: it has {weights:,} weights, must have at most the {most:,} of "

@@ -25,6 +25,8 @@ def make_evaluator(experiment: Experiment) -> evaluator.Evaluator:
     eval_batches=experiment.eval_batches,
     chunk_size=experiment.config.loss.chunk_size,
     comet=builders.comet(experiment.config),
+    serving=builders.serving(experiment.config),
+    answered=experiment.answered,
   )
 
 

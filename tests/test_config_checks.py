@@ -208,6 +208,12 @@ _BAD = [
   ({"data.stop_strings": (5,)}, "data.stop_strings has 5", "a text"),
   ({"data.max_train_examples": -1}, "data.max_train_examples = -1", "0 or"),
   ({"evaluate.num_samples": -1}, "evaluate.num_samples = -1", "0 or above"),
+  (
+    {"evaluate.serving_temperature": -1.0},
+    "evaluate.serving_temperature = -1.0",
+    "0 (greedy)",
+  ),
+  ({"evaluate.serving_top_p": 0.0}, "evaluate.serving_top_p = 0.0", "(0, 1]"),
   ({"teacher.hidden_size": 0}, "teacher.hidden_size = 0", "at least 1"),
   ({"student.num_heads": 5}, "student.num_heads = 5", "num_kv_heads = 2"),
   ({"teacher.checkpoint": "a\nb"}, "teacher.checkpoint = 'a\\nb'", "a name"),

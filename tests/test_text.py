@@ -110,15 +110,33 @@ def test_lookup_gives_the_same_answers_when_they_are_sampled(
 def test_drafts_cost_nothing_where_their_length_would_change_the_answers(
   lines, model, tokenizer, monkeypatch
 ):
+  measured = {"draft_cost": 0.5, "round_cost": 0.1}
   monkeypatch.setattr(
-    text.speculative, "measured_draft_cost", lambda *seconds: 0.5
+    text.speculative, "measured_costs", lambda *seconds, draft_cost: measured
   )
-  for temperature, cost in ((0.0, 0.5), (1.0, 0.0)):
+  for temperature, costs in ((0.0, measured), (1.0, {})):
     drafted = text.TextGenerator(
       model, tokenizer, draft=model, **OPTIONS | {"temperature": temperature}
     )
     list(drafted.answers(lines[:2]))
-    assert drafted.draft_cost == cost
+    assert drafted.costs == costs
+
+
+@pytest.mark.slow
+def test_draft_that_does_not_pay_is_off_from_the_second_batch_on(
+  lines, model, tokenizer, monkeypatch
+):
+  # Each drafted token costs more than the pass that it can save.
+  measured = {"draft_cost": 1.5, "round_cost": 0.1}
+  monkeypatch.setattr(
+    text.speculative, "measured_costs", lambda *seconds, draft_cost: measured
+  )
+  drafted = text.TextGenerator(model, tokenizer, draft=model, **OPTIONS)
+  answers = list(drafted.answers(lines))
+  judged = sum(drafted.stats.judged)
+  assert judged > 0
+  assert list(drafted.answers(lines)) == answers
+  assert sum(drafted.stats.judged) == judged
 
 
 @pytest.mark.parametrize(
@@ -145,6 +163,18 @@ def test_draft_of_another_vocabulary_is_refused(model, tokenizer):
     ValueError, match=f"has {size + 1} tokens, must be {size}"
   ):
     text.TextGenerator(model, tokenizer, draft=other)
+
+
+def test_draft_that_reads_less_limits_the_prompts(lines, model, tokenizer):
+  config = dataclasses.replace(model.config, max_position_embeddings=20)
+  draft = dataclasses.replace(model, config=config)
+  with pytest.raises(ValueError, match=r"\[1, 19\], as the draft reads 20"):
+    text.TextGenerator(model, tokenizer, draft=draft, max_new_tokens=20)
+  drafted = text.TextGenerator(model, tokenizer, draft=draft, max_new_tokens=16)
+  with pytest.raises(
+    ValueError, match=r"line 1: the prompt .* at most 4 leave"
+  ):
+    list(drafted.answers(lines))
 
 
 def test_draft_larger_than_the_model_is_refused(model, tokenizer):

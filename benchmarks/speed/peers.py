@@ -6,7 +6,7 @@ they load. torch, transformers and trl come with `pip install -e .[peers]`.
 
 import importlib.util
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,69 @@ def generate(
     )
   assert output.shape[1] == ids.shape[1] + max_new_tokens
   return output[:, ids.shape[1] :].cpu().numpy()
+
+
+# How long the drafts of an assistant are: what its generation_config has.
+DEFAULT_DRAFTS: dict[str, Any] = {}
+
+
+def constant_drafts(num_draft_tokens: int) -> dict[str, Any]:
+  """Returns drafts of G tokens, however sure the assistant is of them."""
+  return {
+    "num_assistant_tokens": num_draft_tokens,
+    "num_assistant_tokens_schedule": "constant",
+    "assistant_confidence_threshold": 0.0,
+  }
+
+
+def generate_answers(
+  model: Any,
+  batches: Sequence[Sequence[np.ndarray]],
+  max_new_tokens: int,
+  eos_ids: Sequence[int] = (),
+  *,
+  draft: Mapping[str, Any] | None = None,
+  **options: Any,
+) -> list[list[int]]:
+  """Generates answers greedily, a batch after the other.
+
+  Args:
+    model: from to_torch.
+    batches: the prompts of each, int ids of any lengths.
+    max_new_tokens: the most tokens of an answer.
+    eos_ids: that end an answer, and are its last token.
+    draft: of the assistant's generation_config, in place of its defaults.
+    **options: of `generate`, such as assistant_model (B must be 1).
+  """
+  import torch
+  import transformers
+
+  if draft is not None:
+    of_assistant = options["assistant_model"].generation_config
+    usual = transformers.GenerationConfig()
+    for name in constant_drafts(1):
+      setattr(of_assistant, name, draft.get(name, getattr(usual, name)))
+  answers = []
+  for rows in batches:
+    size = max(map(len, rows))
+    # Padded on the left, where what follows does not see it.
+    ids = np.stack([np.pad(row, (size - len(row), 0)) for row in rows])
+    mask = np.stack([np.arange(size) >= size - len(row) for row in rows])
+    with torch.inference_mode():
+      output = model.generate(
+        torch.tensor(ids, dtype=torch.long, device=model.device),
+        attention_mask=torch.tensor(
+          mask, dtype=torch.long, device=model.device
+        ),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(eos_ids) or None,
+        **options,
+      )
+    for row in output[:, size:].cpu().tolist():
+      ends = [at for at, token in enumerate(row) if token in eos_ids]
+      answers.append(row[: ends[0] + 1] if ends else row)
+  return answers
 
 
 def make_gkd_step(

@@ -1,68 +1,92 @@
 """What drafters bring: acceptance, passes saved, and the speed-up by batch.
 
   python -m benchmarks.speed.speculative_decoding [--quick] \\
-    [--teacher=HF_FOLDER [--student=HF_FOLDER]]
+    [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--input=FILE]]
 
-All decode greedily the tokens of the teacher. Rows, by `what`:
+All generate the greedy tokens of the teacher: with --input the answers to its
+lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
 
   plain           the teacher alone
-  student         the student of --student, or of every third layer, untrained
+  student         the student of --student (or its NAME; may be repeated), or of
+                  every third layer, untrained
   student_80pct   the same student, of a teacher that accepts 80 % of its
                   tokens; not with --student
-  early_exit      the first layers of the teacher, as many as the student has
+  early_exit      the first layers of the teacher, as many as the first student
+                  has, at most all but one
   prompt_lookup   what followed an earlier occurrence of the last tokens
-  X_adaptive      the same with drafts as long as pays: `draft_cost` is measured
+  X_adaptive      the same with drafts as long as pays, or none: costs and
+                  acceptance are those that were measured before
+  hf_plain, hf_assisted, hf_assisted_same, hf_prompt_lookup
+                  transformers: the teacher alone; with the first student as
+                  assistant, drafts as its defaults say or as long as ours; and
+                  its prompt lookup. It drafts at batch 1 only
 
   acceptance         of the drafted tokens that were judged
   by_position        the same by the place in the draft
   tokens_per_pass    that a pass of the teacher emits in a row
-  speedup            over plain, in turns
-  predicted_speedup  tokens_per_pass over the cost of a round, in passes of the
-                     teacher alone: G passes of the drafter and one of the
-                     teacher over G + 1 tokens, each timed by itself. Rows that
-                     wait for the slowest, and rounds without a draft, are left
-                     out.
+  draft_cost         of one drafted token, in passes of the teacher alone
+  round_cost         how much longer it takes to judge a draft, in such passes
+  speedup            over plain, in turns; of hf_ over hf_plain
+  predicted_speedup  what the rounds that were needed and the measured costs
+                     give. Rows that wait for the slowest are counted; a round
+                     without a draft is taken to last as long as the others
+  same_tokens        share of the answers that are those of plain
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.speed import draft_prompts, peers
 from benchmarks.speed import pair as pair_lib
-from benchmarks.speed import regimes
-from benchmarks.speed.pair import Pair
-from skd_jax import models, structs
-from skd_jax.decoding import (
-  draft_stats,
-  rollout,
-  sampling,
-  speculative,
-  stopping,
+from benchmarks.speed.draft_contestants import (
+  TUNED,
+  Contestant,
+  Decoder,
+  make_contestants,
 )
-from skd_jax.decoding.drafters import Drafter, ModelDrafter, PromptLookup
-from skd_jax.decoding.policy import Policy
+from benchmarks.speed.draft_costs import PassCosts, measure_costs
+from benchmarks.speed.draft_prompts import Prompts
+from benchmarks.speed.pair import Pair
+from skd_jax import models, structs, text
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.decoding import draft_stats, speculative
 from skd_jax.models import loading
 from skd_jax.models.loading import LoadedModel
 
-_STUDENT = flags.DEFINE_string(
-  "student", None, "A Hugging Face folder, such as WORKDIR/export."
+_STUDENTS = flags.DEFINE_multi_string(
+  "student",
+  [],
+  "A Hugging Face folder, such as WORKDIR/export, or NAME=FOLDER.",
 )
-_REJECTED = 0.2  # Of the student's tokens, by the teacher of student_80pct.
-_NUM_PASSES = 8  # In the loop in which a pass is timed.
+_INPUT = flags.DEFINE_string(
+  "input", None, "A text file, plain or .gz, with one source per line."
+)
+_PROMPT = flags.DEFINE_string(
+  "prompt", "{source}", "The user's turn, as in config.data.prompt."
+)
+_NUM_PROMPTS = flags.DEFINE_integer(
+  "num_prompts", None, "How many prompts; by default 16.", lower_bound=1
+)
+
+PEERS = ("hf_plain", "hf_assisted", "hf_assisted_same", "hf_prompt_lookup")
+
+Answers = list[list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Sizes of the measurement."""
+  """Sizes of the measurement; `prompt_size` is not that of --input."""
 
   batches: tuple[int, ...] = (1, 4, 16)
   repeats: int = 3
+  num_prompts: int = 16
   prompt_size: int = 32
   new_tokens: int = 64
   num_draft_tokens: int = 4
@@ -70,242 +94,257 @@ class Settings:
 
 
 QUICK = Settings(
-  batches=(1, 4), repeats=2, prompt_size=8, new_tokens=16, tune_rows=2
+  batches=(1,),
+  repeats=2,
+  num_prompts=2,
+  prompt_size=8,
+  new_tokens=16,
+  tune_rows=1,
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Contestant:
-  """A drafter and its teacher; plain decoding has no drafter."""
-
-  teacher: Policy
-  drafter: Drafter | None = None
-
-
-def policy(model: LoadedModel) -> Policy:
-  """Returns a model that draws greedily."""
-  return Policy(model.params, model.model, sampling.GREEDY)
-
-
-class Decoder:
-  """Decodes a batch with a drafter, or with the teacher alone."""
-
-  def __init__(self, vocab_size: int, settings: Settings) -> None:
-    stop_table = stopping.make_stop_table(vocab_size, ())
-
-    @jax.jit
-    def plain(teacher, batch):
-      return rollout.decode(
-        teacher,
-        batch,
-        sampling.row_keys(0, 0, batch.index),
-        stop_table,
-        max_new_tokens=settings.new_tokens,
-        source=structs.TEACHER,
-      )
-
-    @jax.jit
-    def speculate(teacher, drafter, batch, draft_cost):
-      return speculative.speculative_decode(
-        drafter,
-        teacher,
-        batch,
-        sampling.row_keys(0, 0, batch.index),
-        stop_table,
-        num_draft_tokens=settings.num_draft_tokens,
-        max_new_tokens=settings.new_tokens,
-        draft_cost=draft_cost,
-      )
-
-    self._plain, self._speculate = plain, speculate
-
-  def bind(
-    self, contestant: Contestant, batch: structs.Batch, draft_cost: float = 0.0
-  ) -> Callable[[], structs.Rollout]:
-    """Binds all arguments."""
-    teacher, drafter = contestant.teacher, contestant.drafter
-    if drafter is None:
-      return functools.partial(self._plain, teacher, batch)
-    cost = jnp.float32(draft_cost)
-    return functools.partial(self._speculate, teacher, drafter, batch, cost)
-
-
-def make_contestants(
-  pair: Pair, measure: Callable[[Contestant], float] | None
-) -> dict[str, Contestant]:
-  """Returns the contestants, by `what`.
-
-  Args:
-    pair: the models.
-    measure: returns the share of the student's tokens that its teacher rejects,
-      by which student_80pct is tuned; None: without it.
-  """
-  teacher, student = policy(pair.teacher), ModelDrafter(policy(pair.student))
-  first_layers = models.prune_layers(
-    pair.teacher, range(pair.student.config.num_layers)
-  )
-  found = {
-    "plain": Contestant(teacher),
-    "student": Contestant(teacher, student),
-    "early_exit": Contestant(teacher, ModelDrafter(policy(first_layers))),
-    "prompt_lookup": Contestant(teacher, PromptLookup()),
-  }
-  if measure:
-    tuned = regimes.tune(
-      pair,
-      _REJECTED,
-      lambda pair: measure(Contestant(policy(pair.teacher), student)),
-    )
-    found["student_80pct"] = Contestant(policy(tuned.pair.teacher), student)
-  return found
-
-
 def make_rows(
-  pair: Pair, settings: Settings, *, tunes: bool = True
+  pair: Pair,
+  settings: Settings,
+  prompts: Prompts | None = None,
+  students: Mapping[str, LoadedModel] | None = None,
 ) -> list[harness.Row]:
   """Measures everything: one row for each `what` and batch.
 
   Args:
     pair: the models.
     settings: sizes.
-    tunes: whether student_80pct takes part, for which the student must have
-      every third layer of the teacher.
+    prompts: by default text without an end.
+    students: that draft, by name. None: the pair's, and student_80pct takes
+      part, for which it must have every third layer of the teacher.
   """
-  decoder = Decoder(pair.teacher.config.vocab_size, settings)
-  tune_batch = pair_lib.make_prompts(
-    pair, settings.tune_rows, settings.prompt_size
+  prompts = prompts or draft_prompts.endless(
+    pair, max(settings.num_prompts, *settings.batches), settings.prompt_size
   )
+  decoder = Decoder(
+    pair.teacher.config.vocab_size,
+    prompts.eos_ids,
+    new_tokens=settings.new_tokens,
+    num_draft_tokens=settings.num_draft_tokens,
+  )
+  few = dataclasses.replace(prompts, rows=prompts.rows[: settings.tune_rows])
+  tune_batches = few.batches(len(few.rows), settings.new_tokens)
 
   def rejected(contestant: Contestant) -> float:
-    drafted = jax.device_get(decoder.bind(contestant, tune_batch)())
-    return 1 - draft_stats.count(drafted, settings.num_draft_tokens).acceptance
+    drafted = decoder.bind(contestant, tune_batches)()
+    return 1 - _count(drafted, settings).acceptance
 
-  contestants = make_contestants(pair, rejected if tunes else None)
-  return [
-    row
-    for batch_size in settings.batches
-    for row in _race(decoder, contestants, pair, batch_size, settings)
-  ]
+  contestants = make_contestants(
+    pair,
+    students or {"student": pair.student},
+    None if students else rejected,
+  )
+  missing = peers.missing(peers.TRANSFORMERS)
+  others = {} if missing else _make_peers(pair, prompts, settings)
+  rows: list[harness.Row] = []
+  for batch_size in settings.batches:
+    calls, costs = _ours(decoder, contestants, prompts, batch_size, settings)
+    calls |= {
+      what: functools.partial(call, batch_size)
+      for what, call in others.items()
+      if batch_size == 1 or what == PEERS[0]
+    }
+    print(f"batch {batch_size}: {', '.join(calls)}", flush=True)
+    rows += _race(calls, costs, pair, batch_size, settings)
+    if missing:
+      print(f"NOT RUN: {', '.join(PEERS)}: {missing}", flush=True)
+      absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
+      rows += [{"what": what, **absent} for what in PEERS]
+  return rows
+
+
+def _ours(
+  decoder: Decoder,
+  contestants: Mapping[str, Contestant],
+  prompts: Prompts,
+  batch_size: int,
+  settings: Settings,
+) -> tuple[dict[str, Callable[[], Any]], dict[str, PassCosts]]:
+  """Returns what decodes the prompts, by `what`, and the costs by drafter."""
+  batches = prompts.batches(batch_size, settings.new_tokens)
+  costs = measure_costs(
+    contestants["plain"].teacher,
+    {w: c.drafter.policy for w, c in contestants.items() if c.drafter},
+    batch_size=batch_size,
+    prompt_size=prompts.size,
+    new_tokens=settings.new_tokens,
+    num_draft_tokens=settings.num_draft_tokens,
+    repeats=settings.repeats,
+  )
+  calls: dict[str, Callable[[], Any]] = {
+    what: decoder.bind(contestant, batches)
+    for what, contestant in contestants.items()
+  }
+  for what in costs:
+    seen = _count(calls[what](), settings)
+    known = {"expected_acceptance": seen.acceptance} if any(seen.judged) else {}
+    calls[f"{what}_adaptive"] = decoder.bind(
+      contestants[what],
+      batches,
+      {**speculative.FULL_DRAFTS, **costs[what].adaptation, **known},
+    )
+  return calls, costs
+
+
+def _make_peers(
+  pair: Pair, prompts: Prompts, settings: Settings
+) -> dict[str, Callable[[int], Answers]]:
+  """Returns what transformers offers: `batch size -> answers`, by `what`."""
+  teacher, student = map(peers.to_torch, (pair.teacher, pair.student))
+  length = settings.num_draft_tokens
+
+  def answers(batch_size: int, **options: Any) -> Answers:
+    return peers.generate_answers(
+      teacher,
+      prompts.in_batches(batch_size),
+      settings.new_tokens,
+      prompts.eos_ids,
+      **options,
+    )
+
+  options = (
+    {},
+    {"assistant_model": student, "draft": peers.DEFAULT_DRAFTS},
+    {"assistant_model": student, "draft": peers.constant_drafts(length)},
+    {"prompt_lookup_num_tokens": length},
+  )
+  return {
+    what: functools.partial(answers, **chosen)
+    for what, chosen in zip(PEERS, options, strict=True)
+  }
 
 
 def _race(
-  decoder: Decoder,
-  contestants: dict[str, Contestant],
+  calls: Mapping[str, Callable[[], Any]],
+  costs: Mapping[str, PassCosts],
   pair: Pair,
   batch_size: int,
   settings: Settings,
 ) -> list[harness.Row]:
-  """Times all contestants of one batch, in turns."""
-  print(f"batch {batch_size}: {', '.join(contestants)}", flush=True)
-  batch = pair_lib.make_prompts(pair, batch_size, settings.prompt_size)
-  costs = _draft_costs(contestants, batch, settings)
-  calls = {what: decoder.bind(c, batch) for what, c in contestants.items()}
-  for what, cost in costs.items():
-    calls[f"{what}_adaptive"] = decoder.bind(contestants[what], batch, cost)
+  """Times all contestants at one batch size, in turns."""
+  results = {what: call() for what, call in calls.items()}
   timed = harness.interleaved(calls, settings.repeats)
-  fastest = {what: min(times) for what, times in timed.items()}
+  seconds = {what: min(times) for what, times in timed.items()}
+  plain = _answers(results["plain"])
   rows = []
-  for what, call in calls.items():
-    row: harness.Row = {
-      "what": what,
-      "batch": batch_size,
-      "tokens_per_s": batch_size * settings.new_tokens / fastest[what],
-      "speedup": fastest["plain"] / fastest[what],
-      "pair": pair.name,
-    }
-    if what != "plain":
-      cost = costs[what.removesuffix("_adaptive")]
-      row |= _drafted(call(), cost, settings.num_draft_tokens)
-    if what.endswith("_adaptive"):
-      row["predicted_speedup"] = None  # It is that of drafts of one length.
-    rows.append(row)
+  for what, result in results.items():
+    answers = _answers(result)
+    alone = PEERS[0] if what in PEERS else "plain"
+    same = [a == b for a, b in zip(answers, plain, strict=True)]
+    rows.append(
+      {
+        "what": what,
+        "batch": batch_size,
+        "tokens_per_s": sum(map(len, answers)) / seconds[what],
+        "speedup": seconds[alone] / seconds[what],
+        # The tuned student has another teacher.
+        "same_tokens": None if TUNED in what else float(np.mean(same)),
+        "prompts": len(answers),
+        "pair": pair.name,
+        **_drafted(what, result, costs, settings),
+      }
+    )
   return rows
 
 
-def _draft_costs(
-  contestants: dict[str, Contestant], batch: structs.Batch, settings: Settings
-) -> dict[str, float]:
-  """Times passes in turns; returns the `draft_cost` of each drafter."""
-  length = settings.num_draft_tokens
-  teacher = contestants["plain"].teacher
-  drafters = {w: c.drafter for w, c in contestants.items() if c.drafter}
-  passes = {
-    "alone": _passes(teacher, batch, 1),
-    "verify": _passes(teacher, batch, length + 1),
-  }
-  passes |= {
-    what: _passes(drafter.policy, batch, 1)
-    for what, drafter in drafters.items()
-    if drafter.policy
-  }
-  timed = harness.interleaved(passes, settings.repeats)
-  seconds = {what: min(times) for what, times in timed.items()}
-  return {
-    what: speculative.measured_draft_cost(
-      seconds["alone"],
-      length * seconds.get(what, 0.0) + seconds["verify"],
-      length,
-    )
-    for what in drafters
-  }
-
-
 def _drafted(
-  drafted: structs.Rollout, draft_cost: float, num_draft_tokens: int
+  what: str, result: Any, costs: Mapping[str, PassCosts], settings: Settings
 ) -> harness.Row:
-  """Returns the columns of a row that has a drafter."""
-  stats = draft_stats.count(jax.device_get(drafted), num_draft_tokens)
-  round_cost = 1 + draft_cost * num_draft_tokens
+  """Returns the columns of a row that has a drafter of ours."""
+  of_drafter = costs.get(what.removesuffix("_adaptive"))
+  if of_drafter is None:
+    return {}
+  length, stats = settings.num_draft_tokens, _count(result, settings)
+  predicted = of_drafter.speedup(
+    [int(np.max(batch.length)) for batch in result],
+    [int(np.max(batch.num_rounds)) for batch in result],
+    length,
+  )
   return {
-    "num_draft_tokens": num_draft_tokens,
+    "num_draft_tokens": length,
     "acceptance": stats.acceptance,
     "by_position": [round(x, 2) for x in stats.acceptance_by_position],
     "tokens_per_pass": stats.tokens_per_pass,
-    "draft_cost": draft_cost,
-    "predicted_speedup": stats.tokens_per_pass / round_cost,
+    **of_drafter.adaptation,
+    # It is that of drafts of one length.
+    "predicted_speedup": None if what.endswith("_adaptive") else predicted,
   }
 
 
-def _passes(
-  policy: Policy, batch: structs.Batch, num_tokens: int
-) -> Callable[[], Any]:
-  """Returns what runs passes of a model over n tokens a row, in a loop."""
-  batch_size, prompt_size = batch.prompt.shape
+def _count(
+  rollouts: Sequence[structs.Rollout], settings: Settings
+) -> draft_stats.DraftStats:
+  """Counts the drafts of several batches."""
+  return sum(
+    (
+      draft_stats.count(jax.device_get(batch), settings.num_draft_tokens)
+      for batch in rollouts
+    ),
+    draft_stats.DraftStats(),
+  )
 
-  @jax.jit
-  def run(policy):
-    model = policy.model
 
-    def one_pass(i, carry):
-      tokens, cache = carry
-      slots = prompt_size + i * num_tokens + jnp.arange(num_tokens)
-      hidden, cache = model.apply(
-        policy.params, tokens, jnp.broadcast_to(slots, tokens.shape), cache
+def _answers(result: Any) -> Answers:
+  """Returns the tokens of each answer, of rollouts or of a peer."""
+  if not isinstance(result[0], structs.Rollout):
+    return result
+  return [
+    row[:length].tolist()
+    for batch in jax.device_get(result)
+    for row, length in zip(batch.tokens, batch.length, strict=True)
+  ]
+
+
+def read_students(pair: Pair, asked: Sequence[str]) -> dict[str, LoadedModel]:
+  """Reads the students that are asked for, by name.
+
+  Args:
+    pair: whose teacher they draft for.
+    asked: FOLDER, which is called student, or NAME=FOLDER.
+
+  Raises:
+    ValueError, FileNotFoundError: a folder cannot be read, a name is there
+      twice, or a student is larger than the teacher or has other tokens.
+  """
+  found: dict[str, LoadedModel] = {}
+  for one in asked:
+    name, _, folder = one.rpartition("=")
+    name = name or "student"
+    if name in found:
+      raise ValueError(f"--student={one}: must have a NAME= of its own")
+    size = pair.teacher.config.vocab_size
+    if pair.tokenizer:
+      tokenizer_lib.check_same_vocabulary(
+        tokenizer_lib.load_tokenizer(pair.tokenizer),
+        tokenizer_lib.load_tokenizer(folder),
+        size,
+        models.load_config(folder).vocab_size,
       )
-      best = jnp.argmax(policy.logits(hidden), axis=-1)
-      return best.astype(jnp.int32), cache
-
-    size = prompt_size + _NUM_PASSES * num_tokens
-    start = (
-      jnp.zeros((batch_size, num_tokens), jnp.int32),
-      model.init_cache(batch_size, size),
-    )
-    return jax.lax.fori_loop(0, _NUM_PASSES, one_pass, start)[0]
-
-  return functools.partial(run, policy)
+    found[name] = loading.load_model(folder, vocab_size=size)
+    text.check_draft(found[name], pair.teacher)
+  return found
 
 
 def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
-  pair = pair_lib.from_flags(quick)
-  if _STUDENT.value:
-    student = loading.load_model(
-      _STUDENT.value, vocab_size=pair.teacher.config.vocab_size
+  pair, settings = pair_lib.from_flags(quick), QUICK if quick else Settings()
+  if _NUM_PROMPTS.value:
+    settings = dataclasses.replace(settings, num_prompts=_NUM_PROMPTS.value)
+  students = read_students(pair, _STUDENTS.value)
+  if students:
+    pair = dataclasses.replace(pair, student=next(iter(students.values())))
+  prompts = None
+  if _INPUT.value:
+    prompts = draft_prompts.from_file(
+      _INPUT.value, pair, _PROMPT.value, settings.num_prompts
     )
-    pair = dataclasses.replace(pair, student=student)
-  print(pair.name)
-  settings = QUICK if quick else Settings()
-  return make_rows(pair, settings, tunes=not _STUDENT.value)
+  print(f"{pair.name}, {settings.num_prompts} prompts")
+  return make_rows(pair, settings, prompts, students or None)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 Another drafter is another class with the functions of `Drafter`.
 """
 
+import dataclasses
 from typing import Protocol
 
 import jax
@@ -20,6 +21,8 @@ from skd_jax.decoding import acceptance
 from skd_jax.decoding.policy import Policy
 from skd_jax.decoding.rollout import propose
 from skd_jax.parallel import sharding
+
+_CHUNK = 16  # Tokens that a drafter reads at once of those that it has missed.
 
 
 class Drafter(Protocol):
@@ -95,6 +98,7 @@ class ModelDrafter:
     num_draft_tokens: int,
   ) -> tuple[structs.Proposal, structs.DecodeState]:
     """Lets the model draw, token by token; see Drafter."""
+    state = self._catch_up(state, batch)
     last = state.prompt_length + state.length - 1
     # The last token of a draft that was accepted as a whole: nothing was drawn
     # after it, so the model has not read it.
@@ -109,6 +113,37 @@ class ModelDrafter:
       lengths=lengths,
       before_last=before_last,
     )
+
+  def _catch_up(
+    self, state: structs.DecodeState, batch: structs.Batch
+  ) -> structs.DecodeState:
+    """Reads the tokens that the teacher generated alone, but the last two.
+
+    unread = 3, the response so far `a b c d e`, `a` was read:
+
+      slots read   b c d . .    chunks from the first unread one on; what is
+                                read behind them is stale, as ever
+    """
+    tokens = sequences(state, batch)
+    size = min(_CHUNK, tokens.shape[1])
+    # The last token, and the one before it, are read by `propose`.
+    end = state.prompt_length + state.length - 2
+    policy = self.policy
+
+    def read(carry):
+      left, cache = carry
+      start = jnp.clip(end - left, 0, tokens.shape[1] - size)
+      slots = start[:, None] + jnp.arange(size)[None, :]
+      chunk = jnp.take_along_axis(tokens, slots, axis=1)
+      _, cache = policy.model.apply(policy.params, chunk, slots, cache)
+      return left - size, cache
+
+    _, cache = jax.lax.while_loop(
+      lambda carry: jnp.any(carry[0] > 0),
+      read,
+      (jnp.where(state.done, 0, state.unread), state.caches[0]),
+    )
+    return dataclasses.replace(state, caches=(cache, *state.caches[1:]))
 
 
 def _accept_as_drawn(

@@ -70,6 +70,7 @@ def init_state(
     done=jnp.ones(batch_size, bool),
     num_rounds=zeros,
     interventions=legs.start(batch_size),
+    unread=zeros,
     rollout=structs.Rollout(
       tokens=response,
       length=jnp.zeros(num_rows, jnp.int32),
@@ -149,6 +150,7 @@ def refill(
     done=put(state.done, batch.index[rows] < 0),
     num_rounds=put(state.num_rounds, 0),
     interventions=jax.tree.map(lambda x: put(x, 0), state.interventions),
+    unread=put(state.unread, 0),
   )
 
 

@@ -9,7 +9,8 @@ accepted as a whole is followed by one more token of the teacher's. G = 3:
   all accepted                    emitted   c  d  e  F
 
 So a teacher pass emits 1 to G + 1 tokens. arXiv 2211.17192, 2302.01318. If no
-row drafts, the teacher generates one token per row, as it does alone.
+row drafts, the teacher generates one token per row, as it does alone: so a
+drafter that does not pay is switched off, and tried again now and then.
 """
 
 import dataclasses
@@ -25,6 +26,12 @@ from skd_jax.decoding.policy import Policy
 
 _RoundFn = Callable[[structs.DecodeState], structs.DecodeState]
 
+# The last arguments of `speculative_decode`, where all drafts have G tokens.
+FULL_DRAFTS = {"draft_cost": 0.0, "round_cost": 0.0, "expected_acceptance": 1.0}
+
+# The rounds of a response at which a drafter that is switched off is tried.
+_TRIED_AT = tuple(16 * 4**k for k in range(10))
+
 
 def speculative_decode(
   drafter: Drafter,
@@ -37,6 +44,8 @@ def speculative_decode(
   max_new_tokens: int,
   batch_size: int | None = None,
   draft_cost: jax.Array | float = 0.0,
+  round_cost: jax.Array | float = 0.0,
+  expected_acceptance: jax.Array | float = 1.0,
 ) -> structs.Rollout:
   """Generates the teacher's responses with a drafter's help; to be jitted.
 
@@ -54,10 +63,13 @@ def speculative_decode(
     num_draft_tokens: G, the most tokens drafted before one teacher pass.
     max_new_tokens: T.
     batch_size: B, as in `rollout`.
-    draft_cost: float32 [], the time to propose and judge one more token, in
-      passes of the teacher alone. A row whose drafts are rejected too often to
-      pay for that drafts fewer tokens, and at last none; with 0 every row
-      always drafts G.
+    draft_cost: float32 [], the time to propose one more token, in passes of the
+      teacher alone. Drafts that are rejected too often to pay for their costs
+      get shorter, and at last there are none; without costs all have G tokens.
+    round_cost: float32 [], how much longer than alone the teacher takes to
+      judge a draft, in passes alone; the same for 1 to G tokens.
+    expected_acceptance: float32 [], in [0, 1], of the first drafted tokens; it
+      counts as much as one token that was judged.
 
   Returns:
     Rollout [Q, T] without `teacher_hidden`; its source says which tokens were
@@ -66,10 +78,13 @@ def speculative_decode(
 
   def one_round(state):
     keys = row_keys[state.row]
-    lengths = jnp.where(
+    lengths = _draft_lengths(
+      state,
       drafter.can_draft(state, batch) & ~state.done,
-      _best_lengths(state, draft_cost, num_draft_tokens),
-      0,
+      _Costs(draft_cost, round_cost),
+      expected_acceptance,
+      num_draft_tokens,
+      by_batch=same_responses(drafter, teacher),
     )
 
     def drafted(state):
@@ -77,6 +92,7 @@ def speculative_decode(
         state, batch, keys, lengths, num_draft_tokens
       )
       verdict, state = _verify(drafter, teacher, state, proposal, lengths, keys)
+      state = dataclasses.replace(state, unread=jnp.zeros_like(lengths))
       return loop.commit(state, verdict, stop_table)
 
     def alone(state):
@@ -87,7 +103,9 @@ def speculative_decode(
         keys,
         structs.TEACHER,
       )
-      state = dataclasses.replace(state, caches=(*others, *after.caches))
+      state = dataclasses.replace(
+        state, caches=(*others, *after.caches), unread=state.unread + 1
+      )
       return loop.commit(state, verdict, stop_table)
 
     return _choose(jnp.any(lengths > 0), drafted, alone, state)
@@ -105,40 +123,115 @@ def speculative_decode(
   )
 
 
-def measured_draft_cost(
-  alone_seconds: float, round_seconds: float, num_draft_tokens: int
-) -> float:
-  """Returns the `draft_cost` of measured times, at least 0.
+def same_responses(drafter: Drafter, teacher: Policy) -> bool:
+  """Whether the responses are the teacher's own, however much is drafted.
+
+  So it is where the teacher is greedy, or emits what it draws itself. Otherwise
+  a row with other drafts has another response of the same distribution.
+  """
+  return teacher.sampling.temperature == 0 or drafter.policy is None
+
+
+def measured_costs(
+  alone_seconds: float,
+  round_seconds: float,
+  num_draft_tokens: int,
+  draft_cost: float = 0.0,
+) -> dict[str, float]:
+  """Returns {"draft_cost", "round_cost"} of measured times, at least 0.
 
   Args:
     alone_seconds: of a pass of the teacher alone.
     round_seconds: of a round in which G tokens are drafted and judged.
     num_draft_tokens: G.
+    draft_cost: of one drafted token, as known or estimated.
   """
-  return max(round_seconds / alone_seconds - 1, 0.0) / num_draft_tokens
+  total = max(round_seconds / alone_seconds - 1, 0.0)
+  draft_cost = min(draft_cost, total / num_draft_tokens)
+  return {
+    "draft_cost": draft_cost,
+    "round_cost": total - draft_cost * num_draft_tokens,
+  }
 
 
-def _best_lengths(
+@dataclasses.dataclass(frozen=True)
+class _Costs:
+  """See `speculative_decode`."""
+
+  draft_cost: jax.Array | float
+  round_cost: jax.Array | float
+
+  def best_length(
+    self, rate: jax.Array, share: jax.Array, num_draft_tokens: int
+  ) -> jax.Array:
+    """Returns the draft length that emits the most per time.
+
+    If a drafted token is accepted with probability a, a draft of n tokens emits
+    1 + a + ... + a^n (arXiv 2211.17192, theorem 3.8); a row without a draft
+    emits 1.
+
+    Args:
+      rate: float32 [B], a.
+      share: float32 [B], of the rows that would draft.
+      num_draft_tokens: G.
+
+    Returns:
+      int32 [B], in 0..G; the longest of equals.
+    """
+    lengths = jnp.arange(num_draft_tokens + 1, dtype=jnp.float32)[None, :]
+    accepted = jnp.cumsum(rate[:, None] ** lengths, axis=1) - 1
+    costs = jnp.where(lengths > 0, self.round_cost, 0.0)
+    costs += self.draft_cost * lengths
+    speed = (1 + share[:, None] * accepted) / (1 + costs)
+    shortening = jnp.argmax(speed[:, ::-1], axis=1).astype(jnp.int32)
+    return num_draft_tokens - shortening
+
+
+def _draft_lengths(
   state: structs.DecodeState,
-  draft_cost: jax.Array | float,
+  can_draft: jax.Array,
+  costs: _Costs,
+  expected_acceptance: jax.Array | float,
   num_draft_tokens: int,
+  *,
+  by_batch: bool,
 ) -> jax.Array:
-  """Returns how many tokens are worth drafting for each row, int32 [B].
+  """Returns how many tokens each row drafts.
 
-  If a drafted token is accepted with probability a, a round with n of them
-  emits 1 + a + ... + a^n tokens and costs 1 + c n (arXiv 2211.17192, theorem
-  3.8). The best n in 0..G is taken; a is the row's own rate so far, with one
-  more accepted token. Only a row's own draws decide, so rows stay independent.
-  A row that has stopped drafting sees nothing new and does not start again.
+  The rate of acceptance is that of all tokens judged so far. A round takes as
+  long for one row that drafts as for all, so the rows decide together where
+  that changes no response; else each by itself, so that no row depends on
+  those beside it. Where drafting does not pay it is tried with one token at
+  the rounds of _TRIED_AT, if it can pay at all.
+
+  Args:
+    state: what was generated so far.
+    can_draft: bool [B], the rows that have a proposal.
+    costs: of drafting.
+    expected_acceptance: in [0, 1], of the first tokens.
+    num_draft_tokens: G.
+    by_batch: whether the rows decide together.
+
+  Returns:
+    int32 [B], in 0..G.
   """
-  accepted = (state.length - state.num_rounds).astype(jnp.float32) + 1
-  rejected = state.interventions.count.astype(jnp.float32)
-  rate = accepted / (accepted + rejected)
-  # The longest come first, as the first of equals is taken.
-  lengths = jnp.arange(num_draft_tokens, -1, -1, dtype=jnp.float32)[None, :]
-  emitted = jnp.cumsum(rate[:, None] ** lengths[:, ::-1], axis=1)[:, ::-1]
-  speed = emitted / (1 + draft_cost * lengths)
-  return num_draft_tokens - jnp.argmax(speed, axis=1).astype(jnp.int32)
+  accepted = state.length - state.num_rounds
+  rejected, num_rounds = state.interventions.count, state.num_rounds
+  share = jnp.ones(can_draft.shape, jnp.float32)
+  if by_batch:
+    accepted, rejected = jnp.sum(accepted)[None], jnp.sum(rejected)[None]
+    num_rounds = jnp.max(jnp.where(state.done, 0, num_rounds))[None]
+    num_live = jnp.sum((~state.done).astype(jnp.float32))
+    drafting = jnp.sum(can_draft.astype(jnp.float32))
+    share = (drafting / jnp.maximum(num_live, 1))[None]
+  judged = (accepted + rejected).astype(jnp.float32)
+  rate = (accepted.astype(jnp.float32) + expected_acceptance) / (judged + 1)
+  lengths = costs.best_length(rate, share, num_draft_tokens)
+  tried_at = jnp.asarray(_TRIED_AT, jnp.int32)[None, :]
+  is_tried = jnp.any(num_rounds[:, None] == tried_at, axis=1)
+  can_pay = costs.best_length(jnp.ones_like(rate), share, num_draft_tokens) > 0
+  lengths = jnp.where((lengths == 0) & is_tried & can_pay, 1, lengths)
+  return jnp.where(can_draft, lengths, 0)
 
 
 def _choose(

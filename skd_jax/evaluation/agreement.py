@@ -8,6 +8,7 @@ A mean over the tokens of the references, at temperature 1.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,42 @@ def agreement_sums(
 
   One compilation for each pair of models and width of the batch.
   """
+  return sum_over_tokens(
+    student_params,
+    teacher_params,
+    batch,
+    compare_logits,
+    student=student,
+    teacher=teacher,
+    chunk_size=chunk_size,
+  )
+
+
+def sum_over_tokens(
+  student_params: structs.Params,
+  teacher_params: structs.Params,
+  batch: structs.Batch,
+  compare: Callable[[jax.Array, jax.Array], Any],
+  *,
+  student: structs.LanguageModel,
+  teacher: structs.LanguageModel,
+  chunk_size: int,
+) -> Any:
+  """Compares both models at each reference token; to be jitted.
+
+  Args:
+    student_params: its weights.
+    teacher_params: its weights.
+    batch: the prompts, and the references that both models read.
+    compare: `(teacher logits [C, V], student logits [C, V]) -> float32 [C]`, or
+      a tree of these.
+    student: the model.
+    teacher: the model.
+    chunk_size: C, tokens whose logits are held at once.
+
+  Returns:
+    float32 [], or a tree of these: the sums over the tokens of the batch.
+  """
 
   def states(model, params):
     hidden = forward.response_hidden(
@@ -77,16 +114,18 @@ def agreement_sums(
 
     chunks = chunked.Chunks(mask, chunk_size)
 
-    def add_chunk(i, total):
+    def of_chunk(i):
       take, valid = chunks[i]
-      values = compare_logits(
+      values = compare(
         teacher.head(teacher_head, take(of_teacher)),
         student.head(student_head, take(of_student)),
       )
-      sums = jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
-      return jax.tree.map(jnp.add, total, sums)
+      return jax.tree.map(lambda x: jnp.sum(jnp.where(valid, x, 0.0)), values)
 
-    zeros = AgreementSums(*[jnp.float32(0)] * 6)
+    def add_chunk(i, total):
+      return jax.tree.map(jnp.add, total, of_chunk(i))
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_chunk, 0))
     sums = jax.lax.fori_loop(0, chunks.number, add_chunk, zeros)
     return sharding.sum_over_groups(sums)
 

@@ -26,11 +26,14 @@ from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding import sampling, stopping
 from skd_jax.decoding.policy import Policy
 from skd_jax.evaluation import agreement as agreement_lib
+from skd_jax.evaluation import drafting
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import processes, sharding
 
 Scores = dict[str, Any]  # By metric, or by task and metric; see above.
+# By task, split and sampling: who answered, and the batches with the answers.
+Answered = dict[Any, tuple[LoadedModel, list[structs.Batch]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Evaluator:
   eval_batches: the batches of a split, each example once.
   chunk_size: tokens whose logits are held at once.
   comet: where the metric `comet` is.
+  serving: how both models draw, for the metric `acceptance`.
+  answered: what the teacher has answered, so that it answers once; is added to.
   """
 
   tasks: TaskSet
@@ -58,6 +63,8 @@ class Evaluator:
   eval_batches: Callable[[TokenizedSet], Iterable[structs.Batch]]
   chunk_size: int
   comet: metrics_lib.Comet | None = None
+  serving: sampling.Sampling = sampling.GREEDY
+  answered: Answered = dataclasses.field(default_factory=dict)
 
   def evaluate(
     self,
@@ -72,15 +79,19 @@ class Evaluator:
       split: "validation" or "test".
       model: the model.
       params: its weights.
-      teacher: what its next-token distributions are compared with, if anything.
+      teacher: what its next-token distributions are compared with, if anything;
+        without it there are no metrics of OF_PAIR.
     """
     by_task, signatures, answers = {}, {}, {}
     for task in self.tasks.tasks:
       answers[task.name] = self.answers(task, split, model, params)
-      by_task[task.name], signature = self._score(
-        task, split, answers[task.name]
-      )
-      signatures |= signature
+      found, signature = self._score(task, split, answers[task.name])
+      if teacher is not None:
+        of_pair = self._of_pair(task, split, model, params, teacher)
+        found, signature = found | of_pair[0], signature | of_pair[1]
+      names = [name for name in task.metrics if name in found]
+      by_task[task.name] = {name: found[name] for name in names}
+      signatures |= {name: signature[name] for name in names}
       if teacher is not None:
         by_task[task.name] |= self._agreement(
           task, split, model, params, teacher
@@ -122,12 +133,61 @@ class Evaluator:
     examples = task.split(split).examples
     return processes.on_first(
       metrics_lib.score,
-      task.metrics,
+      [name for name in task.metrics if name not in metrics_lib.OF_PAIR],
       [example["source"] for example in examples],
       answers,
       [example["target"] for example in examples],
       self.comet,
     )
+
+  def _of_pair(
+    self,
+    task: Task,
+    split: str,
+    model: structs.LanguageModel,
+    params: structs.Params,
+    teacher: LoadedModel,
+  ) -> tuple[dict[str, float], dict[str, str]]:
+    """Scores what the student would draft; returns as `_score`."""
+    scores, signatures = {}, {}
+    for name in task.metrics:
+      if name not in metrics_lib.OF_PAIR:
+        continue
+      how = self.serving if name == "acceptance" else sampling.GREEDY
+      sums_fn = functools.partial(
+        drafting.acceptance_sums,
+        params,
+        teacher.params,
+        student=model,
+        teacher=teacher.model,
+        sampling=how,
+        chunk_size=self.chunk_size,
+      )
+      answers = self._answers_of(teacher, task, split, how)
+      scores[name] = 100 * drafting.acceptance(sums_fn, answers)
+      signatures[name] = (
+        "sum of min(student, teacher) on the teacher's answers|temperature:"
+        f"{how.temperature:g}|top_p:{how.top_p:g}"
+      )
+    return scores, signatures
+
+  def _answers_of(
+    self, teacher: LoadedModel, task: Task, split: str, how: sampling.Sampling
+  ) -> list[structs.Batch]:
+    """Returns the batches of a split, with the teacher's answers."""
+    key = task.name, split, how
+    if key not in self.answered or self.answered[key][0] is not teacher:
+      answer = functools.partial(
+        drafting.answer,
+        teacher.params,
+        stop_table=self.stop_table,
+        model=teacher.model,
+        sampling=how,
+        max_new_tokens=task.max_new_tokens,
+      )
+      batches = self.eval_batches(task.split(split))
+      self.answered[key] = teacher, [answer(batch) for batch in batches]
+    return self.answered[key][1]
 
   def _agreement(
     self,
@@ -184,8 +244,11 @@ def summarize(
   """Returns the scores as in the drawing at the top of this file."""
   if len(tasks) == 1:
     return by_task[tasks[0].name]
-  mean = statistics.fmean(by_task[t.name][t.metrics[0]] for t in tasks)
-  return {"mean": mean, **by_task}
+  main = [by_task[t.name].get(t.metrics[0]) for t in tasks]
+  known = [score for score in main if score is not None]
+  if len(known) < len(main):  # Of student and teacher, and there is no teacher.
+    return dict(by_task)
+  return {"mean": statistics.fmean(known), **by_task}
 
 
 def score_names(tasks: Sequence[Task]) -> list[str]:

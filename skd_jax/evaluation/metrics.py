@@ -11,6 +11,8 @@
   steps        the share of the steps before the first error, see `first_error`;
                a mean over the answers
   comet        unbabel-comet with a checkpoint, a mean over the answers
+  acceptance, greedy_acceptance
+               of no answers, but of a student's drafts; see drafting.py
 
 All have one scale, so that a mean over tasks means something. Answers and
 references are compared in NFC: a tokenizer may write no other form.
@@ -33,6 +35,7 @@ from fractions import Fraction
 
 from sacrebleu.metrics import BLEU, CHRF
 
+OF_PAIR = ("acceptance", "greedy_acceptance")
 METRICS = (
   "bleu",
   "chrf",
@@ -43,6 +46,7 @@ METRICS = (
   "math",
   "steps",
   "comet",
+  *OF_PAIR,
 )
 
 Lines = Sequence[str]
@@ -140,7 +144,7 @@ def score(
   """Scores answers against references.
 
   Args:
-    metrics: names among METRICS.
+    metrics: names among METRICS, but none of OF_PAIR.
     sources: what was asked; read by comet only.
     answers: one for each source.
     references: one for each source.
@@ -169,7 +173,7 @@ def score(
   for name in metrics:
     if name not in scorers:
       raise ValueError(
-        f"metrics has {name!r}: must be one of {', '.join(METRICS)}"
+        f"metrics has {name!r}: must be one of {', '.join(scorers)}"
       )
     values[name], signatures[name] = scorers[name](sources, answers, references)
   return values, signatures

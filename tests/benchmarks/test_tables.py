@@ -76,6 +76,33 @@ def test_page_shows_a_comparison_from_its_lines(tmp_path, monkeypatch):
   assert "\nold\n" not in text
 
 
+def test_page_shows_the_drafters_of_each_pair(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "ROOT", tmp_path)
+  folder = tmp_path / "speed" / "cpu-2"
+  of_drafter = {"predicted_speedup": 1.6, "acceptance": 0.7}
+  for pair in ("big", "small"):
+    rows = [
+      {"what": what, "batch": batch, "speedup": speedup, **more}
+      | {"pair": pair, "prompts": 16, "tokens_per_s": 9.0}
+      for batch in (1, 4)
+      for what, speedup, more in (
+        ("plain", 1.0, {}),
+        ("student", 1.5, of_drafter),
+        ("hf_plain", 1.0, {}),
+      )
+    ]
+    rows.append({"what": "hf_assisted", "batch": 4, "note": "not installed"})
+    found = harness.result_object("speculative_decoding", rows, "cpu-2")
+    harness.write_json(folder / f"speculative_decoding_{pair}.json", found)
+  tables.draw(tmp_path)
+  text = tables.rebuild(page(*tables.NAMES), tables.read_results(tmp_path))
+  for pair in ("big", "small"):
+    assert f"{pair}, 16 prompts:" in text
+    image = f"speed/cpu-2/speculative_decoding_{pair}.png"
+    assert f"(../../{image})" in text
+    assert (tmp_path / image).stat().st_size > 1000
+
+
 def test_speed_has_a_column_for_each_batch():
   rows = [
     {"what": "student", "batch": 16, "tokens_per_s": 20.0},

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -13,7 +14,8 @@ from skd_jax.decoding import draft_stats, rollout, sampling, stopping
 from skd_jax.decoding.drafters import ModelDrafter, PromptLookup
 from skd_jax.decoding.policy import Policy
 from skd_jax.decoding.speculative import (
-  measured_draft_cost,
+  FULL_DRAFTS,
+  measured_costs,
   speculative_decode,
 )
 from tests import reference
@@ -58,7 +60,7 @@ def run(
   num_draft_tokens=G,
   max_new_tokens=T,
   batch_size=4,
-  draft_cost=0.0,
+  **adaptation,
 ):
   return speculative_decode(
     drafter,
@@ -69,7 +71,7 @@ def run(
     num_draft_tokens=num_draft_tokens,
     max_new_tokens=max_new_tokens,
     batch_size=batch_size,
-    draft_cost=draft_cost,
+    **adaptation,
   )
 
 
@@ -131,7 +133,8 @@ def test_greedy_teacher_generates_what_it_generates_alone(
       *arguments,
       num_draft_tokens=num_draft_tokens,
       batch_size=batch_size,
-      draft_cost=[0.0, 0.3][seed % 2],
+      draft_cost=[0.0, 0.2][seed % 2],
+      round_cost=[0.0, 0.1][seed % 2],
     )
     assert as_lists(helped) == as_lists(alone)
     np.testing.assert_array_equal(helped.stopped, alone.stopped)
@@ -151,21 +154,141 @@ def test_student_that_is_the_teacher_saves_all_passes_but_one_a_block():
   np.testing.assert_array_equal(result.source, [[0, 0, 0, 1] * 3] * ROWS)
 
 
-def test_drafter_that_does_not_pay_is_switched_off():
+def test_drafter_that_does_not_pay_is_soon_switched_off():
   worst = {**TEACHER, "table": -TEACHER["table"]}
   teacher = Policy(TEACHER, MODEL, sampling.GREEDY)
 
-  def judged(draft_cost):
+  def judged(prompts=PROMPTS, **adaptation):
     drafter = make_drafter("student", worst)
-    result = run(drafter, teacher, *inputs(), draft_cost=draft_cost)
+    result = run(
+      drafter,
+      teacher,
+      *inputs(prompts),
+      batch_size=None,
+      **{**FULL_DRAFTS, **adaptation},
+    )
     np.testing.assert_array_equal(result.num_rounds, T)
     return sum(count(result).judged)
 
   # Every token is drafted and rejected.
-  assert judged(0.0) == T * ROWS
+  assert judged() == T * ROWS
   # From the third rejection on, 1 + a < 1 + c: a = 1 / 4.
-  assert judged(0.3) == 3 * ROWS
-  assert judged(1.1) == 0
+  assert judged(PROMPTS[:1], draft_cost=0.3) == 3
+  assert judged(PROMPTS[:1], draft_cost=0.1, round_cost=0.2) == 3
+  # Rows that are judged together know it after one round.
+  assert judged(draft_cost=0.3) == ROWS
+  assert judged(draft_cost=1.1) == judged(round_cost=3.1) == 0
+  # What is known from before is not tried out.
+  assert judged(draft_cost=0.3, expected_acceptance=0.1) == 0
+
+
+def count_calls(policy, calls):
+  """The policy, each of whose calls adds the number of tokens to `calls`."""
+  model = policy.model
+
+  def apply(params, tokens, positions, cache):
+    jax.debug.callback(lambda: calls.append(tokens.shape[1]))
+    return model.apply(params, tokens, positions, cache)
+
+  return dataclasses.replace(
+    policy, model=dataclasses.replace(model, apply=apply)
+  )
+
+
+@pytest.mark.parametrize("num_rows", [1, 4])
+def test_useless_drafter_costs_less_than_a_twentieth(num_rows):
+  num_tokens, draft_cost, round_cost = 64, 0.2, 0.2
+  worst = {**TEACHER, "table": -TEACHER["table"]}
+  of_drafter, of_teacher = [], []
+  drafter = count_calls(Policy(worst, MODEL, sampling.GREEDY), of_drafter)
+  teacher = count_calls(Policy(TEACHER, MODEL, sampling.GREEDY), of_teacher)
+  result = jax.jit(
+    functools.partial(
+      speculative_decode,
+      num_draft_tokens=G,
+      max_new_tokens=num_tokens,
+      draft_cost=draft_cost,
+      round_cost=round_cost,
+    )
+  )(ModelDrafter(drafter), teacher, *inputs([[3, 1]] * num_rows))
+  np.testing.assert_array_equal(result.length, num_tokens)
+  jax.effects_barrier()
+  of_drafter, of_teacher = of_drafter[1:], of_teacher[1:]  # Not the prompts.
+  assert set(of_teacher) == {1, G + 1}
+  assert len(of_teacher) == num_tokens  # Every draft is rejected.
+  rounds = of_teacher.count(G + 1)
+  # At first, and when it is tried again.
+  assert 2 <= rounds <= 4
+  spent = len(of_drafter) * draft_cost + rounds * round_cost
+  assert num_tokens / (num_tokens + spent) >= 0.95
+
+
+def sum_model():
+  """A language model that reads all: logits = table[sum of the tokens]."""
+
+  def apply(params, tokens, positions, cache):
+    rows = jnp.arange(tokens.shape[0])[:, None]
+    cache = jnp.zeros(tokens.shape, jnp.int32) if cache is None else cache
+    cache = cache.at[rows, positions].set(tokens)
+    seen = jnp.arange(cache.shape[1])[None, None, :] <= positions[:, :, None]
+    total = jnp.sum(jnp.where(seen, cache[:, None, :], 0), axis=2)
+    hidden = params["table"][total % V]
+    late = positions >= params["good_from"]
+    return jnp.where(late[..., None], hidden, -hidden), cache
+
+  return dataclasses.replace(
+    MODEL, apply=apply, init_cache=lambda rows, n: jnp.full((rows, n), -1)
+  )
+
+
+def test_drafter_that_becomes_good_is_found_and_has_read_all():
+  model, num_tokens = sum_model(), 64
+  table = TEACHER["table"][0]
+  params = {**TEACHER, "table": table, "good_from": jnp.int32(0)}
+  # Until then it proposes what the teacher holds for the least likely.
+  late = {**params, "good_from": jnp.int32(12)}
+  arguments = Policy(params, model, sampling.GREEDY), *inputs(PROMPTS[:3])
+  decode = functools.partial(
+    speculative_decode,
+    num_draft_tokens=G,
+    max_new_tokens=num_tokens,
+    draft_cost=0.1,
+    round_cost=0.2,
+  )
+  drafter = ModelDrafter(Policy(late, model, sampling.GREEDY))
+  found = jax.jit(decode)(drafter, *arguments)
+  alone = rollout.decode(
+    *arguments, max_new_tokens=num_tokens, source=structs.TEACHER
+  )
+  np.testing.assert_array_equal(found.tokens, alone.tokens)
+  source = np.asarray(found.source)
+  # It was switched off, and tried again after 16 rounds.
+  assert np.all(source[:, 8:15] == structs.TEACHER)
+  # From then on all is accepted, as nothing that it missed is left unread.
+  late = source[:, 24:]
+  assert np.mean(late == structs.STUDENT) == pytest.approx(
+    G / (G + 1), abs=0.05
+  )
+
+
+def test_lookup_waits_for_enough_rows_that_it_can_serve():
+  # Of four rows one repeats itself: 3 accepted tokens are 3 / 4 a row.
+  prompts = [[1, 2, 1, 2, 1], [3, 4, 5], [5, 4, 3], [2, 6, 4]]
+  teacher = Policy(TEACHER, MODEL, sampling.GREEDY)
+
+  def judged(round_cost):
+    result = run(
+      PromptLookup(),
+      teacher,
+      *inputs(prompts),
+      batch_size=None,
+      max_new_tokens=1,
+      round_cost=round_cost,
+    )
+    return sum(count(result).judged)
+
+  assert judged(0.7) == 1
+  assert judged(0.8) == 0
 
 
 def test_lookup_changes_no_draw_of_the_teacher():
@@ -185,7 +308,8 @@ def test_response_does_not_depend_on_the_rows_beside_it(drafter):
       make_drafter(drafter, how=HOW),
       Policy(TEACHER, MODEL, HOW),
       *inputs([*PROMPTS[-5:], *others]),
-      draft_cost=0.2,
+      draft_cost=0.1,
+      round_cost=0.1,
     )
     return [x[:5] for x in (result.tokens, result.source, result.num_rounds)]
 
@@ -195,8 +319,13 @@ def test_response_does_not_depend_on_the_rows_beside_it(drafter):
 
 
 def test_cost_of_a_draft_is_what_a_round_takes_longer():
-  assert measured_draft_cost(2.0, 5.0, 3) == pytest.approx(0.5)
-  assert measured_draft_cost(2.0, 1.9, 3) == 0
+  costs = measured_costs(2.0, 5.0, 3, draft_cost=0.2)
+  assert costs == pytest.approx({"draft_cost": 0.2, "round_cost": 0.9})
+  # No more than what was measured.
+  costs = measured_costs(2.0, 5.0, 3, draft_cost=0.7)
+  assert costs == pytest.approx({"draft_cost": 0.5, "round_cost": 0.0})
+  costs = measured_costs(2.0, 1.9, 3, draft_cost=0.2)
+  assert costs == {"draft_cost": 0, "round_cost": 0}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +342,8 @@ def test_sampled_responses_follow_the_distribution_of_the_teacher(drafter):
     num_draft_tokens=2,
     max_new_tokens=num_tokens,
     batch_size=None,
-    draft_cost=0.25,
+    draft_cost=0.15,
+    round_cost=0.1,
   )
   exact = reference.response_distribution(
     trigram_logits(STUDENT),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skd_jax.data.tasks import Task
-from skd_jax.decoding import stopping
+from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import evaluator
 from skd_jax.models import LoadedModel
 from tests import conftest
@@ -129,6 +129,43 @@ def test_several_tasks_have_the_mean_of_their_main_scores():
     "b_accuracy",
   ]
   assert evaluator.score_names(tasks[:1]) == ["accuracy", "chrf"]
+
+
+def test_metrics_of_a_pair_stand_where_they_are_asked_for():
+  params = conftest.trigram_params(V, seed=1)
+  teacher = LoadedModel(None, MODEL, conftest.trigram_params(V, seed=2))
+  metrics = ("acceptance", "accuracy", "greedy_acceptance")
+  task = _make_task(metrics=metrics)
+  scorer = dataclasses.replace(
+    _make_evaluator(task), serving=sampling.Sampling(0.8, 0.9)
+  )
+  found = scorer.evaluate("test", MODEL, params, teacher)
+  assert tuple(found.scores)[:3] == tuple(found.signatures) == metrics
+  assert 0 < found.scores["greedy_acceptance"] < 100
+  assert found.scores["acceptance"] != found.scores["greedy_acceptance"]
+  assert "temperature:0.8|top_p:0.9" in found.signatures["acceptance"]
+  assert "temperature:0|" in found.signatures["greedy_acceptance"]
+  # Both kinds of answers are kept, and are those of this teacher alone.
+  answered = dict(scorer.answered)
+  assert len(answered) == 2
+  scorer.evaluate("test", MODEL, teacher.params, teacher)
+  assert all(scorer.answered[key] is answered[key] for key in answered)
+  other = dataclasses.replace(teacher, params=params)
+  found = scorer.evaluate("test", MODEL, params, other)
+  assert found.scores["acceptance"] == pytest.approx(100)
+
+
+def test_metrics_of_a_pair_need_a_teacher():
+  params = conftest.trigram_params(V, seed=1)
+  tasks = [
+    _make_task("a", ("acceptance", "accuracy")),
+    _make_task("b", ("accuracy",)),
+  ]
+  found = _make_evaluator(*tasks).evaluate("test", MODEL, params)
+  assert {name: list(of_task) for name, of_task in found.scores.items()} == {
+    "a": ["accuracy"],
+    "b": ["accuracy"],
+  }
 
 
 def test_weights_of_one_model_share_a_compilation():

@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks import harness, tables
 from benchmarks.speed import (
+  draft_costs,
+  draft_prompts,
   long_sequences,
   loss_memory,
   packing,
@@ -24,6 +26,8 @@ from benchmarks.speed import (
 )
 from benchmarks.speed import pair as pair_lib
 from skd_jax import structs
+from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax.models import loading
 from skd_jax.parallel import sharding
 
 pytestmark = pytest.mark.slow
@@ -87,30 +91,99 @@ def test_nothing_is_replaced_where_all_is_accepted(speed_rows):
   assert (row["num_draft_tokens"], row["tokens_per_round"]) == (5, 4)
 
 
-def test_speculative_decoding_has_a_row_for_each_drafter(tiny):
+DRAFTS = speculative_decoding.Settings(
+  batches=(1, 2), repeats=1, num_prompts=2, prompt_size=4, new_tokens=10
+)
+
+
+def test_speculative_decoding_has_a_row_for_each_drafter(
+  tiny, monkeypatch, capsys
+):
+  monkeypatch.setattr(peers, "missing", lambda needed: "torch not installed")
   rows = speculative_decoding.make_rows(
-    dataclasses.replace(tiny, student=tiny.teacher),
-    speculative_decoding.Settings(
-      batches=(2,), repeats=1, prompt_size=4, new_tokens=10
-    ),
-    tunes=False,
+    tiny, DRAFTS, students={"self": tiny.teacher, "third": tiny.student}
   )
-  found = {row["what"]: row for row in rows}
-  drafters = ("student", "early_exit", "prompt_lookup")
+  found = {(row["what"], row["batch"]): row for row in rows}
+  drafters = ("self", "third", "early_exit", "prompt_lookup")
+  ours = {"plain", *drafters, *(f"{what}_adaptive" for what in drafters)}
   assert set(found) == {
-    "plain",
-    *drafters,
-    *(f"{what}_adaptive" for what in drafters),
+    (what, batch)
+    for what in ours | set(speculative_decoding.PEERS)
+    for batch in (1, 2)
   }
-  # Teachers that draft for themselves: 10 tokens are two rounds of 5.
-  for what in ("student", "early_exit"):
-    row = found[what]
+  for batch in (1, 2):
+    # A teacher that drafts for itself: 10 tokens are two rounds of 5.
+    row = found["self", batch]
     assert (row["acceptance"], row["tokens_per_pass"]) == (1, 5)
     assert row["by_position"] == [1] * 4
-    expected = 5 / (1 + 4 * row["draft_cost"])
-    assert row["predicted_speedup"] == pytest.approx(expected)
-  assert found["plain"]["speedup"] == 1
-  assert found["prompt_lookup"]["speedup"] > 0
+    # Its drafts cost as much as its own tokens.
+    assert row["predicted_speedup"] < 1.5
+    assert found["plain", batch]["speedup"] == 1
+    for what in ours:
+      assert found[what, batch]["same_tokens"] == 1
+      assert found[what, batch]["speedup"] > 0
+    assert found["hf_assisted", batch]["note"] == "torch not installed"
+  assert "NOT RUN: hf_plain, " in capsys.readouterr().out
+
+
+def test_speed_of_a_pair_is_predicted_from_its_passes():
+  costs = draft_costs.PassCosts(
+    draft=0.1, judge=1.2, prompt=2.0, draft_prompt=0.5
+  )
+  assert costs.adaptation == pytest.approx(
+    {"draft_cost": 0.1, "round_cost": 0.2}
+  )
+  # Two batches: 2 prompts and 30 tokens, or 2 prompts of both and 12 rounds.
+  found = costs.speedup([10, 20], [5, 7], num_draft_tokens=4)
+  assert found == pytest.approx((4 + 30) / (5 + 12 * 1.6))
+
+
+def write_pair(tmp_path):
+  """Writes a teacher and a student, of one tokenizer; returns both folders."""
+  folders = []
+  for name, num_layers in (("teacher", 2), ("student", 1)):
+    folder = tmp_path / name
+    tokenizer_lib.train_bpe(["ein Hund sieht", "der Mann"] * 9, 270, folder)
+    tokenizer = tokenizer_lib.load_tokenizer(folder)
+    config = dataclasses.replace(
+      pair_lib.SHAPES["tiny"],
+      num_layers=num_layers,
+      vocab_size=tokenizer_lib.num_ids(tokenizer),
+      max_position_embeddings=64,
+    )
+    model = pair_lib.random_model(config, jnp.float32)
+    loading.save_model(folder, model, tokenizer)
+    folders.append(str(folder))
+  return folders
+
+
+def test_a_pair_of_ones_own_answers_lines_to_their_end(tmp_path):
+  teacher, student = write_pair(tmp_path)
+  pair = pair_lib.from_folder(teacher)
+  path = tmp_path / "lines.txt"
+  path.write_text("ein Hund\n\nder Mann sieht den Hund\nHund\n", "utf-8")
+  prompts = draft_prompts.from_file(str(path), pair, "{source}", 3)
+  assert len({len(row) for row in prompts.rows}) == 3
+  assert prompts.eos_ids
+  students = speculative_decoding.read_students(pair, [f"one={student}"])
+  rows = speculative_decoding.make_rows(
+    dataclasses.replace(pair, student=students["one"]),
+    dataclasses.replace(DRAFTS, num_prompts=3),
+    prompts,
+    students,
+  )
+  # Transformers, which pads on the left, answers the same, where it is there.
+  known = [row["same_tokens"] for row in rows if "note" not in row]
+  assert known == [1] * len(known)
+  # The batches of two are filled up.
+  assert {r["prompts"] for r in rows if "note" not in r} == {3, 4}
+  with pytest.raises(ValueError, match="--num_prompts=4: must be at most 3"):
+    draft_prompts.from_file(str(path), pair, "{source}", 4)
+  with pytest.raises(ValueError, match="must have a NAME= of its own"):
+    speculative_decoding.read_students(pair, [student, student])
+  small = pair_lib.from_folder(student)
+  with pytest.raises(ValueError, match=r"draft: it has .* weights, must have"):
+    speculative_decoding.read_students(small, [teacher])
 
 
 def test_transformers_generates_what_our_student_generates(tiny):
@@ -247,7 +320,13 @@ def test_plain_loss_that_does_not_fit_is_stated(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "program",
-  ["speed.rollout_speed", "speed.step_cost", "speed.loss_memory", "tpu.plan"],
+  [
+    "speed.rollout_speed",
+    "speed.speculative_decoding",
+    "speed.step_cost",
+    "speed.loss_memory",
+    "tpu.plan",
+  ],
 )
 def test_quick_run_writes_its_rows(program, tmp_path):
   path = tmp_path / "result.json"

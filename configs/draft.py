@@ -1,0 +1,76 @@
+"""A student that drafts for its teacher: speculative decoding.
+
+python -m skd_jax.main --config=configs/draft.py            the demo
+python -m skd_jax.main --config=configs/draft.py:multi30k   real data
+"""
+
+import ml_collections
+
+from configs import wmt
+
+
+def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
+  """Returns the config of one variant."""
+  variants = {"demo": demo, "multi30k": multi30k}
+  if variant not in variants:
+    raise ValueError(
+      f"configs/draft.py:{variant}: the variant must be one of {list(variants)}"
+    )
+  return variants[variant]()
+
+
+def demo() -> ml_collections.ConfigDict:
+  """The embedded corpus; no download, no accelerator. Not run yet.
+
+  python -m skd_jax.main --config=configs/draft.py
+
+  A drafter is judged by how much of what it proposes the teacher accepts, not
+  by its answers: the main metric is `acceptance`, at the temperature and top-p
+  with which the pair is served, and the best checkpoint is the one that has
+  most of it on the validation split. `greedy_acceptance` is the same at
+  temperature 0. Acceptance is 1 less the total variation distance of the two
+  distributions on the teacher's own text (see skd_jax/evaluation/drafting.py),
+  so --config.loss.divergence=tvd minimizes what is measured (DistillSpec, arXiv
+  2310.08461, compares divergences for drafters). The forward KL bounds it, and
+  has a gradient where the two have nothing in common yet.
+
+  Rollouts are drawn as the pair is served. The method is that of the paper; how
+  much each method gives is what configs/studies/drafters.py asks.
+
+  Afterwards: python -m skd_jax.generate --model=WORKDIR/teacher
+  --draft=WORKDIR/export
+  """
+  config = wmt.embedded()
+  config.task = "embedded German to English, a drafter"
+  config.distill.update(num_steps=300, learning_rate=4e-3)
+  return _for_drafting(config, evaluate_every_steps=50)
+
+
+def multi30k() -> ml_collections.ConfigDict:
+  """Multi30k from a ready teacher; not run yet.
+
+  python -m skd_jax.main --config=configs/draft.py:multi30k \\
+    --config.data.dir=FOLDER --config.teacher.path=HF_FOLDER \\
+    --workdir=workdir/draft
+  """
+  config = wmt.multi30k_compare()
+  config.task = "Multi30k German to English, a drafter"
+  config.distill.num_steps = 1000
+  return _for_drafting(config, evaluate_every_steps=100)
+
+
+def _for_drafting(
+  config: ml_collections.ConfigDict, evaluate_every_steps: int
+) -> ml_collections.ConfigDict:
+  config.data.metrics = ("acceptance", "greedy_acceptance", "bleu", "chrf")
+  config.evaluate.serving_temperature = 0.7
+  config.evaluate.serving_top_p = 0.9
+  config.rollout.student_temperature = config.rollout.teacher_temperature = 0.7
+  config.rollout.teacher_top_p = 0.9
+  config.distill.update(
+    evaluate_every_steps=evaluate_every_steps,
+    keep_best=1,
+    best_metric="acceptance",
+    result="best",
+  )
+  return config
