@@ -60,6 +60,9 @@ def dialogsum_smollm2() -> ml_collections.ConfigDict:
   config.task = "DialogSum, SmolLM2-135M to its every third layer"
   _add_prompt(config)
   _add_dialogsum(config)
+  # Nine of ten dialogues, and summaries of one or two sentences.
+  config.data.max_prompt_length = 384
+  config.data.max_new_tokens = 64
   config.data.max_validation_examples = 16
   config.data.max_test_examples = 32
   return config
