@@ -37,6 +37,7 @@ from ml_collections import config_flags
 from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, programs, roofline
 from configs import wmt
+from skd_jax import models
 
 _REPLACEMENT_RATE = 0.1  # Assumed for the seconds.
 
@@ -116,7 +117,20 @@ def step_seconds(
   teacher, student = checkpoints.load_pair(
     config.teacher.checkpoint, config.student.checkpoint
   )
-  work = roofline.Work(
+  work = work_of(config, teacher, student)
+  fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
+  data = math.prod(shape) // (fsdp * tensor)
+  machine = roofline.Machine(chip, data, fsdp, tensor)
+  return roofline.summary(machine.step(work))
+
+
+def work_of(
+  config: ml_collections.ConfigDict,
+  teacher: models.ModelConfig,
+  student: models.ModelConfig,
+) -> roofline.Work:
+  """Returns a step with the longest prompts and responses."""
+  return roofline.Work(
     student=student,
     teacher=teacher,
     rows=config.distill.batch_size,
@@ -127,10 +141,6 @@ def step_seconds(
     num_microbatches=config.distill.num_microbatches,
     remat=config.student.remat,
   )
-  fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
-  data = math.prod(shape) // (fsdp * tensor)
-  machine = roofline.Machine(chip, data, fsdp, tensor)
-  return roofline.summary(machine.step(work))
 
 
 def search(

@@ -53,6 +53,11 @@ class Work:
   remat: bool = True
 
   @property
+  def passes(self) -> int:
+    """Passes of training, in forward passes."""
+    return _REMAT_PASSES if self.remat else _TRAIN_PASSES
+
+  @property
   def rounds(self) -> float:
     """Rounds of a row."""
     rate, drafted = self.replacement_rate, self.num_draft_tokens
@@ -195,22 +200,32 @@ class Machine:
       network=self.gather(2 * reduced + logits, self.tensor),
     )
 
+  def response_tokens(self, work: Work) -> float:
+    """Counts the tokens of the responses of a group of chips."""
+    return work.rows / (self.data * self.fsdp) * work.response_tokens
+
+  def train_parts(self, work: Work) -> dict[str, Part]:
+    """Returns the products of forward and backward pass, layers and loss."""
+    response = self.response_tokens(work)
+    tokens = response * (1 + work.prompt_tokens / work.response_tokens)
+    heads = _TRAIN_PASSES * self.head(work.student) + self.head(work.teacher)
+    layers = work.passes * self.layers(work.student)
+    return {
+      "hidden": Part(compute=2 * tokens * layers / self.chip.flops_per_s),
+      "loss": Part(compute=2 * response * heads / self.chip.flops_per_s),
+    }
+
   def train(self, work: Work) -> Part:
     """Returns forward and backward pass of the step."""
-    config, parts = work.student, work.num_microbatches
+    config, parts, passes = work.student, work.num_microbatches, work.passes
     groups = self.data * self.fsdp
-    response = work.rows / groups * work.response_tokens
-    tokens = response + work.rows / groups * work.prompt_tokens
-    passes = _REMAT_PASSES if work.remat else _TRAIN_PASSES
-    layers, head = self.layers(config), self.head(config)
-    flops = 2 * passes * tokens * layers
-    flops += 2 * response * (_TRAIN_PASSES * head + self.head(work.teacher))
-    weights = layers + head
+    tokens = work.prompt_tokens + work.response_tokens
+    weights = self.layers(config) + self.head(config)
     reduces = passes * _REDUCES_PER_LAYER * config.num_layers
-    reduced = reduces * tokens * config.hidden_size * _BF16
+    reduced = reduces * work.rows / groups * tokens * config.hidden_size * _BF16
     return Part(
       memory=passes * parts * weights * _F32 / self.chip.hbm_bytes_per_s,
-      compute=flops / self.chip.flops_per_s,
+      compute=sum(part.compute for part in self.train_parts(work).values()),
       network=self.gather(2 * reduced, self.tensor)
       + (passes - 1) * parts * self.gather(weights * _BF16, self.fsdp)
       + parts * self.gather(2 * weights * _F32, groups),
