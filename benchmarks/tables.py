@@ -48,6 +48,7 @@ _FILES = {
   "method_cost": "speed/*/method_cost.json",
   "loss_memory": "speed/*/loss_memory.json",
   "tpu_plan": "tpu/plan.json",
+  "tpu_cycles": "tpu/cycles*.json",
 }
 NAMES = (*_FILES, COMPARISON)  # Each on one of the pages.
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -15,7 +15,7 @@ NAMES = {
     "method_cost",
     "loss_memory",
   ),
-  "tpu": ("tpu_plan",),
+  "tpu": ("tpu_plan", "tpu_cycles"),
 }
 
 

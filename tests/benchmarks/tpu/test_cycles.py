@@ -5,9 +5,15 @@
 Without libtpu, what needs it is skipped.
 """
 
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks import harness
 from benchmarks.tpu import bundles, chips, listing, schedule
 
 # A chip that moves 8 bytes in a cycle.
@@ -119,3 +125,64 @@ def test_bundles_are_read_and_deleted(tmp_path):
     (tmp_path / f"179-{name}_bundles.txt").write_text(BUNDLES)
   assert bundles.take_bundles(tmp_path) == {"fusion.3": 72}
   assert not list(tmp_path.iterdir())
+
+
+KEPT = harness.RESULTS / "tpu" / "cycles_quick.json"
+
+
+def read_rows(path):
+  rows = json.loads(path.read_text("utf-8"))["rows"]
+  return {(row["config"], row["slice"], row["part"]): row for row in rows}
+
+
+def grown(rows, kept):
+  """What costs 5 % more than it did, in words."""
+  return [
+    f"{' '.join(key)}: {unit} {row[unit]:.4g}, was {kept[key][unit]:.4g}"
+    for key, row in rows.items()
+    for unit in ("schedule", "hbm_mb")
+    if row[unit] > 1.05 * kept[key][unit]
+  ]
+
+
+def test_growth_of_schedule_or_memory_traffic_is_found():
+  kept = read_rows(KEPT)
+  assert {part for _, _, part in kept} >= {
+    "draft step",
+    "verify",
+    "refill",
+    "hidden",
+    "loss",
+    "update",
+  }
+  assert grown(kept, kept) == []
+  key = next(key for key in kept if key[-1] == "verify")
+  worse = kept[key] | {"schedule": 1.06 * kept[key]["schedule"]}
+  (line,) = grown(kept | {key: worse}, kept)
+  assert "verify: schedule" in line
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="needs libtpu: pip install -e .[tpu-plan]",
+)
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_part_of_a_step_costs_more_cycles_or_traffic(tmp_path):
+  """If it has to: the module says how the kept file is replaced."""
+  path = tmp_path / "cycles.json"
+  # In a process of its own: libtpu writes bundles only if told before it loads.
+  subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "benchmarks.tpu.cycles",
+      "--quick",
+      f"--json={path}",
+    ],
+    check=True,
+    env=os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+  )
+  kept, rows = read_rows(KEPT), read_rows(path)
+  assert rows.keys() == kept.keys()
+  assert grown(rows, kept) == []
