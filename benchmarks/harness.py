@@ -36,6 +36,8 @@ COLUMNS: dict[str, str] = {
   "packing": "packed_length rows fill seconds time_ratio",
   "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
   "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
+  "tpu_cycles": "config slice layers part ops schedule estimate hbm_mb limit "
+  "of_limit",
 }
 
 _QUICK = flags.DEFINE_bool("quick", False, "Small sizes, about a minute.")

@@ -54,6 +54,7 @@ _FILES = {
   "long_sequences": "speed/*/long_sequences.json",
   "packing": "speed/*/packing.json",
   "tpu_plan": "tpu/plan.json",
+  "tpu_cycles": "tpu/cycles*.json",
 }
 NAMES = (*_FILES, COMPARISON)  # Each on one of the pages.
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

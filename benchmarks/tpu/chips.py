@@ -10,6 +10,10 @@ links: 400 GB/s over 4 on v5e, 800 over 4 on v6e, 1200 over 6 on v5p. A
 collective along one axis of the mesh is assumed to run around one ring, on two
 of the links, so that a chip sends the documented figure / links. The page of v4
 has no figure: 6 links of 50 GB/s in each direction (arXiv 2304.01433).
+
+The clock is the one that the peak rate implies: a core has 4 units that each
+multiply a matrix of 128 x 128 in a cycle (v6e: 256 x 256), and v4 and v5p have
+two cores.
 """
 
 import dataclasses
@@ -30,6 +34,7 @@ class Chip:
   hbm_bytes: float  # Available to a program.
   hbm_bytes_per_s: float
   ici_bytes_per_s: float  # Sent around one ring.
+  clock_hz: float
   config: str  # In libtpu: megacore shows two cores as one device.
 
 
@@ -43,10 +48,10 @@ _WITHOUT_A_TPU = {
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip("v4", 275e12, 30.75 * GIB, 1.2e12, 100e9, "megacore"),
-    Chip("v5e", 197e12, 15.75 * GIB, 819e9, 100e9, "default"),
-    Chip("v5p", 459e12, 95.74 * GIB, 2765e9, 200e9, "megacore"),
-    Chip("v6e", 918e12, 31.25 * GIB, 1638e9, 200e9, "default"),
+    Chip("v4", 275e12, 30.75 * GIB, 1.2e12, 100e9, 1.05e9, "megacore"),
+    Chip("v5e", 197e12, 15.75 * GIB, 819e9, 100e9, 1.5e9, "default"),
+    Chip("v5p", 459e12, 95.74 * GIB, 2765e9, 200e9, 1.75e9, "megacore"),
+    Chip("v6e", 918e12, 31.25 * GIB, 1638e9, 200e9, 1.75e9, "default"),
   )
 }
 

@@ -37,6 +37,7 @@ from ml_collections import config_flags
 from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, programs, roofline
 from configs import wmt
+from skd_jax import models
 
 _REPLACEMENT_RATE = 0.1  # Assumed for the seconds.
 _TEACHER_BYTES = {"": 2.0, "int8": 1.0, "int4": 0.5}  # A weight.
@@ -117,7 +118,20 @@ def step_seconds(
   teacher, student = checkpoints.load_pair(
     config.teacher.checkpoint, config.student.checkpoint
   )
-  work = roofline.Work(
+  work = work_of(config, teacher, student)
+  fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
+  data = math.prod(shape) // (fsdp * tensor)
+  machine = roofline.Machine(chip, data, fsdp, tensor)
+  return roofline.summary(machine.step(work))
+
+
+def work_of(
+  config: ml_collections.ConfigDict,
+  teacher: models.ModelConfig,
+  student: models.ModelConfig,
+) -> roofline.Work:
+  """Returns a step with the longest prompts and responses."""
+  return roofline.Work(
     student=student,
     teacher=teacher,
     rows=config.distill.batch_size,
@@ -130,10 +144,6 @@ def step_seconds(
     teacher_bytes=_TEACHER_BYTES[config.teacher.quantization],
     trains_adapters=config.student.lora.rank > 0,
   )
-  fsdp, tensor = config.mesh.fsdp, config.mesh.tensor
-  data = math.prod(shape) // (fsdp * tensor)
-  machine = roofline.Machine(chip, data, fsdp, tensor)
-  return roofline.summary(machine.step(work))
 
 
 def search(

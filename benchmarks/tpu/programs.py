@@ -24,7 +24,7 @@ from skd_jax.parallel import sharding
 from skd_jax.training import generation
 from skd_jax.training import memory as memory_lib
 
-Compiled = jax.stages.Compiled
+Compiled, Lowered = jax.stages.Compiled, jax.stages.Lowered
 
 
 class DoesNotFitError(Exception):
@@ -87,6 +87,7 @@ def make_plan(
   devices: Sequence[Any],
   *,
   small: bool = False,
+  layers: int = 0,
 ) -> Plan:
   """Builds the models of a config as shapes.
 
@@ -95,6 +96,7 @@ def make_plan(
     devices: to compile for.
     small: make models, lengths and batch small. The kind of the models and how
       their heads divide stay.
+    layers: of both models; 0: all that they have.
 
   Raises:
     ValueError: a checkpoint is unknown, or the mesh does not fit the devices.
@@ -108,6 +110,8 @@ def make_plan(
     config.data.update(max_prompt_length=16, max_new_tokens=16)
     config.distill.update(batch_size=16, num_microbatches=2)
     teacher, student = _small(teacher), _small(student)
+  if layers:
+    teacher, student = _cut(teacher, layers), _cut(student, layers)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   if config.rollout.num_draft_tokens < 1:
     raise ValueError(
@@ -151,29 +155,29 @@ def make_plan(
   )
 
 
+def _cut(config: models.ModelConfig, layers: int) -> models.ModelConfig:
+  windows = config.layer_windows[:layers]
+  return dataclasses.replace(config, num_layers=layers, layer_windows=windows)
+
+
 def _small(config: models.ModelConfig) -> models.ModelConfig:
   return dataclasses.replace(
-    config,
+    _cut(config, 2),
     # A vocabulary that does not divide here does not divide there.
     vocab_size=2048 + config.vocab_size % 8,
     hidden_size=16 * config.num_heads,
     intermediate_size=64 * config.num_heads,
     head_dim=16,
-    num_layers=2,
-    layer_windows=config.layer_windows[:2],
   )
 
 
-def compile_programs(
+def lower_programs(
   plan: Plan,
-) -> tuple[Compiled, Compiled, structs.TrainState]:
-  """Compiles rollout and train step, as the run would.
+) -> tuple[Lowered, Lowered, structs.TrainState]:
+  """Lowers rollout and train step, as the run would compile them.
 
   Returns:
     (rollout, train step, shapes of the state).
-
-  Raises:
-    DoesNotFitError: the compiler says that the memory does not suffice.
   """
   config, mesh = plan.config, plan.mesh
   vocab_size = plan.student.config.vocab_size
@@ -211,20 +215,26 @@ def compile_programs(
     )
     state = jax.eval_shape(train.init, plan.student.params)
     head = plan.teacher.model.head_params(plan.teacher.params)
-    try:
-      rollout = generate.lower(*arguments).compile()
-      return (
-        rollout,
-        train.step_with.lower(
-          state, train.frozen, head, batch, generated
-        ).compile(),
-        state,
-      )
-    except jax.errors.JaxRuntimeError as error:
-      line = str(error).splitlines()[0]
-      if "RESOURCE_EXHAUSTED" not in line:
-        raise
-      raise DoesNotFitError(line) from None
+    return (
+      generate.lower(*arguments),
+      train.step_with.lower(state, train.frozen, head, batch, generated),
+      state,
+    )
+
+
+def compile_program(lowered: Lowered) -> Compiled:
+  """Compiles a program of a plan.
+
+  Raises:
+    DoesNotFitError: the compiler says that the memory does not suffice.
+  """
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    line = str(error).splitlines()[0]
+    if "RESOURCE_EXHAUSTED" not in line:
+      raise
+    raise DoesNotFitError(line) from None
 
 
 def measure(plan: Plan) -> harness.Row:
@@ -234,7 +244,8 @@ def measure(plan: Plan) -> harness.Row:
     DoesNotFitError: the compiler says that the memory does not suffice.
   """
   start_time = time.perf_counter()
-  rollout, train, state = compile_programs(plan)
+  *lowered, state = lower_programs(plan)
+  rollout, train = map(compile_program, lowered)
   compile_s = time.perf_counter() - start_time
   stats = rollout.memory_analysis(), train.memory_analysis()
   texts = rollout.as_text(), train.as_text()

@@ -55,6 +55,18 @@ class Work:
   trains_adapters: bool = False  # The student is frozen, in bf16.
 
   @property
+  def passes(self) -> int:
+    """Passes of training through the layers, in forward passes."""
+    # Frozen weights have no gradient, are cast already, and never gathered.
+    frozen = self.trains_adapters
+    return (_REMAT_PASSES if self.remat else _TRAIN_PASSES) - frozen
+
+  @property
+  def head_passes(self) -> int:
+    """Those through the head."""
+    return _TRAIN_PASSES - self.trains_adapters
+
+  @property
   def rounds(self) -> float:
     """Rounds of a row."""
     rate, drafted = self.replacement_rate, self.num_draft_tokens
@@ -199,28 +211,35 @@ class Machine:
       network=self.gather(2 * reduced + logits, self.tensor),
     )
 
+  def response_tokens(self, work: Work) -> float:
+    """Counts the tokens of the responses of a group of chips."""
+    return work.rows / (self.data * self.fsdp) * work.response_tokens
+
+  def train_parts(self, work: Work) -> dict[str, Part]:
+    """Returns the products of forward and backward pass, layers and loss."""
+    response = self.response_tokens(work)
+    tokens = response * (1 + work.prompt_tokens / work.response_tokens)
+    heads = work.head_passes * self.head(work.student) + self.head(work.teacher)
+    layers = work.passes * self.layers(work.student)
+    return {
+      "hidden": Part(compute=2 * tokens * layers / self.chip.flops_per_s),
+      "loss": Part(compute=2 * response * heads / self.chip.flops_per_s),
+    }
+
   def train(self, work: Work) -> Part:
     """Returns forward and backward pass of the step."""
-    config, parts = work.student, work.num_microbatches
+    config, parts, passes = work.student, work.num_microbatches, work.passes
     groups = self.data * self.fsdp
-    response = work.rows / groups * work.response_tokens
-    tokens = response + work.rows / groups * work.prompt_tokens
-    passes = _REMAT_PASSES if work.remat else _TRAIN_PASSES
-    # Frozen weights have no gradient, are cast already, and never gathered.
+    tokens = work.prompt_tokens + work.response_tokens
+    weights = self.layers(config) + self.head(config)
     frozen = work.trains_adapters
-    passes -= frozen
-    layers, head = self.layers(config), self.head(config)
-    flops = 2 * passes * tokens * layers
-    of_head = (_TRAIN_PASSES - frozen) * head + self.head(work.teacher)
-    flops += 2 * response * of_head
-    weights = layers + head
     read = passes * parts * weights * (_BF16 if frozen else _F32)
     gathered = 0 if frozen else weights
     reduces = passes * _REDUCES_PER_LAYER * config.num_layers
-    reduced = reduces * tokens * config.hidden_size * _BF16
+    reduced = reduces * work.rows / groups * tokens * config.hidden_size * _BF16
     return Part(
       memory=read / self.chip.hbm_bytes_per_s,
-      compute=flops / self.chip.flops_per_s,
+      compute=sum(part.compute for part in self.train_parts(work).values()),
       network=self.gather(2 * reduced, self.tensor)
       + (passes - 1) * parts * self.gather(gathered * _BF16, self.fsdp)
       + parts * self.gather(2 * gathered * _F32, groups),

@@ -214,10 +214,11 @@ def propose(
     if tokens.shape[1] == 2:
       hidden = jnp.where(is_alone[:, None, None], hidden[:, :1], hidden)
     hidden = hidden[:, -1]
-    log_probs = sampling_lib.warp(policy.logits(hidden), policy.sampling)
-    uniform = sampling_lib.draw_uniform(row_keys, role, state.length + g)
-    token = sampling_lib.draw_token(log_probs, uniform)
-    log_prob = jnp.take_along_axis(log_probs, token[:, None], axis=1)[:, 0]
+    token, log_prob = sampling_lib.draw(
+      policy.logits(hidden),
+      policy.sampling,
+      sampling_lib.draw_uniform(row_keys, role, state.length + g),
+    )
     drafted = structs.Proposal(token, log_prob, hidden)
     return sharding.constrain_rows(drafted), cache
 

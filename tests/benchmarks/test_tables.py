@@ -17,7 +17,7 @@ NAMES = {
     "long_sequences",
     "packing",
   ),
-  "tpu": ("tpu_plan",),
+  "tpu": ("tpu_plan", "tpu_cycles"),
 }
 
 

@@ -30,21 +30,38 @@ def test_warp_matches_a_sort(temperature, top_p):
   np.testing.assert_allclose(warped, expected, atol=1e-6)
 
 
-def test_nucleus_keeps_every_token_tied_at_its_edge():
+# As a CPU finds the floor of the nucleus, and as other devices do.
+FLOORS = (sampling.floor_by_halving, sampling.floor_by_digits)
+
+
+def nucleus(probs, top_p, find_floor=sampling.nucleus_floor):
+  """The tokens inside the nucleus, bool [B, V]."""
+  rows, vocab_size = probs.shape
+  padding = -vocab_size % 128
+  blocks = jnp.pad(probs, ((0, 0), (0, padding))).reshape(rows, -1, 128)
+  floor = find_floor(blocks, jnp.full((rows, 1, 1), top_p, jnp.float32))
+  return probs >= floor[..., 0]
+
+
+@pytest.mark.parametrize("find_floor", FLOORS)
+def test_nucleus_keeps_every_token_tied_at_its_edge(find_floor):
   probs = jnp.asarray([[0.4, 0.2, 0.2, 0.2]], jnp.float32)
-  inside = probs >= sampling.nucleus_floor(probs, 0.5)
+  inside = nucleus(probs, 0.5, find_floor)
   np.testing.assert_array_equal(inside, [[True, True, True, True]])
 
 
+@pytest.mark.parametrize("find_floor", FLOORS)
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.95])
 @pytest.mark.parametrize("scale", [0.01, 2.0, 6.0])
-def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
+def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(
+  scale, top_p, find_floor
+):
   """Flat distributions have a nucleus wider than the blocks searched first."""
   vocab_size = 5003
   logits = scale * np.random.default_rng(0).normal(size=(3, vocab_size))
   logits[0, 1000:3000] = logits[0].max()  # Two thousand tokens tied at the top.
   probs = np.asarray(jax.nn.softmax(jnp.asarray(logits, jnp.float32)))
-  inside = probs >= sampling.nucleus_floor(jnp.asarray(probs), top_p)
+  inside = nucleus(jnp.asarray(probs), top_p, find_floor)
   for row in range(3):
     expected = reference.nucleus(probs[row].astype(np.float64), top_p)
     # Rounding of the mass may move the edge by one token.
@@ -52,11 +69,44 @@ def test_nucleus_of_a_large_vocabulary_is_that_of_a_sort(scale, top_p):
   assert np.sum(inside[0]) >= 2000
 
 
+@pytest.mark.parametrize("find_floor", FLOORS)
+@pytest.mark.parametrize("largest", [1.0, 0.3, 1e-30])
+def test_nucleus_of_the_least_mass_is_the_largest(largest, find_floor):
+  """Whatever the bits of the largest weight are."""
+  probs = jnp.asarray([[0.1, 0.5, 1.0]], jnp.float32) * largest
+  inside = nucleus(probs, 1e-38 * largest, find_floor)
+  np.testing.assert_array_equal(inside, [[False, False, True]])
+
+
 @pytest.mark.optimized
-def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort():
-  nucleus_floor = jax.jit(sampling.nucleus_floor, static_argnames="top_p")
-  compiled = nucleus_floor.lower(jnp.zeros((2, 50_000)), top_p=0.9).compile()
+@pytest.mark.parametrize("find_floor", FLOORS)
+def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort(find_floor):
+  compiled = (
+    jax.jit(find_floor)
+    .lower(jnp.zeros((2, 400, 128)), jnp.ones((2, 1, 1)))
+    .compile()
+  )
   assert " sort(" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("vocab_size", [5, 128, 300, 5003])
+@pytest.mark.parametrize(
+  "how",
+  [
+    sampling.GREEDY,
+    sampling.Sampling(0.7),
+    sampling.Sampling(1.0, 0.5),
+    sampling.Sampling(2.0, 0.95),
+  ],
+)
+def test_draw_is_that_of_the_warped_distribution(how, vocab_size):
+  logits = random_logits(64, vocab_size, seed=vocab_size)
+  uniform = jax.random.uniform(jax.random.key(0), (64,))
+  tokens, log_probs = sampling.draw(logits, how, uniform)
+  warped = sampling.warp(logits, how)
+  np.testing.assert_array_equal(tokens, sampling.draw_token(warped, uniform))
+  expected = jnp.take_along_axis(warped, tokens[:, None], axis=1)[:, 0]
+  np.testing.assert_allclose(log_probs, expected, atol=2e-5)
 
 
 def test_nucleus_is_never_empty_or_everything_by_rounding():
@@ -99,7 +149,10 @@ def test_draw_of_what_is_no_number_stays_in_the_vocabulary(vocab_size):
   with jax.debug_nans(False):
     log_probs = jnp.full((1, vocab_size), jnp.nan)
     token = sampling.draw_token(log_probs, jnp.zeros(1, jnp.float32))
-  assert int(token[0]) == vocab_size - 1
+    fused, _ = sampling.draw(
+      log_probs, sampling.Sampling(1.0, 0.9), jnp.zeros(1, jnp.float32)
+    )
+  assert int(token[0]) == int(fused[0]) == vocab_size - 1
 
 
 def test_draws_follow_the_distribution():

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.tpu import checkpoints, chips, roofline
 from skd_jax import models
 
-CHIP = chips.Chip("toy", 1e12, 1e9, 1e9, 1e8, "default")
+CHIP = chips.Chip("toy", 1e12, 1e9, 1e9, 1e8, 1e9, "default")
 CONFIG = models.ModelConfig(
   vocab_size=64,
   hidden_size=16,
