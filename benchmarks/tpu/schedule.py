@@ -87,7 +87,8 @@ def costs(
 def part_of(op: listing.Op, before: str) -> str:
   """Returns the part of an operation; without a name, that of the one before.
 
-  >>> "jit(rollout)/while/body/propose/while/body/dot_general"  # draft step
+  jit(rollout)/while/body/propose/while/body/dot_general   draft step
+  jit(step)/transpose(jvp(hidden))/mul                     hidden
   """
   if "propose/while/body" in op.source:
     return DRAFT_STEP
