@@ -21,7 +21,13 @@ from skd_jax import (
 )
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
-from skd_jax.data import dataset, input_pipeline, tasks, templates
+from skd_jax.data import (
+  dataset,
+  encoder_templates,
+  input_pipeline,
+  tasks,
+  templates,
+)
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.parallel import processes, sharding
@@ -328,4 +334,5 @@ def _read_tokenizer(
     arguments = config.tokenizer.template_arguments.to_dict()
     templates.set_arguments(tokenizer, arguments)
     templates.check_dateless(tokenizer)
+    encoder_templates.check_template(tokenizer)
   return tokenizer

@@ -16,10 +16,12 @@ from skd_jax.models import (
   LoadedModel,
   Placement,
   add_adapters,
+  check_targets,
   init_model,
   load_adapters,
   load_config,
   load_model,
+  param_shapes,
   prune_layers,
   save_adapters,
   save_model,
@@ -99,16 +101,18 @@ def read_model(
 def _with_adapters(experiment: Experiment, path: str) -> LoadedModel:
   """Reads a student that is trained by adapters alone, and gives it them."""
   lora, seed = experiment.config.student.lora, experiment.config.seed
+  with fields.prefix("student.lora."):  # Before the weights are read.
+    shape = load_config(path)
+    check_targets(shape, param_shapes(shape), lora.targets)
   base = read_model(experiment, "student", path, is_trained=False)
-  with fields.prefix("student.lora."):
-    params = add_adapters(
-      base.config,
-      base.params,
-      rank=lora.rank,
-      alpha=lora.alpha,
-      targets=lora.targets,
-      seed=seed,
-    )
+  params = add_adapters(
+    base.config,
+    base.params,
+    rank=lora.rank,
+    alpha=lora.alpha,
+    targets=lora.targets,
+    seed=seed,
+  )
   return dataclasses.replace(base, params=params)
 
 

@@ -36,6 +36,7 @@ def attend(
   *,
   window: int | None,
   cap: float | None,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Mixes the values that each query sees: softmax(query key^T) value.
 
@@ -43,16 +44,17 @@ def attend(
     query: [B, n, N*R, H], scaled; head N*R = group * R + r.
     key: [B, N, S, H].
     value: [B, N, S, H].
-    positions: int32 [B, n], the slot of each query.
+    positions: int32 [B, n], the slot of each query, the last that it sees.
     window: how many slots a query sees, its own the last; None: all up to it.
     cap: the soft cap of the scores, or None.
+    bias: float32, added to the scores; broadcasts to [B, N*R, n, S].
 
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
   num_queries, num_slots = query.shape[1], key.shape[2]
   if num_queries * num_slots <= _MAX_SCORES:
-    return _attend(query, key, value, positions, window, cap)
+    return _attend(query, key, value, positions, window, cap, bias)
   chunk = _MAX_SCORES // num_slots // _CHUNK_MULTIPLE * _CHUNK_MULTIPLE
   return attend_in_chunks(
     query,
@@ -61,6 +63,7 @@ def attend(
     positions,
     window=window,
     cap=cap,
+    bias=bias,
     chunk_size=max(chunk, _CHUNK_MULTIPLE),
   )
 
@@ -74,6 +77,7 @@ def attend_in_chunks(
   window: int | None,
   cap: float | None,
   chunk_size: int,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Returns what `attend` does, from scores [chunk_size, S] at a time.
 
@@ -94,10 +98,19 @@ def attend_in_chunks(
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one_chunk(part):
-    query, positions = part
-    return _attend(query, key, value, positions, window, cap)
+    query, positions, first = part
+    return _attend(
+      query, key, value, positions, window, cap, bias_of_chunk(first)
+    )
 
-  mixed = jax.lax.map(one_chunk, (split(query), split(positions)))
+  def bias_of_chunk(first):
+    if bias is None or bias.shape[2] == 1:
+      return bias
+    padded = jnp.pad(bias, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    return jax.lax.dynamic_slice_in_dim(padded, first, chunk_size, axis=2)
+
+  first = jnp.arange(num_chunks) * chunk_size
+  mixed = jax.lax.map(one_chunk, (split(query), split(positions), first))
   mixed = jnp.moveaxis(mixed, 0, 1).reshape(batch, -1, num_heads * size)
   return mixed[:, :num_queries]
 
@@ -109,6 +122,7 @@ def _attend(
   positions: jax.Array,
   window: int | None,
   cap: float | None,
+  bias: jax.Array | None,
 ) -> jax.Array:
   """Returns what `attend` does, from all scores at once."""
   batch, n, num_heads, size = query.shape
@@ -125,6 +139,9 @@ def _attend(
   )
   scores = soft_cap(scores, cap)
   scores = scores.reshape(batch, groups, -1, n, num_slots)
+  if bias is not None:
+    heads = (groups, -1) if bias.shape[1] == num_heads else (1, 1)
+    scores += bias.reshape(bias.shape[0], *heads, *bias.shape[2:])
   mask = attention_mask(positions, num_slots, window)
   lowest = jnp.finfo(jnp.float32).min
   scores = jnp.where(mask[:, None, None], scores, lowest)

@@ -8,7 +8,7 @@ the families do.
 
 import dataclasses
 
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
 
 # Options of each rotary scaling, named as in config.json.
 ROPE_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -178,3 +178,32 @@ class ModelConfig:
     if self.local_rope is not None and self.window(layer) is not None:
       return self.local_rope
     return self.rope
+
+  def of_one_layer(self) -> "ModelConfig":
+    """The shape of the first layer alone, between embedding and head."""
+    return dataclasses.replace(
+      self, num_layers=1, layer_windows=self.layer_windows[:1]
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig(ModelConfig):
+  """A decoder behind an encoder of the same width; `num_layers` is its own.
+
+  `decoder_prompt_size` is K, the tokens of a prompt that the decoder starts
+  from: its last ones. See encoder_decoder.py.
+  """
+
+  num_encoder_layers: int = 1
+  decoder_prompt_size: int = 1
+  sinusoidal_positions: bool = False  # Those of M2M100.
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ("num_encoder_layers", "decoder_prompt_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+  def of_one_layer(self) -> "ModelConfig":
+    """The shape of one layer of each."""
+    return dataclasses.replace(super().of_one_layer(), num_encoder_layers=1)

@@ -6,7 +6,6 @@ student or the teacher generated alone).
 """
 
 import jax
-import jax.numpy as jnp
 
 from skd_jax import structs
 
@@ -21,12 +20,6 @@ def response_hidden(
 ) -> jax.Array:
   """Runs a model over prompt and response and keeps the predicting states.
 
-  prompt_length = 2, T = 3:
-
-    slot        0   1   2   3   4
-    sequence    p0  p1  y0  y1  y2
-    predicts        y0  y1  y2          slots prompt_length - 1 + t
-
   Args:
     model: the model.
     params: its weights.
@@ -37,18 +30,4 @@ def response_hidden(
   Returns:
     [B, T, D]; entry t predicts tokens[:, t].
   """
-  prompt_size, new_size = prompt.shape[1], tokens.shape[1]
-  # The last response token predicts nothing that is trained.
-  slots = jnp.arange(prompt_size + new_size - 1)[None, :]
-  start = prompt_length[:, None]
-  from_prompt = jnp.take_along_axis(
-    prompt, jnp.minimum(slots, prompt_size - 1), axis=1
-  )
-  from_response = jnp.take_along_axis(
-    tokens, jnp.clip(slots - start, 0, new_size - 1), axis=1
-  )
-  sequence = jnp.where(slots < start, from_prompt, from_response)
-  positions = jnp.broadcast_to(slots, sequence.shape)
-  hidden, _ = model.apply(params, sequence, positions, None)
-  predicting = start - 1 + jnp.arange(new_size)[None, :]
-  return jnp.take_along_axis(hidden, predicting[..., None], axis=1)
+  return model.response_hidden(params, prompt, prompt_length, tokens)

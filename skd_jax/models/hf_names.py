@@ -62,7 +62,7 @@ def named_leaves(
   for path, leaf in flat:
     keys = [entry.key for entry in path]
     kind = keys.pop() if keys[-1] in _LEAF_NAMES else "kernel"
-    layer = keys.pop(1) if keys[0] == "layers" else None
+    layer = keys.pop(keys.index("layers") + 1) if "layers" in keys else None
     ours = "/".join(keys)
     name = f"{family.names[ours].format(layer)}.{_LEAF_NAMES[kind]}"
     is_kernel = path[-1].key == "kernel"

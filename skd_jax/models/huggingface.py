@@ -20,8 +20,8 @@ import safetensors.numpy
 
 from skd_jax import structs
 from skd_jax.models import lora, weight_files
+from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
-from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, by_tensor, named_leaves
 from skd_jax.parallel import processes
@@ -29,6 +29,7 @@ from skd_jax.reporting import manifest
 
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 EXPORT_DTYPES = tuple(_DTYPES)
+_START = "decoder_start_token_id"
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -231,9 +232,13 @@ def save(
           max_shard_bytes,
         )
         write_json(os.path.join(temporary, "config.json"), hf_config)
+        # Where an encoder-decoder starts is among what its family writes.
+        generation = {k: hf_config.get(k) for k in (*token_ids, _START)}
         write_json(
           os.path.join(temporary, "generation_config.json"),
-          {key: value for key, value in token_ids.items() if value is not None},
+          {
+            key: value for key, value in generation.items() if value is not None
+          },
         )
         if write_more is not None:
           write_more(temporary)

@@ -34,6 +34,8 @@ TARGETS = (
   "up_proj",
   "down_proj",
 )
+# Those of encoder-decoders that have other names.
+ENCODER_DECODER_TARGETS = ("out_proj", "fc1", "fc2")
 
 
 @struct.dataclass
@@ -103,15 +105,10 @@ def add_adapters(
   Raises:
     ValueError: the model has no such projection.
   """
+  check_targets(config, params, targets)
   leaves, treedef = hf_names.named_leaves(config, params)
   weights = treedef.flatten_up_to(params)
   names = [leaf.projection for leaf in leaves]
-  for target in targets:
-    if target not in names:
-      known = ", ".join(sorted(set(filter(None, names))))
-      raise ValueError(
-        f"targets has {target!r}: must be of {known or 'another model'}"
-      )
   chosen = {i: weights[i] for i, name in enumerate(names) if name in targets}
 
   def draw(key):
@@ -129,6 +126,27 @@ def add_adapters(
     Adapted(weight, **drawn[i], scale=scale) if i in drawn else weight
     for i, weight in enumerate(weights)
   )
+
+
+def check_targets(
+  config: ModelConfig, shapes: structs.Params, targets: Sequence[str]
+) -> None:
+  """Checks that a model has what is to be adapted.
+
+  Args:
+    config: of the model.
+    shapes: its weights, or param_shapes(config).
+    targets: as of add_adapters.
+
+  Raises:
+    ValueError: the model has no such projection.
+  """
+  leaves, _ = hf_names.named_leaves(config, shapes)
+  known = {leaf.projection for leaf in leaves} - {""}
+  for target in targets:
+    if target not in known:
+      names = ", ".join(sorted(known)) or "another model"
+      raise ValueError(f"targets has {target!r}: must be of {names}")
 
 
 def _shardings(of_kernel: jax.sharding.Sharding) -> dict[str, Any]:

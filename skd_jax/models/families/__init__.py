@@ -1,6 +1,6 @@
 """The model families: one small file for those whose config.json is alike."""
 
-from skd_jax.models.families import gemma, gpt2, llama, olmo, phi, qwen
+from skd_jax.models.families import gemma, gpt2, llama, m2m100, olmo, phi, qwen
 from skd_jax.models.families.options import Family
 
 # By model_type.
@@ -11,6 +11,7 @@ FAMILIES: dict[str, Family] = {
   **olmo.FAMILIES,
   **phi.FAMILIES,
   **gpt2.FAMILIES,
+  **m2m100.FAMILIES,
 }
 
 __all__ = ["FAMILIES", "Family"]

@@ -36,6 +36,7 @@ class Family:
   traits: fields of ModelConfig that the family implies.
   names: of its tensors.
   transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
+  config_class: EncoderDecoderConfig where there is an encoder.
   """
 
   architecture: str
@@ -44,6 +45,7 @@ class Family:
   traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   names: Names = dataclasses.field(default_factory=lambda: LLAMA)
   transposed: bool = True
+  config_class: type[ModelConfig] = ModelConfig
 
 
 COMMON_DEFAULTS: dict[str, Any] = {
@@ -60,11 +62,13 @@ _ACTIVATION_OF_HF = {
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
   "gelu": "gelu",
+  "relu": "relu",
 }
 _HF_OF_ACTIVATION = {
   "silu": "silu",
   "gelu_tanh": "gelu_pytorch_tanh",
   "gelu": "gelu",
+  "relu": "relu",
 }
 
 

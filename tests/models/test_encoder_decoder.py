@@ -1,0 +1,151 @@
+"""Models with an encoder: against transformers where torch is here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from skd_jax import models
+from tests.models.test_huggingface import torch_modules
+
+# model_type, and the keys of its config.json.
+FAMILIES = {
+  "nllb": (
+    "m2m_100",
+    {
+      "d_model": 24,
+      "encoder_layers": 3,
+      "decoder_layers": 2,
+      "encoder_ffn_dim": 36,
+      "decoder_ffn_dim": 36,
+      "encoder_attention_heads": 4,
+      "decoder_attention_heads": 4,
+      "decoder_start_token_id": 2,
+      "pad_token_id": 1,
+    },
+  ),
+  "m2m100_gelu_unscaled": (
+    "m2m_100",
+    {
+      "d_model": 18,  # Half of it is odd.
+      "encoder_layers": 1,
+      "decoder_layers": 2,
+      "encoder_ffn_dim": 36,
+      "decoder_ffn_dim": 36,
+      "encoder_attention_heads": 3,
+      "decoder_attention_heads": 3,
+      "activation_function": "gelu",
+      "scale_embedding": False,
+      "decoder_start_token_id": 2,
+      "pad_token_id": 1,
+    },
+  ),
+}
+VOCABULARY = 53
+LENGTHS = (9, 4, 6)  # Of the prompts, with what the decoder starts from.
+RESPONSE = 7
+
+
+def reference_model(family):
+  """A small model of transformers in which no weight is trivially 0 or 1."""
+  torch, transformers = torch_modules()
+  model_type, sizes = FAMILIES[family]
+  config = transformers.AutoConfig.for_model(
+    model_type,
+    vocab_size=VOCABULARY,
+    attn_implementation="eager",
+    eos_token_id=2,
+    **sizes,
+  )
+  torch.manual_seed(0)
+  model = transformers.AutoModelForSeq2SeqLM.from_config(config).float().eval()
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      noise = torch.randn_like(weight)
+      if "norm" in name and name.endswith("weight"):
+        weight.add_(0.3 * noise)
+      else:
+        weight.copy_(0.25 * noise)
+  return model
+
+
+def rows(config, seed=0):
+  """Right-padded prompts of LENGTHS, these, and responses of RESPONSE."""
+  rng = np.random.default_rng(seed)
+  shape = (len(LENGTHS), max(LENGTHS) + 2)
+  # Ids 0 to 2 mean something to transformers; the padding is no id of theirs.
+  prompt = rng.integers(3, VOCABULARY, shape)
+  response = rng.integers(3, VOCABULARY, (len(LENGTHS), RESPONSE))
+  return tuple(jnp.asarray(x, jnp.int32) for x in (prompt, LENGTHS, response))
+
+
+def reference_logits(reference, size, prompt, lengths, response):
+  """What predicts each token of the responses, row by row."""
+  import torch
+
+  out = []
+  for ids, length, tokens in zip(prompt, lengths, response, strict=True):
+    encoded, first = np.split(np.asarray(ids[:length]), [length - size])
+    read = np.concatenate([first, np.asarray(tokens)[:-1]])
+    with torch.no_grad():
+      logits = reference(
+        input_ids=torch.tensor(encoded[None]).long(),
+        decoder_input_ids=torch.tensor(read[None]).long(),
+      ).logits
+    out.append(logits[0, size - 1 :].numpy())
+  return np.stack(out)
+
+
+def plain_logits(model, params, prompt, lengths, response):
+  hidden = jax.jit(model.response_hidden)(params, prompt, lengths, response)
+  return model.head(model.head_params(params), hidden)
+
+
+def cached_logits(model, params, prompt, lengths, response, steps):
+  """Feeds `steps` tokens at a time after the prefill."""
+  size = prompt.shape[1] + response.shape[1]
+  cache = jax.tree.map(
+    lambda x: jnp.full_like(x, 7),  # What it holds before is stale.
+    model.init_cache(len(prompt), size),
+  )
+  cache = jax.jit(model.prefill)(params, prompt, lengths, cache)
+  last = jnp.take_along_axis(prompt, lengths[:, None] - 1, axis=1)
+  read, out, done = jnp.concatenate([last, response], axis=1), [], 0
+  for n in steps:
+    slots = lengths[:, None] - 1 + done + jnp.arange(n)
+    hidden, cache = jax.jit(model.apply)(
+      params, read[:, done : done + n], slots, cache
+    )
+    out.append(model.head(model.head_params(params), hidden))
+    done += n
+  return np.concatenate(out, axis=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_match_transformers_both_ways(family, tmp_path):
+  reference = reference_model(family)
+  reference.save_pretrained(tmp_path / "in")
+  config = models.load_config(tmp_path / "in")
+  model = models.create(config)
+  params = models.load_params(tmp_path / "in", config)
+  inputs = rows(config)
+  want = reference_logits(reference, config.decoder_prompt_size, *inputs)
+  assert np.std(want) > 0.1
+  plain = plain_logits(model, params, *inputs)
+  np.testing.assert_allclose(plain, want, atol=1e-4)
+  cached = cached_logits(model, params, *inputs, [1, 4, 2])
+  np.testing.assert_allclose(cached, want, atol=1e-4)
+
+  tokens = {"eos_token_id": 2, "pad_token_id": reference.config.pad_token_id}
+  models.save(tmp_path / "out", config, params, **tokens)
+  assert models.load_config(tmp_path / "out") == config
+  import transformers
+
+  again = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    tmp_path / "out", dtype="float32", attn_implementation="eager"
+  )
+  assert type(again) is type(reference)
+  start = reference.config.decoder_start_token_id
+  assert again.generation_config.decoder_start_token_id == start
+  got = reference_logits(again, config.decoder_prompt_size, *inputs)
+  np.testing.assert_allclose(got, want, atol=1e-6)
