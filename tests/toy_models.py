@@ -170,6 +170,18 @@ EVEN_FAMILIES = {
     head_dim=2,
   ),
 }
+_EVEN_M2M100 = dataclasses.replace(
+  M2M100,
+  attention_bias=False,  # As of gpt2.
+  vocab_size=EVEN_LLAMA.vocab_size,
+  hidden_size=16,
+  intermediate_size=32,
+  num_heads=8,
+  num_kv_heads=8,
+  head_dim=2,
+  num_encoder_layers=1,
+)
+EVEN_ENCODER_FAMILIES = {"m2m100": _EVEN_M2M100}
 
 
 def noisy_params(

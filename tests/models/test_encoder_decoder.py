@@ -1,12 +1,16 @@
 """Models with an encoder: against transformers where torch is here."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from skd_jax import models
+from skd_jax.models import lora
 from tests.models.test_huggingface import torch_modules
+from tests.toy_models import M2M100, noisy_params
 
 # model_type, and the keys of its config.json.
 FAMILIES = {
@@ -149,3 +153,83 @@ def test_logits_match_transformers_both_ways(family, tmp_path):
   assert again.generation_config.decoder_start_token_id == start
   got = reference_logits(again, config.decoder_prompt_size, *inputs)
   np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_padding_of_a_prompt_leaves_no_trace():
+  model, params = models.create(M2M100), noisy_params(M2M100)
+  prompt, lengths, response = rows(M2M100)
+  past = np.arange(prompt.shape[1]) >= np.asarray(lengths)[:, None]
+  other = jnp.where(past, 5, prompt)
+  assert not np.array_equal(prompt, other)
+  want = plain_logits(model, params, prompt, lengths, response)
+  got = plain_logits(model, params, other, lengths, response)
+  np.testing.assert_array_equal(got, want)
+
+
+def test_pruned_model_has_the_whole_encoder(tmp_path):
+  whole = models.LoadedModel(
+    M2M100, models.create(M2M100), noisy_params(M2M100)
+  )
+  pruned = models.prune_layers(whole, (1,))
+  assert pruned.config.num_layers == 1
+  assert pruned.config.num_encoder_layers == M2M100.num_encoder_layers
+  assert pruned.params["encoder"] is whole.params["encoder"]
+  assert pruned.params["layers"]["0"] is whole.params["layers"]["1"]
+  inputs = rows(M2M100)
+  shape = plain_logits(pruned.model, pruned.params, *inputs).shape
+  assert shape == (len(LENGTHS), RESPONSE, M2M100.vocab_size)
+  models.save(tmp_path / "m", pruned.config, pruned.params)
+  assert models.load_config(tmp_path / "m") == pruned.config
+
+
+def test_adapters_are_in_every_layer_and_their_files_name_the_task(tmp_path):
+  params = noisy_params(M2M100)
+  adapted = models.add_adapters(
+    M2M100, params, rank=2, alpha=4.0, targets=("out_proj", "fc1"), seed=0
+  )
+  found = [
+    path
+    for path, leaf in jax.tree.leaves_with_path(adapted, lora.is_adapted)
+    if lora.is_adapted(leaf)
+  ]
+  # An attention and an MLP in each layer of the encoder; one more attention in
+  # those of the decoder.
+  assert len(found) == 3 * 2 + 2 * 3
+  inputs, model = rows(M2M100), models.create(M2M100)
+  np.testing.assert_array_equal(
+    plain_logits(model, adapted, *inputs), plain_logits(model, params, *inputs)
+  )
+  models.save_adapters(tmp_path / "a", M2M100, adapted, base="org/base")
+  settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+  assert settings["task_type"] == "SEQ_2_SEQ_LM"
+  again = models.load_adapters(tmp_path / "a", M2M100, adapted)
+  jax.tree.map(np.testing.assert_array_equal, again, adapted)
+
+
+def test_target_that_a_model_lacks_is_named_without_its_weights():
+  with pytest.raises(ValueError) as caught:
+    models.check_targets(M2M100, models.param_shapes(M2M100), ("o_proj",))
+  assert str(caught.value) == (
+    "targets has 'o_proj': must be of fc1, fc2, k_proj, out_proj, q_proj, "
+    "v_proj"
+  )
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (
+      {"encoder_ffn_dim": 8},
+      "encoder_ffn_dim = 8 is not supported: must",
+    ),
+    ({"encoder_attention_heads": 2}, "encoder_attention_heads = 2 is not"),
+    ({"pad_token_id": 0}, "pad_token_id = 0 is not supported: must be 1"),
+    ({"activation_function": "x"}, "activation_function = 'x' is not"),
+    ({"decoder_layers": None}, "decoder_layers is missing"),
+  ],
+)
+def test_unsupported_option_is_named(changes, message):
+  model_type, sizes = FAMILIES["nllb"]
+  hf = {"model_type": model_type, "vocab_size": VOCABULARY, **sizes, **changes}
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf(hf)

@@ -25,7 +25,12 @@ from skd_jax.models import loading, lora
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe, train_step
 from tests.conftest import make_batch
-from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
+from tests.toy_models import (
+  EVEN_ENCODER_FAMILIES,
+  EVEN_FAMILIES,
+  EVEN_LLAMA,
+  noisy_params,
+)
 
 pytestmark = pytest.mark.skipif(
   len(jax.devices()) < 8,
@@ -109,10 +114,11 @@ def make_config(method="skd", **changes):
   )
 
 
-def make_prompts():
+def make_prompts(ending=()):
   rng = np.random.default_rng(7)
   prompts = [
-    rng.integers(4, V, rng.integers(1, 5)).tolist() for _ in range(ROWS)
+    [*rng.integers(4, V, rng.integers(1, 5)).tolist(), *ending]
+    for _ in range(ROWS)
   ]
   batch = jax.device_get(make_batch(prompts, references=[[5, 6, 3]] * ROWS))
   limits = np.asarray([1 + i % T for i in range(ROWS)], np.int32)
@@ -165,6 +171,8 @@ def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
   teacher = load(wide, 1, mesh, sharding.FROZEN)
   spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
   vocab_size = model_config.vocab_size
+  # What a decoder behind an encoder starts from.
+  ending = [7] * getattr(model_config, "decoder_prompt_size", 0)
   return Pieces(
     student=student,
     teacher=teacher,
@@ -185,7 +193,7 @@ def make_pieces(mesh, model_config, teacher_width, rank=0, **changes):
       builders.token_loss(config, vocab_size),
       mesh,
     ),
-    batch=sharding.place_rows(make_prompts(), mesh, ROWS),
+    batch=sharding.place_rows(make_prompts(ending), mesh, ROWS),
   )
 
 
@@ -335,16 +343,12 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
 
 
 @functools.cache
-def two_steps_with_adapters(shape):
-  """The responses of both steps, and the adapters after them."""
+def two_steps(model_config, shape, rank=0):
+  """The responses of both steps, and what is trained after them."""
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
     pieces = make_pieces(
-      mesh,
-      EVEN_FAMILIES["gemma2"],
-      24,
-      rank=2,
-      **{"distill.learning_rate": 0.01},
+      mesh, model_config, 24, rank=rank, **{"distill.learning_rate": 0.01}
     )
     state, rollouts = pieces.train.init(pieces.student.params), []
     for _ in range(2):
@@ -355,16 +359,37 @@ def two_steps_with_adapters(shape):
     return jax.device_get((rollouts, state.params))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
-def test_two_steps_with_adapters_are_those_of_one_device(shape):
-  rollouts, adapters = two_steps_with_adapters(shape)
-  want_rollouts, want = two_steps_with_adapters((1, 1, 1))
+def assert_same_two_steps(model_config, shape, rank=0):
+  """Returns what one device has trained."""
+  rollouts, trained = two_steps(model_config, shape, rank)
+  want_rollouts, want = two_steps(model_config, (1, 1, 1), rank)
   for got, expected in zip(rollouts, want_rollouts, strict=True):
     np.testing.assert_array_equal(got.tokens, expected.tokens)
     np.testing.assert_array_equal(got.source, expected.source)
   close = functools.partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-3)
-  jax.tree.map(close, adapters, want)
+  jax.tree.map(close, trained, want)
+  return want
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", FEW)
+@pytest.mark.parametrize("family", EVEN_ENCODER_FAMILIES)
+def test_two_steps_with_an_encoder_are_those_of_one_device(family, shape):
+  config = EVEN_ENCODER_FAMILIES[family]
+  want = assert_same_two_steps(config, shape)
+  start = noisy_params(config, 0, scale=0.3)
+  for layers in ("layers", "encoder"):
+    moved = jax.tree.map(
+      lambda a, b: np.abs(a - b).max(), want[layers], start[layers]
+    )
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
+def test_two_steps_with_adapters_are_those_of_one_device(shape):
+  config = EVEN_FAMILIES["gemma2"]
+  want = assert_same_two_steps(config, shape, rank=2)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
   assert all(np.abs(x).max() > 5e-3 for x in b)
 
