@@ -42,7 +42,7 @@ _CONFIG = {
 }
 
 
-def train_nllb_tokenizer(texts, vocab_size=200):
+def train_nllb_tokenizer(texts, vocab_size=600):
   """Trains one whose vocabulary and merges are of some texts."""
   bpe = tokenizers.Tokenizer(tokenizer_models.BPE(unk_token="<unk>"))
   bpe.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -96,6 +96,25 @@ M2M100 = models.EncoderDecoderConfig(
   decoder_prompt_size=2,
   rope=models.RopeConfig(partial_rotary_factor=0.0),
 )
+T5 = dataclasses.replace(
+  M2M100,
+  head_dim=10,
+  model_type="t5",
+  norm_eps=1e-6,
+  tie_embeddings=True,
+  attention_bias=False,
+  attention_output_bias=False,
+  mlp_bias=False,
+  layer_norm=False,
+  scale_embeddings=False,
+  sinusoidal_positions=False,
+  decoder_prompt_size=1,
+  max_position_embeddings=2**20,
+  query_pre_attn_scalar=1.0,
+  relative_buckets=8,
+  relative_max_distance=20,
+  scale_output=True,
+)
 OLMO = dataclasses.replace(
   LLAMA,
   model_type="olmo2",
@@ -181,7 +200,19 @@ _EVEN_M2M100 = dataclasses.replace(
   head_dim=2,
   num_encoder_layers=1,
 )
-EVEN_ENCODER_FAMILIES = {"m2m100": _EVEN_M2M100}
+EVEN_ENCODER_FAMILIES = {
+  "m2m100": _EVEN_M2M100,
+  "t5": dataclasses.replace(
+    T5,
+    vocab_size=EVEN_LLAMA.vocab_size,
+    hidden_size=16,
+    intermediate_size=32,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=2,
+    num_encoder_layers=1,
+  ),
+}
 
 
 def noisy_params(

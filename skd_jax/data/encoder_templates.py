@@ -5,6 +5,7 @@ what the decoder starts from is told to `generate` apart. As a template, both
 are the prompt, and all that reads a prompt reads them:
 
   NLLB    deu_Latn  Hallo  </s>    </s>  eng_Latn      Hello  </s>
+  T5                Hallo  </s>    <pad>               Hello  </s>
           `----- encoder -----'    `- decoder --'      `response-'
 """
 
@@ -28,8 +29,15 @@ _ANSWER = (
   "{% if messages | length == 2 %}{{ messages[1]['content'] }}{{ eos_token }}"
   "{% endif %}"
 )
+_T5 = (
+  _ONE_TURN
+  + "{{ messages[0]['content'] }}{{ eos_token }}{{ pad_token }}"
+  + _ANSWER
+)
 # By the model_type of config.json.
 _TEMPLATES = {
+  "t5": _T5,
+  "mt5": _T5,
   "m2m_100": (
     _ONE_TURN + _LANGUAGES + "{{ source_language }}{{ messages[0]['content'] }}"
     "{{ eos_token }}{{ eos_token }}{{ target_language }}" + _ANSWER

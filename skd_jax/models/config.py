@@ -7,6 +7,7 @@ the families do.
 """
 
 import dataclasses
+from typing import ClassVar
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
 
@@ -102,6 +103,10 @@ class ModelConfig:
   use `local_rope` where there is one (Gemma 3).
   """
 
+  # What such a model does, as the Hugging Face hub and PEFT call it.
+  hub_task: ClassVar[str] = "text-generation"
+  peft_task: ClassVar[str] = "CAUSAL_LM"
+
   vocab_size: int
   hidden_size: int
   intermediate_size: int
@@ -194,9 +199,16 @@ class EncoderDecoderConfig(ModelConfig):
   from: its last ones. See encoder_decoder.py.
   """
 
+  hub_task: ClassVar[str] = "text2text-generation"
+  peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
+
   num_encoder_layers: int = 1
   decoder_prompt_size: int = 1
   sinusoidal_positions: bool = False  # Those of M2M100.
+  # Of T5: a bias of the scores for each range of distances; 0: none.
+  relative_buckets: int = 0
+  relative_max_distance: int = 128  # From here on all share one.
+  scale_output: bool = False  # Times 1 / sqrt(hidden_size), before the head.
 
   def __post_init__(self) -> None:
     super().__post_init__()

@@ -17,178 +17,25 @@ The weights are those of decoder.py and, beside them,
 
   encoder / layers / 0, 1, ... / as the decoder's, without cross_attention
           / final_norm / scale [D]
+          / position_bias [buckets, N], where it is relative
   layers / 0, 1, ... / cross_attention / query, key, value, out
                      / cross_attention_norm
+  position_bias
 """
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from skd_jax import structs
-from skd_jax.models import attention, decoder, layers
+from skd_jax.models import attention, decoder, encoder_layers, layers
 from skd_jax.models.config import EncoderDecoderConfig
 from skd_jax.parallel import sharding
-
-_KeysValues = dict[str, jax.Array]  # {"k", "v"} of [B, N, S, H]
-
-
-class Attention(nnx.Module):
-  """Attention to keys and values of its own or of another sequence."""
-
-  def __init__(
-    self, config: EncoderDecoderConfig, param_dtype: Any, rngs: nnx.Rngs
-  ) -> None:
-    self.head_dim = config.head_dim
-    self.scale = config.head_dim**-0.5
-    heads, width = config.num_heads * config.head_dim, config.hidden_size
-    narrow = layers.INIT_STDDEV / math.sqrt(2 * config.num_layers)
-
-    def linear(in_size: int, out_size: int, bias: bool, stddev: float):
-      return layers.Linear(
-        in_size,
-        out_size,
-        bias=bias,
-        stddev=stddev,
-        param_dtype=param_dtype,
-        rngs=rngs,
-      )
-
-    bias = config.attention_bias
-    self.query = linear(width, heads, bias, layers.INIT_STDDEV)
-    self.key = linear(width, heads, bias, layers.INIT_STDDEV)
-    self.value = linear(width, heads, bias, layers.INIT_STDDEV)
-    self.out = linear(heads, width, config.attention_output_bias, narrow)
-
-  def _heads(self, x: jax.Array) -> jax.Array:
-    return x.reshape(*x.shape[:2], -1, self.head_dim)
-
-  def keys_values(self, x: jax.Array) -> _KeysValues:
-    """Returns those of x [B, n, D], each [B, N, n, H]."""
-    both = {"k": self.key(x), "v": self.value(x)}
-    return {k: self._heads(y).transpose(0, 2, 1, 3) for k, y in both.items()}
-
-  def __call__(
-    self,
-    x: jax.Array,
-    seen: _KeysValues,
-    last: jax.Array,
-    bias: jax.Array | None = None,
-  ) -> jax.Array:
-    """x [B, n, D] -> [B, n, D]; a query sees the slots 0..last, [B, n]."""
-    mixed = attention.attend(
-      self._heads(self.query(x)) * self.scale,
-      seen["k"],
-      seen["v"],
-      jnp.broadcast_to(last, x.shape[:2]),
-      window=None,
-      cap=None,
-      bias=bias,
-    )
-    return self.out(mixed)
-
-
-class EncoderBlock(nnx.Module):
-  """One layer: attention of all to all, and MLP."""
-
-  def __init__(
-    self, config: EncoderDecoderConfig, param_dtype: Any, rngs: nnx.Rngs
-  ) -> None:
-    width = config.hidden_size
-    self.attention_norm = layers.Norm(config, width, param_dtype)
-    self.attention = Attention(config, param_dtype, rngs)
-    self.mlp_norm = layers.Norm(config, width, param_dtype)
-    self.mlp = layers.MLP(config, param_dtype, rngs)
-
-  def __call__(self, x: jax.Array, last: jax.Array) -> jax.Array:
-    """x [B, P, D] -> [B, P, D]; the slots after `last` [B, 1] are padding."""
-    normed = self.attention_norm(x)
-    x = x + self.attention(normed, self.attention.keys_values(normed), last)
-    return x + self.mlp(self.mlp_norm(x))
-
-
-class DecoderBlock(nnx.Module):
-  """One layer: attention to what is before and to the encoder's, and MLP."""
-
-  def __init__(
-    self, config: EncoderDecoderConfig, param_dtype: Any, rngs: nnx.Rngs
-  ) -> None:
-    width = config.hidden_size
-    self.attention_norm = layers.Norm(config, width, param_dtype)
-    self.attention = Attention(config, param_dtype, rngs)
-    self.cross_attention_norm = layers.Norm(config, width, param_dtype)
-    self.cross_attention = Attention(config, param_dtype, rngs)
-    self.mlp_norm = layers.Norm(config, width, param_dtype)
-    self.mlp = layers.MLP(config, param_dtype, rngs)
-
-  def __call__(
-    self,
-    x: jax.Array,
-    encoded: jax.Array,
-    positions: jax.Array,
-    last_encoded: jax.Array,
-  ) -> jax.Array:
-    """Reads a whole response.
-
-    Args:
-      x: [B, n, D].
-      encoded: [B, P, D], the encoder's output.
-      positions: int32 [B, n], 0, 1, ... in each row.
-      last_encoded: int32 [B, 1], the last token that the encoder has read.
-    """
-    normed = self.attention_norm(x)
-    own = self.attention.keys_values(normed)
-    x = x + self.attention(normed, own, positions)
-    seen = self.cross_attention.keys_values(encoded)
-    return self._rest(x, seen, last_encoded)
-
-  def step(
-    self,
-    x: jax.Array,
-    cache: _KeysValues,
-    slots: jax.Array,
-    start: jax.Array,
-    bias: jax.Array,
-  ) -> tuple[jax.Array, _KeysValues]:
-    """Reads some tokens; both attentions look into one cache.
-
-    Args:
-      x: [B, n, D].
-      cache: [B, N, S, H].
-      slots: int32 [B, n].
-      start: int32 [B, 1].
-      bias: hides the slots below `start` from what sees the decoder's own.
-    """
-    normed = self.attention_norm(x)
-    size = cache["k"].shape[2]
-    # What a draft reads below `start` is none of the decoder's: dropped.
-    to = jnp.where(slots >= start, slots, size)
-    row = jnp.arange(x.shape[0])[:, None]
-    cache = {
-      name: attention.place_cache(
-        cache[name]
-        .at[row, :, to]
-        .set(new.transpose(0, 2, 1, 3).astype(cache[name].dtype), mode="drop")
-      )
-      for name, new in self.attention.keys_values(normed).items()
-    }
-    x = x + self.attention(normed, cache, slots, bias)
-    return self._rest(x, cache, start - 1), cache
-
-  def _rest(
-    self, x: jax.Array, seen: _KeysValues, last_encoded: jax.Array
-  ) -> jax.Array:
-    """What follows the attention to the decoder's own tokens."""
-    normed = self.cross_attention_norm(x)
-    x = x + self.cross_attention(normed, seen, last_encoded)
-    return x + self.mlp(self.mlp_norm(x))
 
 
 class Encoder(nnx.Module):
@@ -199,11 +46,13 @@ class Encoder(nnx.Module):
   ) -> None:
     self.layers = nnx.List(
       [
-        EncoderBlock(config, param_dtype, rngs)
+        encoder_layers.EncoderBlock(config, param_dtype, rngs)
         for _ in range(config.num_encoder_layers)
       ]
     )
     self.final_norm = layers.Norm(config, config.hidden_size, param_dtype)
+    if config.relative_buckets:
+      self.position_bias = _position_bias(config, param_dtype, rngs)
 
 
 class EncoderDecoder(nnx.Module):
@@ -225,11 +74,13 @@ class EncoderDecoder(nnx.Module):
     self.encoder = Encoder(config, param_dtype, rngs)
     self.layers = nnx.List(
       [
-        DecoderBlock(config, param_dtype, rngs)
+        encoder_layers.DecoderBlock(config, param_dtype, rngs)
         for _ in range(config.num_layers)
       ]
     )
     self.final_norm = layers.Norm(config, config.hidden_size, param_dtype)
+    if config.relative_buckets:
+      self.position_bias = _position_bias(config, param_dtype, rngs)
     if not config.tie_embeddings:
       self.lm_head = nnx.Param(init(rngs.params(), shape, param_dtype))
 
@@ -241,7 +92,8 @@ class EncoderDecoder(nnx.Module):
     if self.config.scale_embeddings:
       x = x * jnp.asarray(self.config.hidden_size**0.5, self.dtype)
     if self.config.sinusoidal_positions:
-      x = x + sinusoids(positions, self.config.hidden_size).astype(self.dtype)
+      of_positions = encoder_layers.sinusoids(positions, x.shape[-1])
+      x = x + of_positions.astype(self.dtype)
     return x
 
   def _start(self, prompt_length: jax.Array) -> jax.Array:
@@ -257,13 +109,43 @@ class EncoderDecoder(nnx.Module):
   def _each(self, block: nnx.Module) -> Callable[..., jax.Array]:
     return jax.checkpoint(block) if self.remat else block
 
+  def _output(self, x: jax.Array) -> jax.Array:
+    x = self.final_norm(x)
+    scale = self.config.hidden_size**-0.5 if self.config.scale_output else 1.0
+    return x * jnp.asarray(scale, x.dtype)
+
+  def _bias(
+    self, part: Any, queries: jax.Array, num_keys: int, *, causal: bool
+  ) -> jax.Array | None:
+    """What relative positions add to the scores, [., N, n, num_keys].
+
+    Args:
+      part: the encoder, or this.
+      queries: int32 [., n], their positions; keys are at 0, 1, ...
+      num_keys: how many.
+      causal: whether keys that follow the query are not seen.
+    """
+    config = self.config
+    if not config.relative_buckets:
+      return None
+    distance = jnp.arange(num_keys) - queries[..., None]
+    bucket = encoder_layers.relative_bucket(
+      distance,
+      config.relative_buckets,
+      config.relative_max_distance,
+      causal=causal,
+    )
+    table = part.position_bias[...].astype(jnp.float32)
+    return jnp.moveaxis(table[bucket], -1, 1)
+
   @jax.named_scope("encode")
   def encode(self, prompt: jax.Array, start: jax.Array) -> jax.Array:
     """prompt [B, P], start [B, 1] -> [B, P, D]; nothing from start on."""
     positions = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
     x = self._embed(prompt, positions)
+    bias = self._bias(self.encoder, positions[:1], x.shape[1], causal=False)
     for block in self.encoder.layers:
-      x = sharding.constrain_rows(self._each(block)(x, start - 1))
+      x = sharding.constrain_rows(self._each(block)(x, start - 1, bias))
     return self.encoder.final_norm(x)
 
   def prefill(
@@ -292,16 +174,17 @@ class EncoderDecoder(nnx.Module):
     """tokens, slots [B, n] -> hidden [B, n, D] and the written cache."""
     start = cache["start"][:, None]
     x = self._embed(tokens, slots - start)
-    at = jnp.arange(cache["layers"][0]["k"].shape[2])[None, :]
-    below = jnp.where(at < start, jnp.finfo(jnp.float32).min, 0.0)
+    num_slots = cache["layers"][0]["k"].shape[2]
+    below = jnp.arange(num_slots) < start
+    bias = jnp.where(below, jnp.finfo(jnp.float32).min, 0.0)[:, None, None, :]
+    relative = self._bias(self, slots, num_slots, causal=True)
+    bias = bias if relative is None else bias + relative
     written = []
     for block, of_layer in zip(self.layers, cache["layers"], strict=True):
-      x, of_layer = block.step(
-        x, of_layer, slots, start, below[:, None, None, :]
-      )
+      x, of_layer = block.step(x, of_layer, slots, start, bias)
       x = sharding.constrain_rows(x)
       written.append(of_layer)
-    return self.final_norm(x), cache | {"layers": written}
+    return self._output(x), cache | {"layers": written}
 
   def response_hidden(
     self, prompt: jax.Array, prompt_length: jax.Array, tokens: jax.Array
@@ -313,22 +196,19 @@ class EncoderDecoder(nnx.Module):
     read = jnp.concatenate([first, tokens[:, :-1]], axis=1)
     positions = jnp.broadcast_to(jnp.arange(read.shape[1]), read.shape)
     x = self._embed(read, positions)
+    bias = self._bias(self, positions[:1], read.shape[1], causal=True)
     for block in self.layers:
-      x = self._each(block)(x, encoded, positions, start - 1)
+      x = self._each(block)(x, encoded, positions, start - 1, bias)
       x = sharding.constrain_rows(x)
-    return self.final_norm(x)[:, first.shape[1] - 1 :]
+    return self._output(x)[:, first.shape[1] - 1 :]
 
 
-def sinusoids(positions: jax.Array, size: int) -> jax.Array:
-  """Returns the vectors of positions as in M2M100: [B, n] -> float32 [.., D].
-
-  The first position is number 2: the table of fairseq begins with padding.
-  """
-  half = size // 2
-  rate = math.log(10000) / (half - 1)
-  frequency = np.exp(-rate * np.arange(half, dtype=np.float32))
-  angle = (positions + 2).astype(jnp.float32)[..., None] * frequency
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+def _position_bias(
+  config: EncoderDecoderConfig, param_dtype: Any, rngs: nnx.Rngs
+) -> nnx.Param:
+  init = nnx.initializers.normal(layers.INIT_STDDEV)
+  shape = (config.relative_buckets, config.num_heads)
+  return nnx.Param(init(rngs.params(), shape, param_dtype))
 
 
 def init_params(

@@ -56,7 +56,8 @@ def named_leaves(
 ) -> tuple[list[Leaf], Any]:
   """Every array of the weights, in tree order, with its place in the files."""
   family = FAMILIES[config.model_type]
-  order = {path: i for i, path in enumerate(family.names)}
+  names = family.names_of(config)
+  order = {path: i for i, path in enumerate(names)}
   flat, treedef = jax.tree.flatten_with_path(shapes)
   leaves, places, widths = [], [], {}
   for path, leaf in flat:
@@ -64,7 +65,7 @@ def named_leaves(
     kind = keys.pop() if keys[-1] in _LEAF_NAMES else "kernel"
     layer = keys.pop(keys.index("layers") + 1) if "layers" in keys else None
     ours = "/".join(keys)
-    name = f"{family.names[ours].format(layer)}.{_LEAF_NAMES[kind]}"
+    name = f"{names[ours].format(layer)}.{_LEAF_NAMES[kind]}"
     is_kernel = path[-1].key == "kernel"
     has_vocab_rows = ours in ("embedding", "lm_head")
     transpose = is_kernel and family.transposed

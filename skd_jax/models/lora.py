@@ -35,7 +35,10 @@ TARGETS = (
   "down_proj",
 )
 # Those of encoder-decoders that have other names.
-ENCODER_DECODER_TARGETS = ("out_proj", "fc1", "fc2")
+ENCODER_DECODER_TARGETS = (
+  *("out_proj", "fc1", "fc2"),  # M2M100
+  *("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),  # T5
+)
 
 
 @struct.dataclass

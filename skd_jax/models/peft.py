@@ -16,7 +16,7 @@ import safetensors.numpy
 from skd_jax import structs
 from skd_jax.models import huggingface, lora, weight_files
 from skd_jax.models.architecture import param_shapes
-from skd_jax.models.config import EncoderDecoderConfig, ModelConfig
+from skd_jax.models.config import ModelConfig
 from skd_jax.models.hf_names import Leaf, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
@@ -54,10 +54,9 @@ def save_adapters(
   }
   _, first = adapted[0]
   rank = first.a.shape[1]
-  has_encoder = isinstance(config, EncoderDecoderConfig)
   settings = {
     "peft_type": "LORA",
-    "task_type": "SEQ_2_SEQ_LM" if has_encoder else "CAUSAL_LM",
+    "task_type": config.peft_task,
     "base_model_name_or_path": base,
     "r": rank,
     "lora_alpha": first.scale * rank,

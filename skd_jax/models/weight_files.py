@@ -27,13 +27,17 @@ _TEXT_PREFIXES = {
   "ln_f.": "transformer.ln_f.",
   "model.encoder.embed_tokens.": "model.shared.",
   "model.decoder.embed_tokens.": "model.shared.",
+  "encoder.embed_tokens.": "shared.",
+  "decoder.embed_tokens.": "shared.",
 }
-# Frequencies, sinusoids and causal masks: computed, not learned.
+# Frequencies, sinusoids and causal masks: computed, not learned. And one that
+# the files of T5 have, and the model does not.
 _BUFFERS = (
   "rotary_emb.inv_freq",
   ".attn.bias",
   ".attn.masked_bias",
   ".embed_positions.weights",
+  ".EncDecAttention.relative_attention_bias.weight",
 )
 _VISION_PREFIXES = (
   "vision_tower.",

@@ -15,7 +15,7 @@ from skd_jax.decoding.policy import Policy
 from skd_jax.decoding.speculative import speculative_decode
 from tests import reference
 from tests.conftest import make_batch
-from tests.toy_models import M2M100, noisy_params
+from tests.toy_models import M2M100, T5, noisy_params
 
 V, T, EOS = 11, 6, 2
 # With what the decoder starts from: the last two tokens.
@@ -27,7 +27,10 @@ HOW = {
   "teacher_sampling": sampling.Sampling(0.8, 0.9),
 }
 SMALL = dataclasses.replace(M2M100, vocab_size=V, num_encoder_layers=1)
-CONFIGS = {"m2m100": SMALL}
+CONFIGS = {
+  "m2m100": SMALL,
+  "t5": dataclasses.replace(T5, vocab_size=V, num_encoder_layers=1),
+}
 
 
 @functools.cache

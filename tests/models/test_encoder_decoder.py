@@ -10,7 +10,7 @@ import pytest
 from skd_jax import models
 from skd_jax.models import lora
 from tests.models.test_huggingface import torch_modules
-from tests.toy_models import M2M100, noisy_params
+from tests.toy_models import M2M100, T5, noisy_params
 
 # model_type, and the keys of its config.json.
 FAMILIES = {
@@ -45,6 +45,36 @@ FAMILIES = {
     },
   ),
 }
+T5_SIZES = {
+  "d_model": 24,
+  "d_kv": 10,
+  "d_ff": 36,
+  "num_layers": 2,
+  "num_heads": 3,
+  "relative_attention_num_buckets": 8,
+  "relative_attention_max_distance": 7,
+  "decoder_start_token_id": 0,
+}
+FAMILIES |= {
+  "t5": ("t5", T5_SIZES),
+  "t5_v1_1": (
+    "t5",
+    {
+      **T5_SIZES,
+      "num_decoder_layers": 3,
+      "feed_forward_proj": "gated-gelu",
+      "tie_word_embeddings": False,
+    },
+  ),
+  "mt5": (
+    "mt5",
+    {
+      **T5_SIZES,
+      "feed_forward_proj": "gated-gelu",
+      "tie_word_embeddings": False,
+    },
+  ),
+}
 VOCABULARY = 53
 LENGTHS = (9, 4, 6)  # Of the prompts, with what the decoder starts from.
 RESPONSE = 7
@@ -63,6 +93,9 @@ def reference_model(family):
   )
   torch.manual_seed(0)
   model = transformers.AutoModelForSeq2SeqLM.from_config(config).float().eval()
+  if not sizes.get("tie_word_embeddings", True):
+    # transformers 5 unties a head where it finds one in the files.
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
   with torch.no_grad():
     for name, weight in model.named_parameters():
       noise = torch.randn_like(weight)
@@ -231,5 +264,39 @@ def test_target_that_a_model_lacks_is_named_without_its_weights():
 def test_unsupported_option_is_named(changes, message):
   model_type, sizes = FAMILIES["nllb"]
   hf = {"model_type": model_type, "vocab_size": VOCABULARY, **sizes, **changes}
+  with pytest.raises(ValueError, match=message):
+    models.model_config_from_hf(hf)
+
+
+def test_gradient_is_the_same_where_layers_are_computed_again():
+  params, (prompt, lengths, response) = noisy_params(T5), rows(T5)
+
+  def gradient(remat):
+    model = models.create(T5, remat=remat)
+
+    def loss(params):
+      hidden = model.response_hidden(params, prompt, lengths, response)
+      return jnp.sum(jnp.sin(hidden))
+
+    return jax.jit(jax.grad(loss))(params)
+
+  once, again = gradient(False), gradient(True)
+  assert all(np.any(np.asarray(x)) for x in jax.tree.leaves(once))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    again,
+    once,
+  )
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"feed_forward_proj": "gated-x"}, "feed_forward_proj = 'x' is not"),
+    ({"d_kv": None}, "d_kv is missing"),
+  ],
+)
+def test_unsupported_option_of_t5_is_named(changes, message):
+  hf = {"model_type": "t5", "vocab_size": VOCABULARY, **T5_SIZES, **changes}
   with pytest.raises(ValueError, match=message):
     models.model_config_from_hf(hf)

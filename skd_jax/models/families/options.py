@@ -35,6 +35,7 @@ class Family:
   defaults: of keys that the file may omit, as in transformers.
   traits: fields of ModelConfig that the family implies.
   names: of its tensors.
+  ungated: those that are other where the MLP has no gate.
   transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
   config_class: EncoderDecoderConfig where there is an encoder.
   """
@@ -44,8 +45,13 @@ class Family:
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   names: Names = dataclasses.field(default_factory=lambda: LLAMA)
+  ungated: Names = dataclasses.field(default_factory=dict)
   transposed: bool = True
   config_class: type[ModelConfig] = ModelConfig
+
+  def names_of(self, config: ModelConfig) -> Names:
+    """The names of the tensors of a model."""
+    return {**self.names, **({} if config.gated_mlp else self.ungated)}
 
 
 COMMON_DEFAULTS: dict[str, Any] = {
