@@ -309,10 +309,11 @@ def _check_lora(config: ml_collections.ConfigDict) -> None:
   if settings.alpha <= 0:
     raise ValueError(f"student.lora.alpha = {settings.alpha}: must be above 0")
   names = tuple(settings.targets)
-  if not names or len(set(names)) != len(names) or set(names) - {*lora.TARGETS}:
+  known = (*lora.TARGETS, *lora.ENCODER_DECODER_TARGETS)
+  if not names or len(set(names)) != len(names) or set(names) - {*known}:
     raise ValueError(
       f"student.lora.targets = {names}: must be distinct, at least one, of "
-      f"{', '.join(lora.TARGETS)}"
+      f"{', '.join(known)}"
     )
   if settings.rank and not path:
     raise ValueError(

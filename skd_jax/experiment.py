@@ -21,7 +21,13 @@ from skd_jax import (
 )
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
-from skd_jax.data import dataset, input_pipeline, tasks, templates
+from skd_jax.data import (
+  dataset,
+  encoder_templates,
+  input_pipeline,
+  tasks,
+  templates,
+)
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.evaluation import evaluator
@@ -181,6 +187,7 @@ def read_experiment(
   )
   _check_adapters(config)
   _check_quantization(config)
+  _check_packing(config)
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -303,11 +310,31 @@ def _check_adapters(config: ml_collections.ConfigDict) -> None:
 
 def _check_quantization(config: ml_collections.ConfigDict) -> None:
   """Checks it against the folder of the teacher, before that is read."""
+  name = config.teacher.quantization
   folder = config.teacher.path or config.teacher.init_path
-  if config.teacher.quantization and folder:
-    params = models.param_shapes(models.load_config(folder))
-    with fields.prefix("teacher."):
-      quantization.shapes(params, config.teacher.quantization)
+  if not name or not folder:
+    return
+  shape = models.load_config(folder)
+  with fields.prefix("teacher."):
+    if isinstance(shape, models.EncoderDecoderConfig):
+      raise ValueError(
+        f"quantization = {name!r}: must be '' for an encoder-decoder"
+      )
+    quantization.shapes(models.param_shapes(shape), name)
+
+
+def _check_packing(config: ml_collections.ConfigDict) -> None:
+  """Refuses packed rows of models that read a prompt in a way of its own."""
+  for where, folder in _checkpoints(config).items():
+    if not isinstance(models.load_config(folder), models.EncoderDecoderConfig):
+      continue
+    for stage in ("teacher.fit", "student.fit", "distill"):
+      size = config_lib.get(config, stage).packed_length
+      if size:
+        raise ValueError(
+          f"{stage}.packed_length = {size}: must be 0, as {where} is an "
+          "encoder-decoder"
+        )
 
 
 def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:
@@ -359,4 +386,5 @@ def _read_tokenizer(
     arguments = config.tokenizer.template_arguments.to_dict()
     templates.set_arguments(tokenizer, arguments)
     templates.check_dateless(tokenizer)
+    encoder_templates.check_template(tokenizer)
   return tokenizer

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, NotRequired, TypedDict
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 Params = Any  # A pytree of arrays: the weights of one model.
@@ -68,7 +69,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
-  """A decoder as pure functions; the weights are an argument of each.
+  """A model as pure functions; the weights are an argument of each.
 
   apply: `(params, tokens [B, n], positions [B, n], cache) -> (hidden [B, n, D],
     cache)`. With a cache, the keys and values of the n tokens are written to
@@ -82,12 +83,79 @@ class LanguageModel:
     reads (the tied embedding, or the untied head). The leading axis of its
     arrays is V, and row v of them alone decides logit v.
   init_cache: `(batch_size, num_slots) -> cache`, all zeros.
+
+  `prefill` and `response_hidden` are made of `apply`: prompt and response are
+  one sequence. A model that reads a prompt in another way than a response, such
+  as an encoder-decoder, is a subclass with its own.
   """
 
   apply: Callable[..., tuple[jax.Array, Cache]]
   head: Callable[[Params, jax.Array], jax.Array]
   head_params: Callable[[Params], Params]
   init_cache: Callable[[int, int], Cache]
+
+  def prefill(
+    self,
+    params: Params,
+    prompt: jax.Array,
+    prompt_length: jax.Array,
+    cache: Cache,
+  ) -> Cache:
+    """Reads prompts into a cache.
+
+    Args:
+      params: the weights.
+      prompt: int32 [B, P], right-padded.
+      prompt_length: int32 [B].
+      cache: of B rows; what it holds is stale.
+
+    Returns:
+      The cache, in which the slots before the last token of each prompt are
+      written; `apply` reads that token, and what follows it.
+    """
+    del prompt_length  # What follows a prompt is stale.
+    positions = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
+    return self.apply(params, prompt, positions, cache)[1]
+
+  def response_hidden(
+    self,
+    params: Params,
+    prompt: jax.Array,
+    prompt_length: jax.Array,
+    tokens: jax.Array,
+  ) -> jax.Array:
+    """Reads prompt and response in one pass and keeps the predicting states.
+
+    prompt_length = 2, T = 3:
+
+      slot        0   1   2   3   4
+      sequence    p0  p1  y0  y1  y2
+      predicts        y0  y1  y2          slots prompt_length - 1 + t
+
+    Args:
+      params: the weights; differentiable.
+      prompt: int32 [B, P], right-padded.
+      prompt_length: int32 [B].
+      tokens: int32 [B, T], right-padded.
+
+    Returns:
+      [B, T, D]; entry t predicts tokens[:, t].
+    """
+    prompt_size, new_size = prompt.shape[1], tokens.shape[1]
+    # The last response token predicts nothing that is trained.
+    slots = jnp.arange(prompt_size + new_size - 1)[None, :]
+    start = prompt_length[:, None]
+    from_prompt = jnp.take_along_axis(
+      prompt, jnp.minimum(slots, prompt_size - 1), axis=1
+    )
+    from_response = jnp.take_along_axis(
+      tokens, jnp.clip(slots - start, 0, new_size - 1), axis=1
+    )
+    sequence = jnp.where(slots < start, from_prompt, from_response)
+    positions = jnp.broadcast_to(slots, sequence.shape)
+    hidden, _ = self.apply(params, sequence, positions, None)
+    predicting = start - 1 + jnp.arange(new_size)[None, :]
+    return jnp.take_along_axis(hidden, predicting[..., None], axis=1)
 
 
 @struct.dataclass

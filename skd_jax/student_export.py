@@ -88,6 +88,7 @@ def _card(
   return model_card.model_card(
     title=config.task or "student",
     text="\n\n".join(text),
+    task=student.config.hub_task,
     base_model=start.checkpoint,
     license=model_card.license_of(start.path or start.init_path),
     data=_data(experiment, scores["student"]["metrics"]),

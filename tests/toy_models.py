@@ -92,6 +92,48 @@ MIXTRAL = dataclasses.replace(
   experts_per_token=2,
   expert_size=LLAMA.intermediate_size,
 )
+M2M100 = models.EncoderDecoderConfig(
+  vocab_size=61,
+  hidden_size=24,
+  intermediate_size=40,
+  num_layers=2,
+  num_encoder_layers=3,
+  num_heads=4,
+  num_kv_heads=4,
+  head_dim=6,
+  model_type="m2m_100",
+  norm_eps=1e-5,
+  activation="relu",
+  tie_embeddings=True,
+  attention_bias=True,
+  attention_output_bias=True,
+  mlp_bias=True,
+  gated_mlp=False,
+  layer_norm=True,
+  scale_embeddings=True,
+  sinusoidal_positions=True,
+  decoder_prompt_size=2,
+  rope=models.RopeConfig(partial_rotary_factor=0.0),
+)
+T5 = dataclasses.replace(
+  M2M100,
+  head_dim=10,
+  model_type="t5",
+  norm_eps=1e-6,
+  tie_embeddings=True,
+  attention_bias=False,
+  attention_output_bias=False,
+  mlp_bias=False,
+  layer_norm=False,
+  scale_embeddings=False,
+  sinusoidal_positions=False,
+  decoder_prompt_size=1,
+  max_position_embeddings=2**20,
+  query_pre_attn_scalar=1.0,
+  relative_buckets=8,
+  relative_max_distance=20,
+  scale_output=True,
+)
 OLMO = dataclasses.replace(
   LLAMA,
   model_type="olmo2",
@@ -182,6 +224,30 @@ EVEN_FAMILIES = {
     num_heads=8,
     num_kv_heads=8,
     head_dim=2,
+  ),
+}
+_EVEN_M2M100 = dataclasses.replace(
+  M2M100,
+  attention_bias=False,  # As of gpt2.
+  vocab_size=EVEN_LLAMA.vocab_size,
+  hidden_size=16,
+  intermediate_size=32,
+  num_heads=8,
+  num_kv_heads=8,
+  head_dim=2,
+  num_encoder_layers=1,
+)
+EVEN_ENCODER_FAMILIES = {
+  "m2m100": _EVEN_M2M100,
+  "t5": dataclasses.replace(
+    T5,
+    vocab_size=EVEN_LLAMA.vocab_size,
+    hidden_size=16,
+    intermediate_size=32,
+    num_heads=8,
+    num_kv_heads=8,
+    head_dim=2,
+    num_encoder_layers=1,
   ),
 }
 

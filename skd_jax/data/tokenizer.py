@@ -17,7 +17,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from skd_jax.data import templates
+from skd_jax.data import encoder_templates, templates
 from skd_jax.reporting import manifest
 from skd_jax.structs import Example, Message
 
@@ -122,6 +122,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
     raise ValueError(f"tokenizer folder {path}: has no fast tokenizer")
   if tokenizer.eos_token_id is None:
     raise ValueError(f"tokenizer folder {path}: names no eos_token")
+  encoder_templates.add_template(tokenizer, path)
   template = tokenizer.chat_template
   if isinstance(template, dict) and "default" not in template:
     raise ValueError(

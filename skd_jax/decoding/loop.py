@@ -49,11 +49,13 @@ def init_state(
   if keep_teacher_hidden:
     teacher, params = models[-1]
     like = jax.eval_shape(
-      teacher.apply, params, batch.prompt, batch.prompt, None
-    )[0]
-    teacher_hidden = jnp.zeros(
-      (num_rows, max_new_tokens, like.shape[-1]), like.dtype
+      teacher.response_hidden,
+      params,
+      batch.prompt,
+      batch.prompt_length,
+      response,
     )
+    teacher_hidden = jnp.zeros(like.shape, like.dtype)
   return structs.DecodeState(
     next_row=jnp.int32(0),
     caches=tuple(
@@ -110,8 +112,7 @@ def refill(
     stop_table: where the search of each row's task starts.
     num_refilled: slots refilled at once.
   """
-  num_rows, prompt_size = batch.prompt.shape
-  num_slots = state.row.shape[0]
+  num_rows, num_slots = batch.prompt.shape[0], state.row.shape[0]
   slots = jnp.nonzero(state.done, size=num_refilled, fill_value=num_slots)[0]
   rows = state.next_row + jnp.arange(num_refilled)
   taken = (slots < num_slots) & (rows < num_rows)
@@ -119,14 +120,13 @@ def refill(
   rows = jnp.minimum(rows, num_rows - 1)
   prompt, length = batch.prompt[rows], batch.prompt_length[rows]
 
-  positions = jnp.broadcast_to(jnp.arange(prompt_size), prompt.shape)
   caches = state.caches  # What they hold of earlier rows is stale.
   if num_refilled < num_slots:
     caches = jax.tree.map(
       lambda x: jnp.zeros((num_refilled, *x.shape[1:]), x.dtype), caches
     )
   caches = tuple(
-    model.apply(params, prompt, positions, cache)[1]
+    model.prefill(params, prompt, length, cache)
     for (model, params), cache in zip(models, caches, strict=True)
   )
 

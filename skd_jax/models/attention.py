@@ -125,6 +125,7 @@ def attend(
   *,
   window: int | None,
   cap: float | None,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Mixes the values that each query sees: softmax(query key^T) value.
 
@@ -132,17 +133,18 @@ def attend(
     query: [B, n, N*R, H], scaled; head N*R = group * R + r.
     key: [B, N, S, H].
     value: [B, N, S, H].
-    positions: int32 [B, n], the slot of each query.
+    positions: int32 [B, n], the slot of each query, the last that it sees.
     starts: int32 [B, n], the first slot that each query may see; None: 0.
     window: how many slots a query sees, its own the last; None: all up to it.
     cap: the soft cap of the scores, or None.
+    bias: float32, added to the scores; broadcasts to [B, N*R, n, S].
 
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
   num_queries, num_slots = query.shape[1], key.shape[2]
   if num_queries * num_slots <= _MAX_SCORES:
-    return _attend(query, key, value, positions, starts, window, cap)
+    return _attend(query, key, value, positions, starts, window, cap, bias)
   chunk = _MAX_SCORES // num_slots // _CHUNK_MULTIPLE * _CHUNK_MULTIPLE
   return attend_in_chunks(
     query,
@@ -152,6 +154,7 @@ def attend(
     starts,
     window=window,
     cap=cap,
+    bias=bias,
     chunk_size=max(chunk, _CHUNK_MULTIPLE),
   )
 
@@ -166,6 +169,7 @@ def attend_in_chunks(
   window: int | None,
   cap: float | None,
   chunk_size: int,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Returns what `attend` does, from scores [chunk_size, S] at a time.
 
@@ -186,10 +190,19 @@ def attend_in_chunks(
 
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one_chunk(part):
-    query, positions, starts = part
-    return _attend(query, key, value, positions, starts, window, cap)
+    query, positions, starts, first = part
+    return _attend(
+      query, key, value, positions, starts, window, cap, bias_of_chunk(first)
+    )
 
-  parts = jax.tree.map(split, (query, positions, starts))
+  def bias_of_chunk(first):
+    if bias is None or bias.shape[2] == 1:
+      return bias
+    padded = jnp.pad(bias, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    return jax.lax.dynamic_slice_in_dim(padded, first, chunk_size, axis=2)
+
+  first = jnp.arange(num_chunks) * chunk_size
+  parts = *jax.tree.map(split, (query, positions, starts)), first
   mixed = jax.lax.map(one_chunk, parts)
   mixed = jnp.moveaxis(mixed, 0, 1).reshape(batch, -1, num_heads * size)
   return mixed[:, :num_queries]
@@ -203,6 +216,7 @@ def _attend(
   starts: jax.Array | None,
   window: int | None,
   cap: float | None,
+  bias: jax.Array | None,
 ) -> jax.Array:
   """Returns what `attend` does, from all scores at once."""
   batch, n, num_heads, size = query.shape
@@ -219,6 +233,9 @@ def _attend(
   )
   scores = soft_cap(scores, cap)
   scores = scores.reshape(batch, groups, -1, n, num_slots)
+  if bias is not None:
+    heads = (groups, -1) if bias.shape[1] == num_heads else (1, 1)
+    scores += bias.reshape(bias.shape[0], *heads, *bias.shape[2:])
   mask = attention_mask(positions, num_slots, window)
   if starts is not None:
     mask &= jnp.arange(num_slots) >= starts[:, :, None]

@@ -7,8 +7,9 @@ the families do.
 """
 
 import dataclasses
+from typing import Any, ClassVar
 
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
 
 # Options of each rotary scaling, named as in config.json.
 ROPE_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -101,6 +102,10 @@ class ModelConfig:
   None for all; an empty tuple means all for every layer. Layers with a window
   use `local_rope` where there is one (Gemma 3).
   """
+
+  # What such a model does, as the Hugging Face hub and PEFT call it.
+  hub_task: ClassVar[str] = "text-generation"
+  peft_task: ClassVar[str] = "CAUSAL_LM"
 
   vocab_size: int
   hidden_size: int
@@ -203,3 +208,43 @@ class ModelConfig:
     if self.local_rope is not None and self.window(layer) is not None:
       return self.local_rope
     return self.rope
+
+  def of_one_layer(self) -> "ModelConfig":
+    """The shape of one layer alone, between embedding and head."""
+    return dataclasses.replace(
+      self,
+      num_layers=1,
+      layer_windows=self.layer_windows[:1],
+      dense_layers=(),  # Of a model with experts, a layer that has them.
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderDecoderConfig(ModelConfig):
+  """A decoder behind an encoder of the same width; `num_layers` is its own.
+
+  `decoder_prompt_size` is K, the tokens of a prompt that the decoder starts
+  from: its last ones. See encoder_decoder.py.
+  """
+
+  hub_task: ClassVar[str] = "text2text-generation"
+  peft_task: ClassVar[str] = "SEQ_2_SEQ_LM"
+
+  num_encoder_layers: int = 1
+  decoder_prompt_size: int = 1
+  sinusoidal_positions: bool = False  # Those of M2M100.
+  # Of T5: a bias of the scores for each range of distances; 0: none.
+  relative_buckets: int = 0
+  relative_max_distance: int = 128  # From here on all share one.
+  scale_output: bool = False  # Times 1 / sqrt(hidden_size), before the head.
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ("num_encoder_layers", "decoder_prompt_size"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+  def of_one_layer(self) -> "ModelConfig":
+    """The shape of one layer of each."""
+    layer: Any = super().of_one_layer()
+    return dataclasses.replace(layer, num_encoder_layers=1)

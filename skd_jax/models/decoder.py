@@ -134,16 +134,6 @@ def init_params(
   return params
 
 
-def param_shapes(
-  config: ModelConfig, *, param_dtype: Any = jnp.float32
-) -> structs.Params:
-  """The tree of `init_params` as jax.ShapeDtypeStruct; allocates nothing."""
-  return jax.eval_shape(
-    lambda key: init_params(config, key, param_dtype=param_dtype),
-    jax.random.key(0),
-  )
-
-
 def create(
   config: ModelConfig, *, dtype: Any = jnp.float32, remat: bool = False
 ) -> structs.LanguageModel:

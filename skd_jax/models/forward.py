@@ -22,12 +22,6 @@ def response_hidden(
 ) -> jax.Array:
   """Runs a model over prompt and response and keeps the predicting states.
 
-  prompt_length = 2, T = 3:
-
-    slot        0   1   2   3   4
-    sequence    p0  p1  y0  y1  y2
-    predicts        y0  y1  y2          slots prompt_length - 1 + t
-
   Args:
     model: the model.
     params: its weights.
@@ -39,25 +33,12 @@ def response_hidden(
   Returns:
     [B, T, D]; entry t predicts tokens[:, t].
   """
-  prompt_size, new_size = prompt.shape[1], tokens.shape[1]
-  # The last response token predicts nothing that is trained.
-  slots = jnp.arange(prompt_size + new_size - 1)[None, :]
-  start = prompt_length[:, None]
-  from_prompt = jnp.take_along_axis(
-    prompt, jnp.minimum(slots, prompt_size - 1), axis=1
-  )
-  from_response = jnp.take_along_axis(
-    tokens, jnp.clip(slots - start, 0, new_size - 1), axis=1
-  )
-  sequence = jnp.where(slots < start, from_prompt, from_response)
   if learned is None:
-    positions = jnp.broadcast_to(slots, sequence.shape)
-    hidden, _ = model.apply(params, sequence, positions, None)
-  else:
-    positions = packed_positions(learned[:, : new_size - 1])
-    hidden, _ = model.apply(params, sequence, positions, None, packed=True)
-  predicting = start - 1 + jnp.arange(new_size)[None, :]
-  return jnp.take_along_axis(hidden, predicting[..., None], axis=1)
+    return model.response_hidden(params, prompt, prompt_length, tokens)
+  # The prompt, one token, and the response are the row.
+  row = jnp.concatenate([prompt, tokens[:, :-1]], axis=1)
+  positions = packed_positions(learned[:, : row.shape[1] - 1])
+  return model.apply(params, row, positions, None, packed=True)[0]
 
 
 def packed_positions(learned: jax.Array) -> jax.Array:

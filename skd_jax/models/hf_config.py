@@ -57,7 +57,7 @@ def model_config_from_hf(hf_config: Mapping[str, Any]) -> ModelConfig:
   fields: dict[str, Any] = {"model_type": model_type, **family.traits}
   for option in family.options:
     fields.update(option.read(hf))
-  return ModelConfig(**fields)
+  return family.config_class(**fields)
 
 
 def model_config_to_hf(config: ModelConfig) -> dict[str, Any]:

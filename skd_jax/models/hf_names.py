@@ -81,14 +81,14 @@ def named_leaves(
     names: of the tensors; None: those that the family has in what it writes.
   """
   family = FAMILIES[config.model_type]
-  names = family.names if names is None else names
+  names = family.names_of(config) if names is None else names
   order = {path: i for i, path in enumerate(names)}
   flat, treedef = jax.tree.flatten_with_path(shapes)
   leaves, places, widths = [], [], {}
   for path, leaf in flat:
     keys = [entry.key for entry in path]
     kind = keys.pop() if keys[-1] in _LEAF_NAMES else "kernel"
-    layer = keys.pop(1) if keys[0] == "layers" else None
+    layer = keys.pop(keys.index("layers") + 1) if "layers" in keys else None
     ours = "/".join(keys)
     # What is left in braces is the number of an expert.
     name = f"{names[ours].format(layer, '{}')}.{_LEAF_NAMES[kind]}"

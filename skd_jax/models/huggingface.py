@@ -22,8 +22,8 @@ import safetensors.numpy
 from skd_jax import structs
 from skd_jax.models import lora, weight_files
 from skd_jax.models import quantization as quantization_lib
+from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
-from skd_jax.models.decoder import param_shapes
 from skd_jax.models.families import FAMILIES
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.hf_names import Leaf, by_tensor, named_leaves
@@ -32,6 +32,7 @@ from skd_jax.reporting import manifest
 
 _DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
 EXPORT_DTYPES = tuple(_DTYPES)
+_START = "decoder_start_token_id"
 
 
 def load_config(folder: str | os.PathLike[str]) -> ModelConfig:
@@ -104,7 +105,7 @@ def load_params(
   wanted = quantization_lib.shapes(wanted, quantization)
   with contextlib.ExitStack() as stack:
     sources = weight_files.open_sources(folder, stack)
-    names = FAMILIES[config.model_type].names_in(sources)
+    names = FAMILIES[config.model_type].names_in(config, sources)
     leaves, treedef = named_leaves(config, param_shapes(config), names)
     tensors = [tensor for leaf in leaves for tensor in leaf.tensors()]
     _check_sources(tensors, sources, vocab_size, folder)
@@ -263,9 +264,13 @@ def save(
           max_shard_bytes,
         )
         write_json(os.path.join(temporary, "config.json"), hf_config)
+        # Where an encoder-decoder starts is among what its family writes.
+        generation = {k: hf_config.get(k) for k in (*token_ids, _START)}
         write_json(
           os.path.join(temporary, "generation_config.json"),
-          {key: value for key, value in token_ids.items() if value is not None},
+          {
+            key: value for key, value in generation.items() if value is not None
+          },
         )
         if write_more is not None:
           write_more(temporary)

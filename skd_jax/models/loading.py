@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from skd_jax import structs
-from skd_jax.models import decoder, huggingface, tokenizer_files
+from skd_jax.models import architecture, huggingface, tokenizer_files
 from skd_jax.models import placement as placement_lib
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
@@ -100,7 +100,7 @@ def load_model(
     shardings=placement and placement.shardings(cut),
     quantization=quantization,
   )
-  model = decoder.create(cut, dtype=dtype, remat=remat)
+  model = architecture.create(cut, dtype=dtype, remat=remat)
   return LoadedModel(cut, model, params)
 
 
@@ -122,10 +122,10 @@ def init_model(
     remat: see load_model.
   """
   init = jax.jit(
-    lambda key: decoder.init_params(config, key),
+    lambda key: architecture.init_params(config, key),
     out_shardings=placement and placement.shardings(config),
   )
-  model = decoder.create(config, dtype=compute_dtype(dtype), remat=remat)
+  model = architecture.create(config, dtype=compute_dtype(dtype), remat=remat)
   return LoadedModel(config, model, init(jax.random.key(seed)))
 
 

@@ -28,6 +28,11 @@ from skd_jax.models.config import ModelConfig
 # What may be adapted, by the names of Hugging Face and PEFT.
 _OF_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = (*_OF_ATTENTION, "gate_proj", "up_proj", "down_proj")
+# Those of encoder-decoders that have other names.
+ENCODER_DECODER_TARGETS = (
+  *("out_proj", "fc1", "fc2"),  # M2M100
+  *("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),  # T5
+)
 
 
 @struct.dataclass
@@ -82,14 +87,15 @@ def check_targets(
   Args:
     config: of the model.
     shapes: its weights, or a tree like them.
-    targets: of TARGETS.
+    targets: of TARGETS or ENCODER_DECODER_TARGETS.
 
   Raises:
     ValueError: the model has no such projection.
   """
   leaves, _ = hf_names.named_leaves(config, shapes)
-  usable = _OF_ATTENTION if config.num_experts else TARGETS
-  known = {leaf.projection for leaf in leaves}.intersection(usable)
+  known = {leaf.projection for leaf in leaves} - {""}
+  if config.num_experts:
+    known &= set(_OF_ATTENTION)
   for target in targets:
     if target not in known:
       raise ValueError(

@@ -15,8 +15,8 @@ import safetensors.numpy
 
 from skd_jax import structs
 from skd_jax.models import huggingface, lora, weight_files
+from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
-from skd_jax.models.decoder import param_shapes
 from skd_jax.models.hf_names import Leaf, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
@@ -56,7 +56,7 @@ def save_adapters(
   rank = first.a.shape[1]
   settings = {
     "peft_type": "LORA",
-    "task_type": "CAUSAL_LM",
+    "task_type": config.peft_task,
     "base_model_name_or_path": base,
     "r": rank,
     "lora_alpha": first.scale * rank,

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from skd_jax import structs
+from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
-from skd_jax.models.decoder import param_shapes
 from skd_jax.parallel import sharding
 
 # The dimensions of each weight, by the end of its name. The others, norms and

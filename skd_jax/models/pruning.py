@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax
 
-from skd_jax.models import decoder
+from skd_jax.models import architecture
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.loading import LoadedModel
 
@@ -72,7 +72,7 @@ def prune_layers(
   dtype = jax.tree.leaves(cache)[0].dtype
   return LoadedModel(
     config,
-    decoder.create(config, dtype=dtype, remat=remat),
+    architecture.create(config, dtype=dtype, remat=remat),
     {**model.params, "layers": kept},
   )
 

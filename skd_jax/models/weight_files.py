@@ -15,7 +15,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 # Gemma 3 with images nests its text model under one of these; published files
-# of GPT-2 nest theirs under nothing.
+# of GPT-2 nest theirs under nothing; an encoder-decoder may store its embedding
+# under any of three names.
 _TEXT_PREFIXES = {
   "language_model.model.": "model.",
   "model.language_model.": "model.",
@@ -24,9 +25,20 @@ _TEXT_PREFIXES = {
   "wte.": "transformer.wte.",
   "wpe.": "transformer.wpe.",
   "ln_f.": "transformer.ln_f.",
+  "model.encoder.embed_tokens.": "model.shared.",
+  "model.decoder.embed_tokens.": "model.shared.",
+  "encoder.embed_tokens.": "shared.",
+  "decoder.embed_tokens.": "shared.",
 }
-# Frequencies and causal masks: computed, not learned.
-_BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+# Frequencies, sinusoids and causal masks: computed, not learned. And one that
+# the files of T5 have, and the model does not.
+_BUFFERS = (
+  "rotary_emb.inv_freq",
+  ".attn.bias",
+  ".attn.masked_bias",
+  ".embed_positions.weights",
+  ".EncDecAttention.relative_attention_bias.weight",
+)
 # Parameters of a module, not modules with a parameter.
 _FUSED_EXPERTS = (".experts.gate_up_proj", ".experts.down_proj")
 _VISION_PREFIXES = (

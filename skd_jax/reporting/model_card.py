@@ -61,6 +61,7 @@ def model_card(
   *,
   title: str,
   text: str,
+  task: str,
   base_model: str,
   license: Mapping[str, str],
   data: Sequence[Data],
@@ -74,6 +75,7 @@ def model_card(
   Args:
     title: of the model.
     text: what it is, and how it was trained.
+    task: what it does, as the hub calls it, such as text-generation.
     base_model: its name on the hub; empty where it is not known.
     license: as of license_of.
     data: of each task.
@@ -90,7 +92,7 @@ def model_card(
   lines = [f"{name} = {value!r}" for name, value in settings.items()]
   repeat = [_fenced("sh", command)] if command else []
   parts = [
-    f"---\n{_front_matter(title, base_model, license, data)}\n---",
+    f"---\n{_front_matter(title, task, base_model, license, data)}\n---",
     f"# {title}",
     text,
     "## Scores",
@@ -109,11 +111,15 @@ def model_card(
 
 
 def _front_matter(
-  title: str, base_model: str, license: Mapping[str, str], data: Sequence[Data]
+  title: str,
+  task: str,
+  base_model: str,
+  license: Mapping[str, str],
+  data: Sequence[Data],
 ) -> str:
   results = [
     huggingface_hub.EvalResult(
-      task_type="text-generation",
+      task_type=task,
       dataset_name=one.name,
       dataset_type=one.name,
       dataset_split="test",
@@ -126,7 +132,7 @@ def _front_matter(
   card = huggingface_hub.ModelCardData(
     base_model=base_model or None,
     library_name="transformers",
-    pipeline_tag="text-generation",
+    pipeline_tag=task,
     tags=["knowledge-distillation", "skd_jax"],
     datasets=list(dict.fromkeys(one.name for one in data)),
     metrics=list(dict.fromkeys(r.metric_type for r in results)),

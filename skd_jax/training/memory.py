@@ -138,29 +138,22 @@ class StepMemory:
 
     What JAX keeps of two rows less what it keeps of one: weights are left out.
     """
-    config = self.student.config
-    layer = dataclasses.replace(
-      config,
-      num_layers=1,
-      layer_windows=config.layer_windows[:1],
-      dense_layers=(),  # Of a model with experts, a layer that has them.
-    )
-    apply = models.create(layer, dtype=self.dtype).apply
+    layer = self.student.config.of_one_layer()
+    model = models.create(layer, dtype=self.dtype)
     tensor = self.mesh.shape["tensor"]
 
     def kept(rows: int) -> int:
-      shape = (rows, self.prompt + self.response - 1)
-      tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+      shapes = ((rows, self.prompt), (rows,), (rows, self.response))
       _, backward = jax.eval_shape(
-        lambda p, ids: jax.vjp(lambda p: apply(p, ids, ids, None)[0], p),
+        lambda p, *ids: jax.vjp(lambda p: model.response_hidden(p, *ids), p),
         models.param_shapes(layer),
-        tokens,
+        *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes),
       )
       # As wide as the residual stream: whole on each device; else sharded.
       return sum(
         x.size
         * x.dtype.itemsize
-        // (1 if x.shape[-1:] == (config.hidden_size,) else tensor)
+        // (1 if x.shape[-1:] == (layer.hidden_size,) else tensor)
         for x in jax.tree.leaves(backward)
       )
 

@@ -28,7 +28,7 @@ def make_inputs(num_queries, num_slots, first=(0, 0)):
   )
 
 
-def by_loops(query, key, value, positions, window, cap):
+def by_loops(query, key, value, positions, window, cap, bias=None):
   """The formula, one query and head at a time."""
   batch, num_queries, num_heads, size = query.shape
   mixed = np.zeros((batch, num_queries, num_heads, size))
@@ -38,6 +38,11 @@ def by_loops(query, key, value, positions, window, cap):
     scores = key[b, head // R, seen] @ query[b, i, head]
     if cap is not None:
       scores = cap * np.tanh(scores / cap)
+    if bias is not None:
+      full = np.broadcast_to(
+        bias, (batch, num_heads, num_queries, key.shape[2])
+      )
+      scores = scores + full[b, head, i, seen]
     weights = np.exp(scores - scores.max())
     mixed[b, i, head] = weights / weights.sum() @ value[b, head // R, seen]
   return mixed.reshape(batch, num_queries, -1)
@@ -57,6 +62,26 @@ def test_attention_is_its_formula_by_any_chunk(window, cap, chunk_size):
   np.testing.assert_allclose(
     attend(*inputs, window=window, cap=cap),
     by_loops(*map(np.asarray, inputs), window, cap),
+    rtol=1e-4,
+    atol=1e-6,
+  )
+
+
+@pytest.mark.parametrize("chunk_size", [None, 4])
+@pytest.mark.parametrize(
+  "shape", [(1, N * R, 10, 14), (B, 1, 1, 14), (B, N * R, 10, 14)]
+)
+def test_bias_is_added_to_the_scores_by_any_chunk(shape, chunk_size):
+  inputs = make_inputs(10, 14, first=(0, 4))
+  bias = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+  attend = attention.attend
+  if chunk_size is not None:
+    attend = functools.partial(
+      attention.attend_in_chunks, chunk_size=chunk_size
+    )
+  np.testing.assert_allclose(
+    attend(*inputs, window=None, cap=None, bias=bias),
+    by_loops(*map(np.asarray, inputs), None, None, np.asarray(bias)),
     rtol=1e-4,
     atol=1e-6,
   )

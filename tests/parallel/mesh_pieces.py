@@ -74,10 +74,11 @@ def make_config(method="skd", **changes):
   )
 
 
-def make_prompts():
+def make_prompts(ending=()):
   rng = np.random.default_rng(7)
   prompts = [
-    rng.integers(4, V, rng.integers(1, 5)).tolist() for _ in range(ROWS)
+    [*rng.integers(4, V, rng.integers(1, 5)).tolist(), *ending]
+    for _ in range(ROWS)
   ]
   batch = jax.device_get(make_batch(prompts, references=[[5, 6, 3]] * ROWS))
   limits = np.asarray([1 + i % T for i in range(ROWS)], np.int32)
@@ -134,6 +135,8 @@ def make_pieces(
   teacher = dataclasses.replace(teacher, params=small)
   spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
   vocab_size = model_config.vocab_size
+  # What a decoder behind an encoder starts from.
+  ending = [7] * getattr(model_config, "decoder_prompt_size", 0)
   return Pieces(
     student=student,
     teacher=teacher,
@@ -154,5 +157,5 @@ def make_pieces(
       builders.token_loss(config, vocab_size),
       mesh,
     ),
-    batch=sharding.place_rows(make_prompts(), mesh, ROWS),
+    batch=sharding.place_rows(make_prompts(ending), mesh, ROWS),
   )

@@ -31,7 +31,12 @@ from tests.parallel.mesh_pieces import (
   make_prompts,
   needs_eight_devices,
 )
-from tests.toy_models import EVEN_FAMILIES, EVEN_LLAMA, noisy_params
+from tests.toy_models import (
+  EVEN_ENCODER_FAMILIES,
+  EVEN_FAMILIES,
+  EVEN_LLAMA,
+  noisy_params,
+)
 
 pytestmark = needs_eight_devices
 
@@ -217,16 +222,16 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
 
 
 @functools.cache
-def two_steps(family, shape, rank):
+def two_steps(model_config, shape, rank=0, learning_rate=0.01):
   """The responses of both steps, and what is trained after them."""
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
     pieces = make_pieces(
       mesh,
-      EVEN_FAMILIES[family],
+      model_config,
       24,
       rank=rank,
-      **{"distill.learning_rate": 0.01 if rank else 1e-3},
+      **{"distill.learning_rate": learning_rate},
     )
     state, rollouts = pieces.train.init(pieces.student.params), []
     for _ in range(2):
@@ -237,9 +242,10 @@ def two_steps(family, shape, rank):
     return jax.device_get((rollouts, state.params))
 
 
-def assert_two_steps_are_those_of_one_device(family, shape, rank):
-  rollouts, trained = two_steps(family, shape, rank)
-  want_rollouts, want = two_steps(family, (1, 1, 1), rank)
+def assert_same_two_steps(model_config, shape, **how):
+  """Returns what one device has trained."""
+  rollouts, trained = two_steps(model_config, shape, **how)
+  want_rollouts, want = two_steps(model_config, (1, 1, 1), **how)
   for got, expected in zip(rollouts, want_rollouts, strict=True):
     np.testing.assert_array_equal(got.tokens, expected.tokens)
     np.testing.assert_array_equal(got.source, expected.source)
@@ -251,8 +257,9 @@ def assert_two_steps_are_those_of_one_device(family, shape, rank):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe"])
 def test_two_steps_with_experts_are_those_of_one_device(family):
-  want = assert_two_steps_are_those_of_one_device(family, FEW[0], rank=0)
-  before = noisy_params(EVEN_FAMILIES[family], scale=0.3)
+  config = EVEN_FAMILIES[family]
+  want = assert_same_two_steps(config, FEW[0], learning_rate=1e-3)
+  before = noisy_params(config, scale=0.3)
   router, start = (
     tree["layers"]["1"]["mlp"]["router"]["kernel"] for tree in (want, before)
   )
@@ -260,9 +267,24 @@ def test_two_steps_with_experts_are_those_of_one_device(family):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shape", FEW)
+@pytest.mark.parametrize("family", EVEN_ENCODER_FAMILIES)
+def test_two_steps_with_an_encoder_are_those_of_one_device(family, shape):
+  config = EVEN_ENCODER_FAMILIES[family]
+  want = assert_same_two_steps(config, shape)
+  start = noisy_params(config, 0, scale=0.3)
+  for layers in ("layers", "encoder"):
+    moved = jax.tree.map(
+      lambda a, b: np.abs(a - b).max(), want[layers], start[layers]
+    )
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [FEW[0], (1, 4, 2)])
 def test_two_steps_with_adapters_are_those_of_one_device(shape):
-  want = assert_two_steps_are_those_of_one_device("gemma2", shape, rank=2)
+  config = EVEN_FAMILIES["gemma2"]
+  want = assert_same_two_steps(config, shape, rank=2)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
   assert all(np.abs(x).max() > 5e-3 for x in b)
 

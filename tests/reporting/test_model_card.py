@@ -18,6 +18,7 @@ def make_card(**changes):
   arguments = {
     "title": "translation",
     "text": "A model.",
+    "task": "text-generation",
     "base_model": "google/gemma-2b",
     "license": {"license": "other", "license_name": "gemma"},
     "data": [data],

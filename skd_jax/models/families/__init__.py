@@ -1,6 +1,16 @@
 """The model families: one small file for those whose config.json is alike."""
 
-from skd_jax.models.families import gemma, gpt2, llama, mixtral, olmo, phi, qwen
+from skd_jax.models.families import (
+  gemma,
+  gpt2,
+  llama,
+  m2m100,
+  mixtral,
+  olmo,
+  phi,
+  qwen,
+  t5,
+)
 from skd_jax.models.families.options import Family
 
 # By model_type.
@@ -12,6 +22,8 @@ FAMILIES: dict[str, Family] = {
   **olmo.FAMILIES,
   **phi.FAMILIES,
   **gpt2.FAMILIES,
+  **m2m100.FAMILIES,
+  **t5.FAMILIES,
 }
 
 __all__ = ["FAMILIES", "Family"]

@@ -36,7 +36,9 @@ class Family:
   traits: fields of ModelConfig that the family implies.
   names: of its tensors.
   fused_names: of the tensors in files that have all experts of a layer in one.
+  ungated: those that are other where the MLP has no gate.
   transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
+  config_class: EncoderDecoderConfig where there is an encoder.
   """
 
   architecture: str
@@ -44,13 +46,21 @@ class Family:
   defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   traits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   names: Names = dataclasses.field(default_factory=lambda: LLAMA)
+  ungated: Names = dataclasses.field(default_factory=dict)
   transposed: bool = True
   fused_names: Names | None = None
+  config_class: type[ModelConfig] = ModelConfig
 
-  def names_in(self, tensors: Collection[str]) -> Names:
-    """Returns the names that the tensors of a file have."""
+  def names_of(self, config: ModelConfig) -> Names:
+    """The names of the tensors of a model, as it is written."""
+    return {**self.names, **({} if config.gated_mlp else self.ungated)}
+
+  def names_in(self, config: ModelConfig, tensors: Collection[str]) -> Names:
+    """The names that the tensors of a file have."""
     is_fused = any(name.endswith(FUSED_SUFFIX) for name in tensors)
-    return self.fused_names if self.fused_names and is_fused else self.names
+    if self.fused_names and is_fused:
+      return self.fused_names
+    return self.names_of(config)
 
 
 COMMON_DEFAULTS: dict[str, Any] = {
@@ -67,11 +77,13 @@ _ACTIVATION_OF_HF = {
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
   "gelu": "gelu",
+  "relu": "relu",
 }
 _HF_OF_ACTIVATION = {
   "silu": "silu",
   "gelu_tanh": "gelu_pytorch_tanh",
   "gelu": "gelu",
+  "relu": "relu",
 }
 
 
