@@ -61,13 +61,18 @@ def large() -> ml_collections.ConfigDict:
 
 
 def embedded() -> ml_collections.ConfigDict:
-  """The embedded corpus, for a pair of any size; not run with a trained one.
+  """The embedded corpus and the distilled pair, 1.3B to 600M; not run yet.
+
+  With random weights of any size it has run. No download but that of the pair:
 
   python -m skd_jax.main --config=configs/nllb.py:embedded \\
-    --config.teacher.init_path=FOLDER --config.student.init_path=FOLDER
+    --config.teacher.init_path=FOLDER_OF_nllb-200-distilled-1.3B \\
+    --config.student.init_path=FOLDER_OF_nllb-200-distilled-600M
   """
   config = default_config()
-  config.task = "NLLB, embedded German to English"
+  config.task = "NLLB-200 1.3B to 600M, embedded German to English"
+  config.teacher.checkpoint = "facebook/nllb-200-distilled-1.3B"
+  config.student.checkpoint = "facebook/nllb-200-distilled-600M"
   _add_languages(config)
   config.data.max_validation_examples = 128
   config.data.max_test_examples = 200

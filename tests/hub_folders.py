@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import safetensors.numpy
 import tokenizers
@@ -55,6 +56,15 @@ def train_nllb_tokenizer(texts, vocab_size=600):
   return transformers.NllbTokenizer(vocab=trained["vocab"], merges=merges)
 
 
+def weights(config: models.EncoderDecoderConfig, seed: int):
+  """Returns random weights with which greedy answers depend on the prompt."""
+  params = noisy_params(config, seed, scale=0.4)
+  # Around 0: one token would else be the best everywhere.
+  return jax.tree.map_with_path(
+    lambda path, x: x - 1 if path[-1].key == "bias" else x, params
+  )
+
+
 def write_nllb(
   folder: pathlib.Path, tokenizer, *, seed: int, **sizes
 ) -> models.EncoderDecoderConfig:
@@ -70,7 +80,7 @@ def write_nllb(
   rows = tokenizer_lib.num_ids(tokenizer) + 2
   fields = vars(M2M100) | {"vocab_size": rows} | sizes
   config = models.EncoderDecoderConfig(**fields)
-  params = noisy_params(config, seed)
+  params = weights(config, seed)
   models.save(folder, config, params, write_more=tokenizer.save_pretrained)
   path = folder / "model.safetensors"
   tensors = safetensors.numpy.load_file(path)
