@@ -1,7 +1,6 @@
 """From settings to what the library takes: the one place that maps fields.
 
-Everything below takes plain arguments; config_checks.py calls these to check a
-config, train.py to run it.
+config_checks.py calls these to check a config, train.py to run it.
 """
 
 import datetime
@@ -361,9 +360,9 @@ def step_memory(
   prompt = max(task.prompt_length for task in tasks.tasks)
   rows, response = fit.batch_size, tasks.max_new_tokens
   if fit.packed_length:
-    num_rows = -(-rows * (prompt + response) // fit.packed_length)
+    in_a_row = fit.packed_length // (prompt + response)
     multiple = sharding.num_row_shards(mesh) * fit.num_microbatches
-    rows = packing.round_up(num_rows, rows, multiple)
+    rows = packing.round_up(-(-rows // in_a_row), rows, multiple)
     prompt, response = 1, fit.packed_length - 1
   return memory.StepMemory(
     student=student,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from configs import nllb
-from skd_jax import methods, models, train
+from skd_jax import experiment, methods, models, train
 from skd_jax.data import encoder_templates, sources, templates
 from skd_jax.data import tokenizer as tokenizer_lib
 from tests import command_lines, hub_folders
@@ -134,6 +135,39 @@ def test_export_generates_what_transformers_does(pair, tmp_path):
   texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
   assert answers == [" ".join(text.split()) for text in texts]
   assert len(set(answers)) == len(questions)
+
+
+@pytest.mark.parametrize(
+  ("setting", "value", "message"),
+  [
+    (
+      "teacher.quantization",
+      "int8",
+      "teacher.quantization = 'int8': must be '' for an encoder-decoder",
+    ),
+    (
+      "student.fit.packed_length",
+      200,
+      "student.fit.packed_length = 200: must be 0, as teacher.path is an "
+      "encoder-decoder",
+    ),
+  ],
+)
+def test_what_an_encoder_decoder_cannot_have_is_refused(
+  pair, tmp_path, setting, value, message
+):
+  config = methods.change(
+    nllb.get_config("embedded"),
+    {
+      **SMALL,
+      "teacher.path": str(pair / "teacher"),
+      "student.path": str(pair / "student"),
+      setting: value,
+    },
+  )
+  with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    experiment.open_experiment(config, tmp_path / "w")
+  assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.slow

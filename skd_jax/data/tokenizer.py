@@ -26,9 +26,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 _SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<sep>"]  # Their ids are 0 to 3.
 _CHAT_TEMPLATE = (
-  "{% for m in messages %}{% if m['role'] == 'user' %}"
-  "<s>{{ m['content'] }}<sep>"
-  "{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
+  "{% for m in messages %}{% if m['role'] == 'user' %}<s>{{ m['content'] }}"
+  "<sep>{% else %}{{ m['content'] }}</s>{% endif %}{% endfor %}"
 )
 
 
