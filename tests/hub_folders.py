@@ -57,9 +57,8 @@ def train_nllb_tokenizer(texts, vocab_size=600):
 
 
 def weights(config: models.EncoderDecoderConfig, seed: int):
-  """Returns random weights with which greedy answers depend on the prompt."""
+  """Returns random weights, biases around 0."""
   params = noisy_params(config, seed, scale=0.4)
-  # Around 0: one token would else be the best everywhere.
   return jax.tree.map_with_path(
     lambda path, x: x - 1 if path[-1].key == "bias" else x, params
   )

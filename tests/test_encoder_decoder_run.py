@@ -134,7 +134,7 @@ def test_export_generates_what_transformers_does(pair, tmp_path):
     )
   texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
   assert answers == [" ".join(text.split()) for text in texts]
-  assert len(set(answers)) == len(questions)
+  assert all(answers)
 
 
 @pytest.mark.parametrize(
