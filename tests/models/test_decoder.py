@@ -288,7 +288,7 @@ def test_draft_past_the_learned_positions_leaves_the_rest_as_it_is():
     ({"num_kv_heads": 4}, "num_heads = 6: must be a multiple"),
     ({"head_dim": 7}, "head_dim = 7: must be even"),
     ({"vocab_size": 0}, "vocab_size = 0: must be at least 1"),
-    ({"activation": "relu"}, "activation = 'relu': must be one of"),
+    ({"activation": "tanh"}, "activation = 'tanh': must be one of"),
     ({"layer_windows": (4,)}, "layer_windows has 1 entries"),
   ],
 )
