@@ -32,9 +32,9 @@ def smollm2() -> ml_collections.ConfigDict:
 
   It shows that the task runs: 10 steps for the teacher, 40 for the start, 10 of
   SKD. 2 CPU cores, shared with much other work: 1 h 42 min. The teacher solves
-  1 of 32 problems (3.1 %), start and distilled student none; 5.0 % of the tokens
-  were replaced, and the report calls the student too weak, as most of its
-  responses do not end. The weights were unpacked from 4 bits.
+  1 of 32 problems (3.1 %), the start and the distilled student none. 5.0 % of
+  the tokens were replaced; the report calls the student too weak, as most of
+  its responses do not end. The weights were unpacked from 4 bits.
   """
   config = _paper.smollm2()
   config.task = "GSM8K, SmolLM2-135M to its every third layer"

@@ -75,7 +75,7 @@ def from_file(path: str, pair: Pair, prompt: str, num_prompts: int) -> Prompts:
     FileNotFoundError: there is no such file.
   """
   if pair.tokenizer is None:
-    raise ValueError(f"--input={path}: needs a --teacher with a tokenizer")
+    raise ValueError(f"--sources={path}: needs a --teacher with a tokenizer")
   open_file = gzip.open if pathlib.Path(path).suffix == ".gz" else open
   with open_file(path, "rt", encoding="utf-8") as file:
     lines = list(
@@ -84,7 +84,7 @@ def from_file(path: str, pair: Pair, prompt: str, num_prompts: int) -> Prompts:
   if len(lines) < num_prompts:
     raise ValueError(
       f"--num_prompts={num_prompts}: must be at most {len(lines)}, the lines "
-      f"of --input={path}"
+      f"of --sources={path}"
     )
   tokenizer = tokenizer_lib.load_tokenizer(pair.tokenizer)
   return Prompts(

@@ -1,9 +1,9 @@
 """What drafters bring: acceptance, passes saved, and the speed-up by batch.
 
   python -m benchmarks.speed.speculative_decoding [--quick] \\
-    [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--input=FILE]]
+    [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--sources=FILE]]
 
-All generate the greedy tokens of the teacher: with --input the answers to its
+All generate the greedy tokens of the teacher: with --sources the answers to its
 lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
 
   plain           the teacher alone
@@ -65,11 +65,11 @@ _STUDENTS = flags.DEFINE_multi_string(
   [],
   "A Hugging Face folder, such as WORKDIR/export, or NAME=FOLDER.",
 )
-_INPUT = flags.DEFINE_string(
-  "input", None, "A text file, plain or .gz, with one source per line."
+_SOURCES = flags.DEFINE_string(
+  "sources", None, "A text file, plain or .gz, with one source per line."
 )
-_PROMPT = flags.DEFINE_string(
-  "prompt", "{source}", "The user's turn, as in config.data.prompt."
+_TEMPLATE = flags.DEFINE_string(
+  "template", "{source}", "The user's turn, as in config.data.prompt."
 )
 _NUM_PROMPTS = flags.DEFINE_integer(
   "num_prompts", None, "How many prompts; by default 16.", lower_bound=1
@@ -82,7 +82,7 @@ Answers = list[list[int]]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Sizes of the measurement; `prompt_size` is not that of --input."""
+  """Sizes of the measurement; `prompt_size` is not that of --sources."""
 
   batches: tuple[int, ...] = (1, 4, 16)
   repeats: int = 3
@@ -339,9 +339,9 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   if students:
     pair = dataclasses.replace(pair, student=next(iter(students.values())))
   prompts = None
-  if _INPUT.value:
+  if _SOURCES.value:
     prompts = draft_prompts.from_file(
-      _INPUT.value, pair, _PROMPT.value, settings.num_prompts
+      _SOURCES.value, pair, _TEMPLATE.value, settings.num_prompts
     )
   print(f"{pair.name}, {settings.num_prompts} prompts")
   return make_rows(pair, settings, prompts, students or None)
