@@ -195,7 +195,9 @@ def count_calls(policy, calls):
   )
 
 
-@pytest.mark.parametrize("num_rows", [1, 4])
+@pytest.mark.parametrize(
+  "num_rows", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_useless_drafter_costs_less_than_a_twentieth(num_rows):
   num_tokens, draft_cost, round_cost = 64, 0.2, 0.2
   worst = {**TEACHER, "table": -TEACHER["table"]}
@@ -241,6 +243,7 @@ def sum_model():
   )
 
 
+@pytest.mark.slow
 def test_drafter_that_becomes_good_is_found_and_has_read_all():
   model, num_tokens = sum_model(), 64
   table = TEACHER["table"][0]
@@ -271,6 +274,7 @@ def test_drafter_that_becomes_good_is_found_and_has_read_all():
   )
 
 
+@pytest.mark.slow
 def test_lookup_waits_for_enough_rows_that_it_can_serve():
   # Of four rows one repeats itself: 3 accepted tokens are 3 / 4 a row.
   prompts = [[1, 2, 1, 2, 1], [3, 4, 5], [5, 4, 3], [2, 6, 4]]

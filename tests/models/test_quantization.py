@@ -86,7 +86,10 @@ def test_rows_of_a_table_have_scales_of_their_own():
   )
 
 
-@pytest.mark.parametrize(("name", "config"), [("int8", GEMMA), ("int4", WIDE)])
+@pytest.mark.parametrize(
+  ("name", "config"),
+  [("int8", GEMMA), pytest.param("int4", WIDE, marks=pytest.mark.slow)],
+)
 def test_model_computes_what_its_dequantized_weights_do(name, config):
   small = quantization.quantize(noisy_params(config, scale=0.05), name)
   whole = jax.tree.map(

@@ -75,6 +75,7 @@ def slow(threshold):
   return len(kls), np.mean(kls), np.mean(same), np.mean(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [8.0])
 def test_numbers_are_those_of_the_slow_version(threshold):
   lost = measure(COMPACT, **{"rollout.threshold": threshold})

@@ -80,6 +80,7 @@ def step(state, teacher_params, num_microbatches=1, batch=BATCH):
   )
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_update_of_the_whole_batch():
   # Rows of 3, 2, 4 and 1 tokens: a mean of means would be another update.
   start = train_step.init_train_state(params(0), optimizer())
@@ -94,7 +95,9 @@ def test_microbatches_give_the_update_of_the_whole_batch():
   assert part_metrics["tokens"] == 10
 
 
-@pytest.mark.parametrize("num_microbatches", [1, 2])
+@pytest.mark.parametrize(
+  "num_microbatches", [pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_a_packed_batch_gives_the_update_of_its_examples(num_microbatches):
   rows = {
     "prompts": (BATCH.prompt, BATCH.prompt_length),
