@@ -241,7 +241,7 @@ def test_adapters_are_in_every_layer_and_their_files_name_the_task(tmp_path):
 
 def test_target_that_a_model_lacks_is_named_without_its_weights():
   with pytest.raises(ValueError) as caught:
-    models.check_targets(M2M100, models.param_shapes(M2M100), ("o_proj",))
+    lora.check_targets(M2M100, models.param_shapes(M2M100), ("o_proj",))
   assert str(caught.value) == (
     "targets has 'o_proj': must be of fc1, fc2, k_proj, out_proj, q_proj, "
     "v_proj"

@@ -601,7 +601,7 @@ def test_soft_cap_on_the_attention_of_gemma_3_is_refused():
       {"model_type": "qwen3_moe", "num_experts_per_tok": 200},
       r"experts_per_token = 200: must be in \[1, 128\]",
     ),
-    ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
+    ({"hidden_act": "tanh"}, "hidden_act = 'tanh'"),
     ({"hidden_size": None}, "hidden_size is missing"),
     (
       {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
@@ -651,8 +651,8 @@ GPT2_HF = {"model_type": "gpt2", "vocab_size": 53, "n_embd": 24} | {
       "scale_attn_by_inverse_layer_idx = True is not supported: must be False",
     ),
     (
-      {**GPT2_HF, "activation_function": "relu"},
-      "activation_function = 'relu' is not supported",
+      {**GPT2_HF, "activation_function": "tanh"},
+      "activation_function = 'tanh' is not supported",
     ),
     ({**GPT2_HF, "n_embd": None}, "n_embd is missing"),
   ],
