@@ -66,6 +66,7 @@ def test_one_line_each_in_order_and_empty_lines_stay_empty(workdir, answer):
   assert drawn == answer(lines, temperature=1.0, batch_size=2)
 
 
+@pytest.mark.slow
 def test_sampling_repeats_with_its_seed(workdir, answer):
   lines = _test_sources(workdir)
   first = answer(lines, temperature=1.0, seed=5)

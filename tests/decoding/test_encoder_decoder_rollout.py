@@ -46,6 +46,9 @@ def policies(family):
   )
 
 
+_each_family = pytest.mark.parametrize(
+  "family", ["t5", pytest.param("m2m100", marks=pytest.mark.slow)]
+)
 STOPS = stopping.make_stop_table(V, (EOS,))
 KEYS = jax.random.split(jax.random.key(3), len(PROMPTS))
 
@@ -101,7 +104,7 @@ def sequence_logits(policy, prompt):
   return logits
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@_each_family
 def test_rollout_of_refilled_slots_equals_the_reference(family):
   student, teacher = policies(family)
   batch = make_batch(PROMPTS)
@@ -135,7 +138,7 @@ def test_rollout_of_refilled_slots_equals_the_reference(family):
     )
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@_each_family
 def test_limits_are_the_models_alone(family):
   student, teacher = policies(family)
   batch = make_batch(PROMPTS)
@@ -148,7 +151,7 @@ def test_limits_are_the_models_alone(family):
   assert len({tuple(row) for row in as_lists(alone)}) == len(PROMPTS)
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@_each_family
 def test_rows_do_not_depend_on_their_batch_nor_on_the_width_of_prompts(family):
   student, teacher = policies(family)
   together = run(student, teacher, make_batch(PROMPTS), KEYS, jnp.float32(2))
@@ -163,6 +166,7 @@ def test_rows_do_not_depend_on_their_batch_nor_on_the_width_of_prompts(family):
   assert as_lists(apart) == [as_lists(together)[row] for row in few]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CONFIGS)
 def test_greedy_teacher_generates_with_a_drafter_what_it_does_alone(family):
   student, teacher = (

@@ -295,6 +295,7 @@ def test_lookup_waits_for_enough_rows_that_it_can_serve():
   assert judged(0.8) == 0
 
 
+@pytest.mark.slow
 def test_lookup_changes_no_draw_of_the_teacher():
   arguments = Policy(TEACHER, MODEL, HOW), *inputs(stops=(EOS,))
   helped, alone = run(PromptLookup(), *arguments), run_alone(*arguments)

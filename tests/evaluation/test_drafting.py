@@ -102,6 +102,7 @@ def test_no_batch_is_no_acceptance():
     acceptance([])
 
 
+@pytest.mark.slow
 def test_acceptance_is_what_speculative_decoding_accepts():
   batch = make_batch(PROMPTS * 300, num_padding=0)
   decode = functools.partial(

@@ -158,7 +158,15 @@ def cached_logits(model, params, prompt, lengths, response, steps):
   return np.concatenate(out, axis=1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+  "family",
+  [
+    family
+    if family in ("nllb", "t5_v1_1")
+    else pytest.param(family, marks=pytest.mark.slow)
+    for family in FAMILIES
+  ],
+)
 def test_logits_match_transformers_both_ways(family, tmp_path):
   reference = reference_model(family)
   reference.save_pretrained(tmp_path / "in")
@@ -268,6 +276,7 @@ def test_unsupported_option_is_named(changes, message):
     models.model_config_from_hf(hf)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_same_where_layers_are_computed_again():
   params, (prompt, lengths, response) = noisy_params(T5), rows(T5)
 

@@ -203,6 +203,7 @@ def test_pair_of_one_model_is_too_similar():
   assert probe.verdict(found).startswith("too similar: top_k 25 replaces 0.0%")
 
 
+@pytest.mark.slow
 def test_student_without_knowledge_is_too_weak_for_a_sharp_teacher():
   spec = make_spec(**{"rollout.threshold": 5.0})
   found = find(spec, load(3, 0.02), SHARP)

@@ -90,6 +90,7 @@ def test_numbers_are_those_of_the_slow_version(threshold):
   )
 
 
+@pytest.mark.slow
 def test_full_teacher_has_lost_nothing():
   lost = measure(TEACHER)
   assert lost.tokens > 4
