@@ -102,7 +102,7 @@ def on_one_device(family, **changes):
   return run(family, (1, 1, 1), **changes)
 
 
-def assert_same(got: Result, want: Result):
+def assert_same(got: Result, want: Result, params_atol=1e-5):
   for name in ("tokens", "length", "source", "draft_tokens", "stopped"):
     np.testing.assert_array_equal(
       getattr(got.rollout, name), getattr(want.rollout, name), err_msg=name
@@ -111,7 +111,9 @@ def assert_same(got: Result, want: Result):
   jax.tree.map(close, got.rollout.teacher_hidden, want.rollout.teacher_hidden)
   for name, value in want.metrics.items():
     close(got.metrics[name], value, err_msg=name)
-  jax.tree.map(close, got.params, want.params)
+  jax.tree.map(
+    functools.partial(close, atol=params_atol), got.params, want.params
+  )
   # Moments are of gradients, which Adam's first step hides but for their signs.
   for ours, theirs in zip(
     *map(jax.tree.leaves, (got.moments, want.moments)), strict=True
@@ -126,7 +128,10 @@ def test_mesh_generates_and_learns_what_one_device_does(family, shape):
   want = on_one_device(family)
   replaced = want.rollout.source == 1
   assert 0 < replaced.sum() < want.rollout.length.sum()
-  assert_same(run(family, shape), want)
+  # A router has gradients near 0, and rounding decides where Adam's first step,
+  # of up to 1e-3, takes these.
+  has_experts = EVEN_FAMILIES[family].num_experts > 0
+  assert_same(run(family, shape), want, 1e-4 if has_experts else 1e-5)
 
 
 @pytest.mark.parametrize(
