@@ -1,7 +1,7 @@
 """How much of what a student drafts its teacher would accept.
 
-  teacher, prompts       -> answer      -> batches: its own answers, to be read
-  both models, batches   -> acceptance  -> the share of accepted tokens
+  prompts, the teacher's answers  -> to_read     -> batches
+  both models, batches            -> acceptance  -> the share of accepted tokens
 
 Speculative sampling draws a token from the student's distribution p and keeps
 it with probability min(1, q / p), where q is the teacher's. So a proposal is
@@ -29,12 +29,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from skd_jax import structs
-from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding import sampling as sampling_lib
-from skd_jax.decoding import stopping
-from skd_jax.decoding.policy import Policy
 from skd_jax.evaluation import agreement
-from skd_jax.parallel import processes, sharding
+from skd_jax.parallel import processes
 
 
 @struct.dataclass
@@ -63,7 +60,7 @@ def acceptance_sums(
   Args:
     student_params: its weights.
     teacher_params: its weights.
-    batch: the references are the teacher's own answers, from `answer`.
+    batch: the references are the teacher's own answers, from `to_read`.
     student: the model.
     teacher: the model.
     sampling: of both.
@@ -115,7 +112,7 @@ def acceptance(
 
   Args:
     sums_fn: `acceptance_sums` with both models and their weights bound.
-    batches: from `answer`, at least one.
+    batches: from `to_read`, at least one.
 
   Raises:
     ValueError: there are no batches.
@@ -127,42 +124,8 @@ def acceptance(
   return sum(float(of_batch.accepted) for of_batch in sums) / max(tokens, 1.0)
 
 
-@functools.partial(
-  jax.jit, static_argnames=("model", "sampling", "max_new_tokens")
-)
-def answer(
-  params: structs.Params,
-  batch: structs.Batch,
-  *,
-  stop_table: stopping.StopTable,
-  model: structs.LanguageModel,
-  sampling: sampling_lib.Sampling,
-  max_new_tokens: int,
-) -> structs.Batch:
-  """Returns a batch with a model's answers in place of the references; jitted.
-
-  The answer to an example is the same each time.
-
-  Args:
-    params: the weights.
-    batch: the prompts.
-    stop_table: what ends an answer.
-    model: the model.
-    sampling: how its tokens are drawn.
-    max_new_tokens: the most tokens of an answer.
-  """
-
-  def decode(shared, batch):
-    params, stop_table = shared
-    return rollout_lib.decode(
-      Policy(params, model, sampling),
-      batch,
-      sampling_lib.row_keys(0, 0, batch.index),
-      stop_table,
-      max_new_tokens=max_new_tokens,
-    )
-
-  answers = sharding.by_rows(decode)((params, stop_table), batch)
+def to_read(batch: structs.Batch, answers: structs.Rollout) -> structs.Batch:
+  """Returns a batch with answers as its references; rows that pad have none."""
   return dataclasses.replace(
     batch,
     reference=answers.tokens,

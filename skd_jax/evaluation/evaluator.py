@@ -16,20 +16,17 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from skd_jax import structs
 from skd_jax.data.dataset import TokenizedSet
 from skd_jax.data.tasks import Task, TaskSet
-from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding import sampling, stopping
-from skd_jax.decoding.policy import Policy
 from skd_jax.evaluation import agreement as agreement_lib
-from skd_jax.evaluation import drafting
+from skd_jax.evaluation import answering, drafting
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.models.loading import LoadedModel
-from skd_jax.parallel import processes, sharding
+from skd_jax.parallel import processes
 
 Scores = dict[str, Any]  # By metric, or by task and metric; see above.
 # By task, split and sampling: who answered, and the batches with the answers.
@@ -111,11 +108,12 @@ class Evaluator:
     for batch in self.eval_batches(held_out):
       rollout, index = processes.to_host(
         (
-          decode_greedily(
+          answering.answer(
             params,
             batch,
             stop_table=self.stop_table,
             model=model,
+            sampling=sampling.GREEDY,
             max_new_tokens=task.max_new_tokens,
           ),
           batch.index,
@@ -178,15 +176,20 @@ class Evaluator:
     key = task.name, split, how
     if key not in self.answered or self.answered[key][0] is not teacher:
       answer = functools.partial(
-        drafting.answer,
+        answering.answer,
         teacher.params,
         stop_table=self.stop_table,
         model=teacher.model,
         sampling=how,
         max_new_tokens=task.max_new_tokens,
       )
-      batches = self.eval_batches(task.split(split))
-      self.answered[key] = teacher, [answer(batch) for batch in batches]
+      self.answered[key] = (
+        teacher,
+        [
+          drafting.to_read(batch, answer(batch))
+          for batch in self.eval_batches(task.split(split))
+        ],
+      )
     return self.answered[key][1]
 
   def _agreement(
@@ -208,34 +211,6 @@ class Evaluator:
     return agreement_lib.agreement(
       sums_fn, self.eval_batches(task.split(split))
     )
-
-
-@functools.partial(jax.jit, static_argnames=("model", "max_new_tokens"))
-def decode_greedily(
-  params: structs.Params,
-  batch: structs.Batch,
-  *,
-  stop_table: stopping.StopTable,
-  model: structs.LanguageModel,
-  max_new_tokens: int,
-) -> structs.Rollout:
-  """Returns the greedy answers of a batch; jitted.
-
-  One compilation for each model and width of the prompts: several weights of
-  the same model share it.
-  """
-
-  def decode(shared, batch):
-    params, stop_table = shared
-    return rollout_lib.decode(
-      Policy(params, model, sampling.GREEDY),
-      batch,
-      jax.random.split(jax.random.key(0), batch.prompt.shape[0]),
-      stop_table,
-      max_new_tokens=max_new_tokens,
-    )
-
-  return sharding.by_rows(decode)((params, stop_table), batch)
 
 
 def summarize(

@@ -9,7 +9,7 @@ import pytest
 from skd_jax.decoding import draft_stats, sampling, speculative, stopping
 from skd_jax.decoding.drafters import ModelDrafter
 from skd_jax.decoding.policy import Policy
-from skd_jax.evaluation import drafting
+from skd_jax.evaluation import answering, drafting
 from tests import conftest, reference
 
 V = 7
@@ -31,7 +31,7 @@ def make_batch(prompts=PROMPTS, num_padding=1):
 
 
 def answer(batch, how=HOW):
-  return drafting.answer(
+  answers = answering.answer(
     TEACHER,
     batch,
     stop_table=stopping.make_stop_table(V, (EOS,)),
@@ -39,6 +39,7 @@ def answer(batch, how=HOW):
     sampling=how,
     max_new_tokens=T,
   )
+  return drafting.to_read(batch, answers)
 
 
 def acceptance(batches, how=HOW, student=STUDENT):

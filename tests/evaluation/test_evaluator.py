@@ -9,7 +9,7 @@ import pytest
 
 from skd_jax.data.tasks import Task
 from skd_jax.decoding import sampling, stopping
-from skd_jax.evaluation import evaluator
+from skd_jax.evaluation import answering, evaluator
 from skd_jax.models import LoadedModel
 from tests import conftest
 
@@ -172,9 +172,9 @@ def test_weights_of_one_model_share_a_compilation():
   task = _make_task()
   scorer = _make_evaluator(task)
   scorer.answers(task, "test", MODEL, conftest.trigram_params(V, seed=1))
-  compiled = evaluator.decode_greedily._cache_size()
+  compiled = answering.answer._cache_size()
   scorer.answers(task, "test", MODEL, conftest.trigram_params(V, seed=2))
   _make_evaluator(task).answers(
     task, "test", MODEL, conftest.trigram_params(V, seed=3)
   )
-  assert evaluator.decode_greedily._cache_size() == compiled
+  assert answering.answer._cache_size() == compiled
