@@ -186,4 +186,10 @@ def _check(asked: Comparison) -> None:
     rate = 0.1 if variant.method in methods_lib.CONTROLS else None
     of_variant = methods_lib.apply_method(config, variant.method, rate)
     changes = {**variant.start.changes, **variant.changes}
+    for name in changes:
+      if name.startswith("teacher."):
+        raise ValueError(
+          f"{variant.name!r} changes {name}: must leave the teacher as it is, "
+          "which all runs of a comparison share"
+        )
     config_checks.check_config(methods_lib.change(of_variant, changes))

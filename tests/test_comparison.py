@@ -14,6 +14,7 @@ from skd_jax import (
   grids,
   methods,
   records,
+  study,
   train,
 )
 from skd_jax.reporting import files
@@ -236,6 +237,19 @@ def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
   assert path.read_bytes() == before
 
 
+def _study(changes):
+  return study.Study(
+    name="asked",
+    question="?",
+    regimes={"": {}},
+    arms={"skd": study.Arm("skd", changes)},
+    baselines=("skd",),
+    seeds=1,
+    metric="bleu",
+    stopping="1 seed",
+  )
+
+
 @pytest.mark.parametrize(
   ("changes", "how", "said"),
   [
@@ -249,6 +263,11 @@ def test_other_settings_do_not_mix_with_kept_lines(compared, finished):
       {"teacher_cache.top_k": 5},
       {"methods": ["supervised_kd"]},
       r"teacher_cache\.top_k = 5: must be 0 in a comparison",
+    ),
+    (
+      {},
+      {"study": _study({"teacher.quantization": "int8"})},
+      r"'skd' changes teacher\.quantization: must leave the teacher as it is",
     ),
     ({}, {"methods": ["skdd"]}, "--methods has 'skdd'"),
     # The K of a variant that would be run late.
