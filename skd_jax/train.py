@@ -104,7 +104,7 @@ def train_and_evaluate(
     }
     spec = distillations["student"].spec
     probe = probe_start(experiment, spec, start, teacher)
-    if judge:
+    if judge is not None:
       probe_quantization(experiment, spec, start, judge)
     scores["student_init"] = score(experiment, "student_init", start, judge)
     per_seed = []

@@ -173,14 +173,15 @@ def _propose(
 ) -> structs.Proposal:
   """Draws a token after each prefix: [B, T, D] -> Proposal [B, T]."""
   shape = hidden.shape[:2]
-  log_probs = sampling.warp(student.logits(hidden), student.sampling)
+  logits = student.logits(hidden)
   uniform = sampling.draw_uniform(
     row_keys,
     sampling.STUDENT_DRAW,
     jnp.broadcast_to(jnp.arange(shape[1]), shape),
   )
-  tokens = sampling.draw_token(
-    log_probs.reshape(-1, log_probs.shape[-1]), uniform.reshape(-1)
-  ).reshape(shape)
-  own = jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-  return structs.Proposal(tokens=tokens, log_prob=own, hidden=hidden)
+  tokens, own = sampling.draw(
+    logits.reshape(-1, logits.shape[-1]), student.sampling, uniform.reshape(-1)
+  )
+  return structs.Proposal(
+    tokens=tokens.reshape(shape), log_prob=own.reshape(shape), hidden=hidden
+  )

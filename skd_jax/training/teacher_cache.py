@@ -129,7 +129,9 @@ class CachedTeacher:
     if self.source == structs.REFERENCE:
       width = batch.reference.shape[1]
     rows = np.flatnonzero(index >= 0)
-    places = response * len(self.index) + self._places(index[rows])
+    order = self._order
+    places = order[np.searchsorted(self.index, index[rows], sorter=order)]
+    places += response * len(self.index)
     found = self.records.read(places.tolist())
     arrays = _empty(local, width, self.k, self.source)
     for row, record in zip(rows.tolist(), found, strict=True):
@@ -141,9 +143,9 @@ class CachedTeacher:
       _fill(arrays, row, record)
     return sharding.place_rows(arrays, self.mesh, num_rows)
 
-  def _places(self, index: np.ndarray) -> np.ndarray:
-    order = np.argsort(self.index)
-    return order[np.searchsorted(self.index, index, sorter=order)]
+  @functools.cached_property
+  def _order(self) -> np.ndarray:
+    return np.argsort(self.index)
 
 
 def check_records(
