@@ -1,7 +1,7 @@
 """Weight-only quantization: the matrices of a frozen model in 8 or 4 bits.
 
   kernel [in, out]   int8: values int8 [in, out], scale [1, out]
-                     int4: values int4 [in, out], scale [in / 128, out]
+                     int4: values int4 [in, out], scale [in / 32, out]
   table [V, D]       values int8 [V, D], scale [V, 1]
 
 In the tree of the weights a `Quantized` takes the place of each such matrix: it
@@ -29,7 +29,10 @@ from skd_jax import structs
 
 FORMATS = ("int8", "int4")
 
-_GROUP = 128  # Rows of an int4 kernel that share a scale.
+# Rows of an int4 kernel that share a scale, as in the formats of llama.cpp. It
+# divides the widths of published models, as 128 does not divide 576; a scale of
+# a whole column costs much more (docs/many_chips.md).
+_GROUP = 32
 _DTYPES = {"int8": jnp.int8, "int4": jnp.int4}
 _HIGHEST = {jnp.dtype(jnp.int8): 127, jnp.dtype(jnp.int4): 7}
 _TABLES = ("embedding", "lm_head")

@@ -14,16 +14,16 @@ from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 TOKENS = jnp.asarray([[3, 1, 4, 1], [5, 9, 2, 6]])
 POSITIONS = jnp.broadcast_to(jnp.arange(4), TOKENS.shape)
-# Its kernels have one, two and three groups of rows.
+# Its kernels have 4, 8 and 11 groups of rows.
 WIDE = dataclasses.replace(
-  LLAMA, hidden_size=128, intermediate_size=384, num_heads=4, head_dim=64
+  LLAMA, hidden_size=128, intermediate_size=352, num_heads=4, head_dim=64
 )
 
 
 def reference(matrix, name):
   """The matrix that the quantized one stands for, number by number."""
   highest = {"int8": 127, "int4": 7}[name]
-  size = 128 if name == "int4" and len(matrix) % 128 == 0 else len(matrix)
+  size = 32 if name == "int4" and len(matrix) % 32 == 0 else len(matrix)
   result = np.zeros_like(matrix)
   for column in range(matrix.shape[1]):
     for start in range(0, len(matrix), size):
@@ -116,7 +116,7 @@ def test_matrices_take_what_is_promised(name, bits):
   params = quantization.shapes(whole, name)
   kernel = params["layers"]["0"]["mlp"]["down"]["kernel"]
   assert jnp.iinfo(kernel.values.dtype).bits == bits
-  groups = 3 if name == "int4" else 1
+  groups = 11 if name == "int4" else 1
   assert kernel.scale.shape == (groups, WIDE.hidden_size)
   for table in ("embedding", "lm_head"):
     assert params[table].values.dtype == jnp.int8
@@ -169,7 +169,7 @@ def test_quantized_weights_are_neither_adapted_nor_saved(tmp_path):
 
 @pytest.mark.skipif(len(jax.devices()) < 8, reason="needs eight devices")
 @pytest.mark.parametrize(
-  ("rows", "of_scale"), [(1024, ("tensor", None)), (256, (None, None))]
+  ("rows", "of_scale"), [(1024, ("tensor", None)), (128, (None, None))]
 )
 def test_groups_of_rows_are_sharded_where_they_divide(rows, of_scale):
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=8)
@@ -204,7 +204,7 @@ def test_weights_are_read_where_they_are_placed(tmp_path):
   alone = quantization.quantize(whole.params, "int4")
   jax.tree.map(np.testing.assert_array_equal, loaded.params, alone)
   mlp = loaded.params["layers"]["0"]["mlp"]
-  for name, shape in (("up", (1, 192)), ("down", (3, 128))):
+  for name, shape in (("up", (4, 176)), ("down", (11, 128))):
     scale = mlp[name]["kernel"].scale
-    # Three groups of rows do not divide by two.
+    # Eleven groups of rows do not divide by two.
     assert scale.sharding.shard_shape(scale.shape) == shape
