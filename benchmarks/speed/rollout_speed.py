@@ -25,6 +25,8 @@ import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from absl import flags
+
 from benchmarks import harness
 from benchmarks.speed import pair as pair_lib
 from benchmarks.speed import peers, regimes, rollouts
@@ -32,6 +34,9 @@ from benchmarks.speed.pair import Pair
 from benchmarks.speed.regimes import Regime
 from benchmarks.speed.rollouts import Contestant
 from skd_jax import structs
+
+_BATCHES = flags.DEFINE_list("batches", None, "Numbers of rows: 1,4,16,64.")
+_NEW_TOKENS = flags.DEFINE_integer("new_tokens", None, "T; by default 64.")
 
 PEERS = ("hf_student", "hf_teacher", "hf_assisted")
 
@@ -95,6 +100,7 @@ def _ours(
   for mode in ("student", "teacher", "on_policy"):
     function = rollouts.make_rollout(pair, mode, max_new_tokens=new_tokens)
     field[mode] = Contestant(rollouts.bind(function, pair, batch))
+  harness.compile_all(contestant.call for contestant in field.values())
   fastest = functools.partial(
     rollouts.fastest, batch=batch, max_new_tokens=new_tokens
   )
@@ -158,7 +164,13 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   pair = pair_lib.from_flags(quick)
   print(pair.name)
-  return make_rows(pair, QUICK if quick else Settings())
+  settings = QUICK if quick else Settings()
+  if _BATCHES.value:
+    batches = tuple((int(size), 3) for size in _BATCHES.value)
+    settings = dataclasses.replace(settings, batches=batches)
+  if _NEW_TOKENS.value:
+    settings = dataclasses.replace(settings, new_tokens=_NEW_TOKENS.value)
+  return make_rows(pair, settings)
 
 
 if __name__ == "__main__":

@@ -155,8 +155,9 @@ def fastest(
     )
     for length in draft_lengths
   }
-  for program in programs.values():
-    jax.block_until_ready(bind(program, any_regime.pair, batch)())  # Compiles.
+  harness.compile_all(
+    bind(program, any_regime.pair, batch) for program in programs.values()
+  )
   found = {}
   for what, regime in regimes.items():
     calls = {

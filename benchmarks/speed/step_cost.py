@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import flags
 
 from benchmarks import harness
 from benchmarks.speed import pair as pair_lib
@@ -32,6 +33,11 @@ from skd_jax import structs
 from skd_jax.losses import divergence, token_losses
 from skd_jax.training import generation
 from skd_jax.training import train_step as train_step_lib
+
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "B; by default 16.")
+_CHUNK_SIZE = flags.DEFINE_integer(
+  "chunk_size", None, "Tokens whose loss is computed at once; by default 512."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +188,12 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   pair = pair_lib.from_flags(quick)
   print(pair.name)
-  return make_rows(pair, QUICK if quick else Settings())
+  settings = QUICK if quick else Settings()
+  if _BATCH_SIZE.value:
+    settings = dataclasses.replace(settings, batch_size=_BATCH_SIZE.value)
+  if _CHUNK_SIZE.value:
+    settings = dataclasses.replace(settings, chunk_size=_CHUNK_SIZE.value)
+  return make_rows(pair, settings)
 
 
 if __name__ == "__main__":

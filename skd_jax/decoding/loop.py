@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from skd_jax import structs
 from skd_jax.decoding import legs, stopping
+from skd_jax.parallel import sharding
 
 # The models that take part, each with its weights.
 Models = tuple[tuple[structs.LanguageModel, structs.Params], ...]
@@ -249,10 +250,13 @@ def run(
     raise ValueError(
       f"batch_size = {batch_size}: must be in [1, {num_rows} prompts]"
     )
+  # XLA makes three passes over the weights of a product with a single row where
+  # it compiles for a GPU: a second slot, always free, costs less.
+  num_slots = max(batch_size, 2 if sharding.platform() == "gpu" else 1)
   state = init_state(
     models,
     batch,
-    batch_size=batch_size,
+    batch_size=num_slots,
     max_new_tokens=max_new_tokens,
     num_draft_tokens=num_draft_tokens,
     keep_teacher_hidden=keep_teacher_hidden,
@@ -262,7 +266,7 @@ def run(
     return ~jnp.all(state.done)
 
   if batch_size == num_rows:
-    state = refill(models, state, batch, stop_table, batch_size)
+    state = refill(models, state, batch, stop_table, num_slots)
     return jax.lax.while_loop(live, one_round, state).rollout
 
   # A prompt pass over few rows costs nearly what it does over many: slots wait

@@ -80,15 +80,46 @@ def multiply(x: jax.Array, kernel: jax.Array | Quantized) -> jax.Array:
 
 
 def multiply_rows(table: jax.Array | Quantized, x: jax.Array) -> jax.Array:
-  """Multiplies the rows of a table [V, D] by [M, D]: float32 [V, M]."""
-  is_small = isinstance(table, Quantized)
-  product = jax.lax.dot_general(
-    (table.values if is_small else table).astype(x.dtype),
+  """Multiplies the rows of a table [V, D] by [M, D]: float32 [V, M].
+
+  Both products of the gradient have the dtype of `x`, as this one has, and are
+  accumulated in float32.
+  """
+  if isinstance(table, Quantized):
+    return _product(table.values.astype(x.dtype), x, (1, 1)) * table.scale
+  return _multiply_rows(table, x)
+
+
+@jax.custom_vjp
+def _multiply_rows(table, x):
+  return _product(table.astype(x.dtype), x, (1, 1))
+
+
+def _multiply_rows_forward(table, x):
+  return _multiply_rows(table, x), (table, x)
+
+
+def _multiply_rows_backward(saved, gradient):
+  table, x = saved
+  # Float32 by float32 is half as fast on a GPU.
+  gradient = gradient.astype(x.dtype)
+  of_table = _product(gradient, x, (1, 0))
+  of_x = _product(gradient, table.astype(x.dtype), (0, 0))
+  return of_table.astype(table.dtype), of_x.astype(x.dtype)
+
+
+_multiply_rows.defvjp(_multiply_rows_forward, _multiply_rows_backward)
+
+
+def _product(x, y, axes):
+  """Returns the float32 product of two matrices over an axis of each."""
+  first, second = axes
+  return jax.lax.dot_general(
     x,
-    (((1,), (1,)), ((), ())),
+    y,
+    (((first,), (second,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
-  return product * table.scale if is_small else product
 
 
 def lookup(table: jax.Array | Quantized, rows: jax.Array) -> jax.Array:
