@@ -81,6 +81,13 @@ setuptools.setup(
       "libtpu>=0.0.42,<0.1; "
       "sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
+    # The compiler of a GPU, for a machine without one: benchmarks/gpu. In an
+    # environment of its own, as the one above.
+    "gpu-compiler": [
+      "jax-cuda12-pjrt>=0.10,<0.13",
+      "jax-cuda12-plugin>=0.10,<0.13",
+      "nvidia-cuda-nvcc-cu12>=12.9,<13",
+    ],
     # The metric `math`.
     "math": ["math-verify[antlr4_13_2]>=0.9,<0.10"],
     # Weights & Biases beside TensorBoard: the setting log.wandb.

@@ -37,6 +37,7 @@ COLUMNS: dict[str, str] = {
   "packing": "packed_length rows fill seconds time_ratio",
   "device_limits": "shape what batch length seconds tokens_per_s gbytes_per_s "
   "tflops_per_s of_limit",
+  "gpu_kernels": "config layers part kernels",
   "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
   "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
   "tpu_cycles": "config slice layers part ops schedule estimate hbm_mb limit "

@@ -53,6 +53,8 @@ _FILES = {
   "loss_memory": "speed/*/loss_memory.json",
   "long_sequences": "speed/*/long_sequences.json",
   "packing": "speed/*/packing.json",
+  "device_limits": "speed/*/device_limits.json",
+  "gpu_kernels": "gpu/kernels.json",
   "tpu_plan": "tpu/plan.json",
   "tpu_cycles": "tpu/cycles*.json",
 }

@@ -6,6 +6,7 @@ many tokens are drafted per round, or on how the batch is spread over devices.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -111,28 +112,53 @@ def nucleus_floor(blocks: jax.Array, mass: jax.Array) -> jax.Array:
     float32 [..., 1, 1]; `blocks >= floor` is the nucleus, ties included.
   """
   # A CPU is slow at a pass over V, and a loop costs it nothing. A TPU is slow
-  # at top_k, and on a GPU each turn of a loop is several launches.
+  # at top_k, and a GPU at starting a kernel: a pass is three of them.
   return jax.lax.platform_dependent(
-    blocks, mass, cpu=floor_by_halving, default=floor_by_digits
+    blocks,
+    mass,
+    cpu=floor_by_halving,
+    tpu=floor_by_digits,
+    default=functools.partial(floor_by_digits, digit_bits=4),
   )
 
 
-def floor_by_digits(blocks: jax.Array, mass: jax.Array) -> jax.Array:
-  """Finds the floor of the nucleus from all of V, two bits a pass; no loop."""
+def floor_by_digits(
+  blocks: jax.Array, mass: jax.Array, digit_bits: int = 2
+) -> jax.Array:
+  """Finds the floor of the nucleus from all of V, some bits a pass; no loop.
+
+  Args:
+    blocks: as in nucleus_floor.
+    mass: likewise.
+    digit_bits: of the floor, found in one pass.
+  """
   # Else every pass would compute the weights again, in the layout of logits.
   blocks = jax.lax.optimization_barrier(blocks)
   bits = jax.lax.bitcast_convert_type(blocks, jnp.int32)
 
-  def is_reached(at):
-    tail = jnp.sum(
-      jnp.where(bits >= at, blocks, 0.0), axis=(-2, -1), keepdims=True
+  def digit_from(low, shift, num_bits):
+    """Returns the largest digit whose tail reaches the mass, [..., 1, 1]."""
+    inside = [
+      jnp.where(bits >= low + (digit << shift), blocks, 0.0)
+      for digit in range(1, 2**num_bits)
+    ]
+    # All sums are one reduction: a GPU reads the weights once a pass.
+    tails = jax.lax.reduce(
+      inside,
+      [jnp.float32(0)] * len(inside),
+      lambda *parts: jax.tree.map(jnp.add, *parts),
+      (bits.ndim - 2, bits.ndim - 1),
     )
-    return (tail >= mass).astype(jnp.int32)
+    return sum(
+      (tail[..., None, None] >= mass).astype(jnp.int32) for tail in tails
+    )
 
   low = jnp.zeros(mass.shape, jnp.int32)
-  for shift in range(28, -1, -2):  # Of numbers up to 1, the upper bits are 0.
-    digit = sum(is_reached(low + (at << shift)) for at in (1, 2, 3))
-    low += digit << shift
+  left = 30  # Of numbers up to 1, the upper bits are 0.
+  while left:
+    num_bits = min(digit_bits, left)
+    left -= num_bits
+    low += digit_from(low, left, num_bits) << left
   # The most probable token is inside, however small the mass is.
   low = jnp.minimum(low, jnp.max(bits, axis=(-2, -1), keepdims=True))
   return jax.lax.bitcast_convert_type(low, jnp.float32)

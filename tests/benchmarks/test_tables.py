@@ -16,6 +16,8 @@ NAMES = {
     "loss_memory",
     "long_sequences",
     "packing",
+    "device_limits",
+    "gpu_kernels",
   ),
   "tpu": ("tpu_plan", "tpu_cycles"),
 }

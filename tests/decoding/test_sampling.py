@@ -1,5 +1,7 @@
 """Tokens are drawn as temperature and top-p describe."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,8 +32,12 @@ def test_warp_matches_a_sort(temperature, top_p):
   np.testing.assert_allclose(warped, expected, atol=1e-6)
 
 
-# As a CPU finds the floor of the nucleus, and as other devices do.
-FLOORS = (sampling.floor_by_halving, sampling.floor_by_digits)
+# As a CPU finds the floor of the nucleus, a TPU and a GPU.
+FLOORS = (
+  sampling.floor_by_halving,
+  sampling.floor_by_digits,
+  functools.partial(sampling.floor_by_digits, digit_bits=4),
+)
 
 
 def nucleus(probs, top_p, find_floor=sampling.nucleus_floor):

@@ -202,3 +202,54 @@ def test_cudnn_is_called_on_gpu_with_the_windows_of_the_layers(monkeypatch):
   assert names == {"__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"}
   lengths = re.findall(r"sliding_window_length\\22: (\d+)", found)
   assert set(lengths) == {"512", "0"}
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize(
+  ("groups", "queries", "size", "window"),
+  [(8, 4, 64, None), (8, 1, 128, None), (4, 2, 128, 512)],
+)
+def test_cudnn_is_attention_in_value_and_gradient(
+  groups, queries, size, window
+):
+  length = 2048
+  keys = jax.random.split(jax.random.key(0), 4)
+  shapes = (
+    (2, length, groups * queries, size),
+    (2, groups, length, size),
+    (2, groups, length, size),
+    (2, length, groups * queries * size),
+  )
+  query, key, value, weights = (
+    jax.random.normal(k, shape).astype(jnp.bfloat16)
+    for k, shape in zip(keys, shapes, strict=True)
+  )
+  slots = jnp.broadcast_to(jnp.arange(length), (2, length))
+
+  def weighted(attend, query, key, value):
+    mixed = attend(query * size**-0.5, key, value)
+    return jnp.sum((mixed * weights).astype(jnp.float32)), mixed
+
+  def by_scores(query, key, value):
+    return attention.attend(query, key, value, slots, window=window, cap=None)
+
+  def by_cudnn(query, key, value):
+    return fused_attention.attend_fused(
+      "cudnn", query, key, value, None, window=window, cap=None
+    )
+
+  expected, found = (
+    jax.jit(
+      jax.value_and_grad(
+        functools.partial(weighted, attend), argnums=(0, 1, 2), has_aux=True
+      )
+    )(query, key, value)
+    for attend in (by_scores, by_cudnn)
+  )
+  for x, y in zip(
+    jax.tree.leaves((expected[0][1], expected[1])),
+    jax.tree.leaves((found[0][1], found[1])),
+    strict=True,
+  ):
+    x, y = (np.asarray(array, np.float32) for array in (x, y))
+    assert np.linalg.norm(x - y) <= 0.01 * np.linalg.norm(x)
