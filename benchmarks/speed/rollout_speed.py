@@ -36,7 +36,7 @@ from benchmarks.speed.rollouts import Contestant
 from skd_jax import structs
 
 _BATCHES = flags.DEFINE_list("batches", None, "Numbers of rows: 1,4,16,64.")
-_NEW_TOKENS = flags.DEFINE_integer("new_tokens", None, "T; by default 64.")
+_TOKENS = flags.DEFINE_integer("tokens", None, "T; by default 64.")
 
 PEERS = ("hf_student", "hf_teacher", "hf_assisted")
 
@@ -168,8 +168,8 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   if _BATCHES.value:
     batches = tuple((int(size), 3) for size in _BATCHES.value)
     settings = dataclasses.replace(settings, batches=batches)
-  if _NEW_TOKENS.value:
-    settings = dataclasses.replace(settings, new_tokens=_NEW_TOKENS.value)
+  if _TOKENS.value:
+    settings = dataclasses.replace(settings, new_tokens=_TOKENS.value)
   return make_rows(pair, settings)
 
 

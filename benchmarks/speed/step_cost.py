@@ -34,9 +34,9 @@ from skd_jax.losses import divergence, token_losses
 from skd_jax.training import generation
 from skd_jax.training import train_step as train_step_lib
 
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "B; by default 16.")
-_CHUNK_SIZE = flags.DEFINE_integer(
-  "chunk_size", None, "Tokens whose loss is computed at once; by default 512."
+_ROWS = flags.DEFINE_integer("rows", None, "Of a step; by default 16.")
+_CHUNK = flags.DEFINE_integer(
+  "chunk", None, "Tokens whose loss is computed at once; by default 512."
 )
 
 
@@ -189,10 +189,10 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   pair = pair_lib.from_flags(quick)
   print(pair.name)
   settings = QUICK if quick else Settings()
-  if _BATCH_SIZE.value:
-    settings = dataclasses.replace(settings, batch_size=_BATCH_SIZE.value)
-  if _CHUNK_SIZE.value:
-    settings = dataclasses.replace(settings, chunk_size=_CHUNK_SIZE.value)
+  if _ROWS.value:
+    settings = dataclasses.replace(settings, batch_size=_ROWS.value)
+  if _CHUNK.value:
+    settings = dataclasses.replace(settings, chunk_size=_CHUNK.value)
   return make_rows(pair, settings)
 
 

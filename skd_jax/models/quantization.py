@@ -96,19 +96,26 @@ def _multiply_rows(table, x):
 
 
 def _multiply_rows_forward(table, x):
-  return _multiply_rows(table, x), (table, x)
+  """The arguments are `jax.custom_derivatives.CustomVJPPrimal`."""
+  is_trained = table.perturbed
+  table, x = table.value, x.value
+  # The structure of what is saved is known when the backward pass is traced.
+  return _multiply_rows(table, x), (table, x, () if is_trained else None)
 
 
 def _multiply_rows_backward(saved, gradient):
-  table, x = saved
+  table, x, is_trained = saved
   # Float32 by float32 is half as fast on a GPU.
   gradient = gradient.astype(x.dtype)
-  of_table = _product(gradient, x, (1, 0))
-  of_x = _product(gradient, table.astype(x.dtype), (0, 0))
-  return of_table.astype(table.dtype), of_x.astype(x.dtype)
+  of_x = _product(gradient, table.astype(x.dtype), (0, 0)).astype(x.dtype)
+  if is_trained is None:
+    return None, of_x
+  return _product(gradient, x, (1, 0)).astype(table.dtype), of_x
 
 
-_multiply_rows.defvjp(_multiply_rows_forward, _multiply_rows_backward)
+_multiply_rows.defvjp(
+  _multiply_rows_forward, _multiply_rows_backward, symbolic_zeros=True
+)
 
 
 def _product(x, y, axes):

@@ -327,6 +327,26 @@ def test_a_lone_model_decodes_the_same_from_a_queue():
   assert as_lists(results[0]) == as_lists(results[1])
 
 
+def test_a_lone_row_on_a_gpu_has_a_second_slot_that_stays_free(monkeypatch):
+  arguments = make_batch(PROMPTS[2:3]), row_keys(1), jnp.float32(2)
+  expected = run(*arguments, rule=acceptance.Rule())
+  slots, init_state = [], loop.init_state
+
+  def init(*models_and_batch, batch_size, **options):
+    slots.append(batch_size)
+    return init_state(*models_and_batch, batch_size=batch_size, **options)
+
+  monkeypatch.setattr(loop, "init_state", init)
+  monkeypatch.setattr(loop.sharding, "platform", lambda: "gpu")
+  # Not what is compiled already.
+  again = jax.jit(functools.partial(run.__wrapped__, rule=acceptance.Rule()))
+  found = again(*arguments)
+  assert slots == [2]
+  assert as_lists(found) == as_lists(expected)
+  assert found.tokens.shape == expected.tokens.shape
+  np.testing.assert_array_equal(found.num_rounds, expected.num_rounds)
+
+
 def test_more_slots_than_prompts_are_refused():
   with pytest.raises(ValueError, match=r"batch_size = 9: must be in \[1, 5"):
     run(
