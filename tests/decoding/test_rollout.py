@@ -125,8 +125,9 @@ def replacements(accept):
 @pytest.mark.parametrize(
   ("accept", "replace", "budget"),
   [
-    *BUDGETS,
+    *BUDGETS[-2:],
     *((a, replacements(a)[0], {}) for a in _FAST),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in BUDGETS[:-2]),
     # Each is judged as the reference judges it in test_verification.py.
     *(
       pytest.param(a, r, {}, marks=pytest.mark.slow)
@@ -176,7 +177,7 @@ def test_rollout_equals_the_reference(accept, replace, budget):
   ("accept", "num_draft_tokens"),
   [
     ("top_k", 1),
-    ("mixture", 5),
+    pytest.param("mixture", 5, marks=pytest.mark.slow),
     *(
       pytest.param(*case, marks=pytest.mark.slow)
       for case in [

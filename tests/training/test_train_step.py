@@ -95,9 +95,8 @@ def test_microbatches_give_the_update_of_the_whole_batch():
   assert part_metrics["tokens"] == 10
 
 
-@pytest.mark.parametrize(
-  "num_microbatches", [pytest.param(1, marks=pytest.mark.slow), 2]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_microbatches", [1, 2])
 def test_a_packed_batch_gives_the_update_of_its_examples(num_microbatches):
   rows = {
     "prompts": (BATCH.prompt, BATCH.prompt_length),
