@@ -185,7 +185,7 @@ def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
 
 def run(
   name: str,
-  make_rows: Callable[[bool], Sequence[Row]],
+  make_rows: Callable[[bool], Iterable[Row]],
   *,
   program: str,
   result: str,
@@ -196,7 +196,7 @@ def run(
 
   Args:
     name: of the benchmark and of its table.
-    make_rows: `quick -> rows`.
+    make_rows: `quick -> rows`; those of an iterator are written as they come.
     program: what `python -m benchmarks.PROGRAM` runs.
     result: file of the result in benchmarks/results; `{device}` is replaced.
     device: `quick -> name` of what the result depends on.
@@ -213,17 +213,22 @@ def run(
     # Idle threads of torch must not spin: they would slow whoever comes next.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quick = _QUICK.value
+    folder = RESULTS if is_whole() and not quick else _QUICK_RESULTS
+    on = device(quick)
+    kept = folder / result.format(device=on)
+    path = pathlib.Path(_JSON.value) if _JSON.value else kept
+    partial = path.with_suffix(".partial.json")
+    rows: list[Row] = []
     try:
-      rows = make_rows(quick)
+      for row in make_rows(quick):
+        rows.append(row)
+        # What was measured stays if the rest is not.
+        write_json(partial, result_object(name, rows, on, program=program))
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
-    found = result_object(name, rows, device(quick), program=program)
-    print(f"\n{name} on {found['device']}\n")
+    print(f"\n{name} on {on}\n")
     print(benchmark_table(name, rows))
-    folder = RESULTS if is_whole() and not quick else _QUICK_RESULTS
-    kept = folder / result.format(device=found["device"])
-    path = pathlib.Path(_JSON.value) if _JSON.value else kept
-    write_json(path, found)
+    partial.replace(path)
     print(f"\nWritten to {path}")
 
   app.run(main)

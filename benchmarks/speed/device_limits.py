@@ -20,7 +20,7 @@ whose responses end after T / 2 and after T tokens: it has no prompts in it.
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -124,7 +124,7 @@ def read_bytes(model: LoadedModel, batch_size: int, num_slots: int) -> int:
 
 def decode_rows(
   model: LoadedModel, settings: Settings, copied: float
-) -> list[harness.Row]:
+) -> Iterator[harness.Row]:
   """Times a decode step at each batch size."""
   calls = {
     size: decode_calls(model, size, settings) for size in settings.batches
@@ -132,7 +132,6 @@ def decode_rows(
   harness.compile_all(half for half, _ in calls.values())
   length = settings.new_tokens
   slots = settings.prompt_size + length + 1
-  rows = []
   for batch_size, (half, whole) in calls.items():
     print(f"decode, B = {batch_size}", flush=True)
     timings = harness.interleaved(
@@ -143,17 +142,14 @@ def decode_rows(
     )
     seconds = difference / (length - length // 2)
     read = read_bytes(model, batch_size, slots)
-    rows.append(
-      {
-        "what": "decode",
-        "batch": batch_size,
-        "seconds": seconds,
-        "tokens_per_s": batch_size / seconds,
-        "gbytes_per_s": read / seconds / 1e9,
-        "of_limit": read / seconds / copied,
-      }
-    )
-  return rows
+    yield {
+      "what": "decode",
+      "batch": batch_size,
+      "seconds": seconds,
+      "tokens_per_s": batch_size / seconds,
+      "gbytes_per_s": read / seconds / 1e9,
+      "of_limit": read / seconds / copied,
+    }
 
 
 def decode_calls(
@@ -253,7 +249,7 @@ def train_flops(model: LoadedModel, rows: int, length: int) -> float:
   return rows * (6 * weights * length + scores)
 
 
-def rows_from_flags(quick: bool) -> list[harness.Row]:
+def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
   """Runs what the command line asks for."""
   on_cpu = jax.default_backend() == "cpu"
   settings = QUICK if quick else ON_CPU if on_cpu else Settings()
@@ -262,13 +258,12 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   dtype = jnp.float32 if on_cpu else jnp.bfloat16
   model = pair_lib.random_model(pair_lib.SHAPES[name], dtype)
   copied, multiplied = copy_rate(settings), matmul_rate(settings, dtype)
-  rows: list[harness.Row] = [
-    {"what": "copy", "gbytes_per_s": copied / 1e9},
-    {"what": "matmul", "tflops_per_s": multiplied / 1e12},
-  ]
-  rows += decode_rows(model, settings, copied)
-  rows.append(train_row(model, settings, multiplied))
-  return [{"shape": name, **row} for row in rows]
+  shape = {"shape": name}
+  yield shape | {"what": "copy", "gbytes_per_s": copied / 1e9}
+  yield shape | {"what": "matmul", "tflops_per_s": multiplied / 1e12}
+  for row in decode_rows(model, settings, copied):
+    yield shape | row
+  yield shape | train_row(model, settings, multiplied)
 
 
 if __name__ == "__main__":

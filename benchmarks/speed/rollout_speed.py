@@ -22,7 +22,7 @@ of them for the untrained student.
 import dataclasses
 import functools
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags
@@ -62,8 +62,8 @@ QUICK = Settings(
 )
 
 
-def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
-  """Measures everything: one row for each `what` and batch."""
+def make_rows(pair: Pair, settings: Settings) -> Iterator[harness.Row]:
+  """Measures everything: yields one row for each `what` and batch."""
   tuned = rollouts.usual_regimes(
     pair,
     num_rows=settings.tune_rows,
@@ -72,7 +72,6 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
   )
   missing = peers.missing(peers.TRANSFORMERS)
   others = {} if missing else _peers(pair, tuned["skd_2pct"].pair)
-  rows: list[harness.Row] = []
   for batch_size, repeats in settings.batches:
     batch = pair_lib.make_prompts(pair, batch_size, settings.prompt_size)
     field = _ours(pair, tuned, batch, settings)
@@ -81,11 +80,10 @@ def make_rows(pair: Pair, settings: Settings) -> list[harness.Row]:
         call = functools.partial(call, batch.prompt, settings.new_tokens)
         field[what] = Contestant(call)
     print(f"batch {batch_size}: {', '.join(field)}", flush=True)
-    rows += race(field, pair, batch_size, settings.new_tokens, repeats)
+    yield from race(field, pair, batch_size, settings.new_tokens, repeats)
     if missing:
       absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
-      rows += [{"what": what, **absent} for what in PEERS]
-  return rows
+      yield from ({"what": what, **absent} for what in PEERS)
 
 
 def _ours(
@@ -160,7 +158,7 @@ def race(
   ]
 
 
-def rows_from_flags(quick: bool) -> list[harness.Row]:
+def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
   """Runs what the command line asks for."""
   pair = pair_lib.from_flags(quick)
   print(pair.name)

@@ -1,6 +1,7 @@
 """Timing, tables and JSON of the benchmarks."""
 
 import json
+import subprocess
 import sys
 import time
 
@@ -50,6 +51,30 @@ def test_json_has_the_keys_of_every_benchmark(tmp_path):
   assert found["rows"] == [{"what": "x"}]
   assert found["device"] == provenance.device_name()
   assert set(harness.PEERS) <= found["versions"].keys()
+
+
+def test_rows_stay_if_a_benchmark_does_not_reach_its_end(tmp_path):
+  path = tmp_path / "result.json"
+  program = """
+from benchmarks import harness
+
+def rows(quick):
+  yield {"what": "first"}
+  raise FileNotFoundError("the second")
+
+harness.run("x", rows, program="x", result="x.json")
+"""
+  found = subprocess.run(
+    [sys.executable, "-c", program, f"--json={path}"],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert found.returncode == 1
+  assert found.stderr.splitlines()[-1] == "Error: the second"
+  assert not path.exists()
+  rest = json.loads(path.with_suffix(".partial.json").read_text("utf-8"))
+  assert rest["rows"] == [{"what": "first"}]
 
 
 def test_table_states_what_is_missing():

@@ -55,7 +55,7 @@ def speed_rows(tiny):
   """Without the peers, which have their own test."""
   with pytest.MonkeyPatch().context() as patch:
     patch.setattr(peers, "missing", lambda needed: "torch not installed")
-    return rollout_speed.make_rows(tiny, SPEED)
+    return list(rollout_speed.make_rows(tiny, SPEED))
 
 
 @pytest.mark.slow
