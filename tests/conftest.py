@@ -1,8 +1,7 @@
 """Toy models and settings that the tests share."""
 
 import contextlib
-import os
-import pathlib
+import shutil
 from collections.abc import Iterator
 
 import hypothesis
@@ -40,15 +39,20 @@ def settings(**values) -> Iterator[None]:
     compilation_cache.reset_cache()
 
 
+def pytest_sessionstart(session):
+  """Forgets compiled programs once they are many; before workers start."""
+  folder = session.config.cache.mkdir("compiled")
+  num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+  if num_bytes > 2**30 and not hasattr(session.config, "workerinput"):
+    shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _quick_compilation(tmp_path_factory):
-  """Compiles without optimizing, and each function once for all workers."""
-  base = tmp_path_factory.getbasetemp()
-  # A worker of pytest-xdist has its folder inside the one of all workers.
-  shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+def _quick_compilation(pytestconfig):
+  """Compiles without optimizing, and each function once for all sessions."""
   with settings(
     jax_disable_most_optimizations=True,
-    jax_compilation_cache_dir=str(pathlib.Path(shared) / "compiled"),
+    jax_compilation_cache_dir=str(pytestconfig.cache.mkdir("compiled")),
     jax_persistent_cache_min_compile_time_secs=0.0,
     jax_persistent_cache_min_entry_size_bytes=-1,
   ):
