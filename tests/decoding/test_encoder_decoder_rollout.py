@@ -138,6 +138,7 @@ def test_rollout_of_refilled_slots_equals_the_reference(family):
     )
 
 
+@pytest.mark.slow
 @_each_family
 def test_limits_are_the_models_alone(family):
   student, teacher = policies(family)

@@ -73,7 +73,9 @@ def make_round(num_logits, seed=0):
   return student, teacher, keys, length, proposal
 
 
-@pytest.mark.parametrize("num_logits", [G, G + 1])
+@pytest.mark.parametrize(
+  "num_logits", [G, pytest.param(G + 1, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
   ("accept", "replace"),
   [(a, r) for a in THRESHOLDS for r in acceptance.RULES[a].replace],
