@@ -244,20 +244,27 @@ def _add_head_gradient(
   hidden: jax.Array,
   logits_grad: jax.Array,
 ) -> structs.Params:
-  """Adds a chunk's gradient of the head to `total`, block by block of V.
+  """Adds a chunk's gradient of the head to `total`.
 
-  At once, the gradient of a chunk would be a second array of the size of the
-  head. Row v of the head alone decides logit v, so a block of rows can be
-  treated as a head of its own. A head that is sharded over `tensor` is
-  in blocks already. V = 10, blocks of 4:
+  A TPU and a GPU add to the total while they multiply. On a CPU the gradient of
+  a chunk would be a second array of the size of the head: it is made block by
+  block of V. Row v of the head alone decides logit v, so a block of rows can be
+  treated as a head of its own. A head that is sharded over `tensor` is in
+  blocks already. V = 10, blocks of 4:
 
     rows   0 1 2 3 | 4 5 6 7 | 6 7 8 9     the last block starts early, to fit;
     new    y y y y | y y y y | n n y y     what it repeats is not added twice
   """
+
+  def gradient(weights, logits_grad):
+    _, to_weights = jax.vjp(lambda rows: head(rows, hidden), weights)
+    (found,) = to_weights(logits_grad)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), found)
+
   vocab_size = logits_grad.shape[-1]
   size = min(_HEAD_BLOCK, vocab_size)
-  if sharding.shards_tensors():
-    size = vocab_size
+  if sharding.shards_tensors() or sharding.platform() != "cpu":
+    return jax.tree.map(jnp.add, total, gradient(weights, logits_grad))
 
   def add_block(i, total):
     start = jnp.minimum(i * size, vocab_size - size)
@@ -267,13 +274,10 @@ def _add_head_gradient(
 
     new = start + jnp.arange(size) >= i * size
     part = jnp.where(new[None, :], block(logits_grad, axis=1), 0.0)
-    _, to_rows = jax.vjp(
-      lambda rows: head(rows, hidden), jax.tree.map(block, weights)
-    )
-    (more,) = to_rows(part)
+    more = gradient(jax.tree.map(block, weights), part)
     return jax.tree.map(
       lambda x, y: jax.lax.dynamic_update_slice_in_dim(
-        x, block(x) + y.astype(jnp.float32), start, 0
+        x, block(x) + y, start, 0
       ),
       total,
       more,
