@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,18 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Checks that files can be made in a folder and two levels of its folders.
+
+  Raises:
+    OSError: names the file that could not be made.
+  """
+  folders = (folder, *folder.glob("*/"), *folder.glob("*/*/"))
+  for inside in sorted(path for path in folders if path.is_dir()):
+    with tempfile.TemporaryFile(dir=inside):
+      pass
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import tempfile
 
 import pytest
 
@@ -59,3 +60,20 @@ def test_nan_comes_back_from_what_was_written_as_null():
   assert math.isnan(found["bleu"])
   assert math.isnan(found["of_task"]["kl"])
   assert found["of_task"]["chrf"] == 2.5
+
+
+def test_folder_in_which_nothing_can_be_made_is_named(tmp_path, monkeypatch):
+  (tmp_path / "checkpoints" / "teacher").mkdir(parents=True)
+  (tmp_path / "file").write_text("")
+  files.check_writable(tmp_path)
+  assert len(list(tmp_path.rglob("*"))) == 3  # It leaves nothing.
+  make = tempfile.TemporaryFile
+
+  def refuse(dir):
+    if dir.name == "teacher":
+      raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/tmp")
+    return make(dir=dir)
+
+  monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+  with pytest.raises(PermissionError, match="checkpoints/teacher/tmp"):
+    files.check_writable(tmp_path)
