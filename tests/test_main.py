@@ -117,6 +117,8 @@ def test_report_has_the_scores_of_all_models_and_seeds(workdir):
       "rank_correlation",
       "teacher_top_mass",
       "student_top_mass",
+      "teacher_entropy",
+      "student_entropy",
     }
   assert set(report["metrics"]) == {"teacher", "student_init", "student"}
   assert report["metrics"]["teacher"]["kl"] == pytest.approx(0, abs=1e-6)

@@ -34,6 +34,8 @@ class AgreementSums:
   rank_correlation: jax.Array
   teacher_top_mass: jax.Array
   student_top_mass: jax.Array
+  teacher_entropy: jax.Array
+  student_entropy: jax.Array
 
 
 # Of what `agreement` returns.
@@ -150,7 +152,8 @@ def compare_logits(
     AgreementSums of shape [N]: 1; KL(teacher || student); whether the most
     probable token is the same; Spearman's rank correlation of both models'
     logits of the teacher's top k tokens, 0 where one of them ties them all;
-    the probability that the teacher and the student give to these k together.
+    the probability that the teacher and the student give to these k together;
+    the entropy of each, in nats.
   """
   k = min(k, teacher.shape[-1])
   of_teacher, top = jax.lax.top_k(teacher, k)
@@ -171,7 +174,15 @@ def compare_logits(
     rank_correlation=_spearman(of_teacher, of_student),
     teacher_top_mass=mass(teacher, of_teacher),
     student_top_mass=mass(student, of_student),
+    teacher_entropy=_entropy(teacher),
+    student_entropy=_entropy(student),
   )
+
+
+def _entropy(logits: jax.Array) -> jax.Array:
+  """Returns the entropy of each row, in nats: [N, V] -> [N]."""
+  log_probs = jax.nn.log_softmax(logits)
+  return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
 def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -195,7 +206,7 @@ def agreement(
   Returns:
     {"kl": nats per token, "agreement": share of tokens in [0, 1],
     "rank_correlation" in [-1, 1], "teacher_top_mass" and "student_top_mass" in
-    [0, 1]}.
+    [0, 1], "teacher_entropy" and "student_entropy" in nats per token}.
 
   Raises:
     ValueError: there are no batches.

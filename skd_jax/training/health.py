@@ -18,7 +18,14 @@ _MOST_TRUNCATED = 0.9
 # Most of what is generated says one thing over and over.
 _MOST_REPEATED = 0.5
 
-SIGNS = ("gap", "inert", "endless", "repetitive")
+# The student is sure of one token nearly everywhere, where the teacher is not:
+# its entropy over the teacher's, and the least entropy of a teacher, in nats a
+# token, that says so.
+_LEAST_ENTROPY = 0.1
+_UNSURE = 0.1
+_TEACHER, _STUDENT = "teacher_entropy", "student_entropy"  # Of any task.
+
+SIGNS = ("gap", "inert", "endless", "repetitive", "peaked")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,17 @@ def _of_the_responses(line: Mapping[str, float]) -> dict[str, str]:
       "the student has collapsed. Lower the learning rate, or let the teacher "
       "correct more."
     )
+  for name, teacher in line.items():
+    if not name.startswith("validation_") or not name.endswith(_TEACHER):
+      continue
+    student = line[name.removesuffix(_TEACHER) + _STUDENT]
+    if teacher > _UNSURE and student < _LEAST_ENTROPY * teacher:
+      found["peaked"] = (
+        f"on the validation set the student's entropy is {student:.3f} nats a "
+        f"token, the teacher's {teacher:.3f}: the student has collapsed to "
+        "single tokens. Lower the learning rate, or choose the loss.divergence "
+        "'forward_kl'."
+      )
   return found
 
 

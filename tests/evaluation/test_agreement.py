@@ -61,6 +61,9 @@ def _log_softmax(logits):
 def test_model_agrees_with_itself(model):
   params = conftest.trigram_params(V, seed=1)
   scores = agreement.agreement(_sums_fn(model, params, params), _batches())
+  entropy = scores.pop("teacher_entropy")
+  assert 0 < entropy < np.log(V)
+  assert scores.pop("student_entropy") == entropy
   assert scores == pytest.approx(
     {
       "kl": 0.0,
@@ -89,6 +92,12 @@ def test_comparison_looks_at_the_teachers_top_tokens():
     top = np.argsort(-p, kind="stable")[:6]
     assert sums.teacher_top_mass[row] == pytest.approx(p[top].sum(), rel=1e-5)
     assert sums.student_top_mass[row] == pytest.approx(q[top].sum(), rel=1e-5)
+    assert sums.teacher_entropy[row] == pytest.approx(
+      -np.sum(p * np.log(p)), rel=1e-5
+    )
+    assert sums.student_entropy[row] == pytest.approx(
+      -np.sum(q * np.log(q)), rel=1e-5
+    )
     assert sums.kl[row] == pytest.approx(np.sum(p * np.log(p / q)), rel=1e-4)
     expected = 0.0
     if row != 2:

@@ -53,6 +53,23 @@ def test_without_a_gate_there_is_nothing_to_warn_of():
 def test_collapsed_student_is_seen_without_a_gate():
   assert list(health.signs({"truncated": 0.95, "repeated": 0.4})) == ["endless"]
   assert list(health.signs({"repeated": 0.6})) == ["repetitive"]
+
+
+def test_student_that_is_far_surer_than_its_teacher_is_peaked():
+  def signs(teacher, student):
+    return list(
+      health.signs(
+        {
+          "validation_teacher_entropy": teacher,
+          "validation_student_entropy": student,
+        }
+      )
+    )
+
+  assert signs(1.0, 0.09) == ["peaked"]
+  assert signs(1.0, 0.11) == []
+  # Of a teacher that is as sure itself, nothing follows.
+  assert signs(0.05, 0.001) == []
   assert not health.signs({"truncated": 0.9, "repeated": 0.5})
 
 
