@@ -60,6 +60,15 @@ def test_flags_that_do_not_fit_together_are_an_error(arguments, said):
   assert not jax.distributed.is_initialized()
 
 
+def test_what_processes_run_computes_nothing_when_it_is_imported():
+  # JAX joins processes only before its first computation.
+  program = (
+    "import tests.in_processes; from jax._src import xla_bridge; "
+    "assert not xla_bridge.backends_are_initialized()"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True, cwd=_ROOT)
+
+
 @pytest.fixture
 def environment(monkeypatch):
   """An environment without a launcher, to be changed."""

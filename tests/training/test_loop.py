@@ -334,12 +334,14 @@ def _mesh():
   return make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
 
 
-_INPUTS = make_batch([[3], [4, 5]], references=[[7, 2], [9]])
+@pytest.fixture
+def inputs():
+  return make_batch([[3], [4, 5]], references=[[7, 2], [9]])
 
 
 @pytest.mark.parametrize(("max_skipped_steps", "last"), [(0, 2), (2, 4)])
 def test_step_that_ends_a_run_is_kept_as_it_began(
-  tmp_path, max_skipped_steps, last
+  tmp_path, inputs, max_skipped_steps, last
 ):
   seen = {}
 
@@ -349,8 +351,8 @@ def test_step_that_ends_a_run_is_kept_as_it_began(
     after, metrics, *rest = _nan_at(2, 3, 4)(state, batch, step)
     if step in (2, 3, 4):
       after = after.replace(params=state.params)
-    inputs = _INPUTS.replace(index=_INPUTS.index + step)
-    return after, metrics, *rest, (inputs, reference_rollout(inputs))
+    shifted = inputs.replace(index=inputs.index + step)
+    return after, metrics, *rest, (shifted, reference_rollout(shifted))
 
   with pytest.raises(FloatingPointError) as caught:
     _fit(tmp_path, step_fn, max_skipped_steps=max_skipped_steps)
@@ -359,13 +361,13 @@ def test_step_that_ends_a_run_is_kept_as_it_began(
   found = failed_step.read(path, _start().params, _mesh())
   assert found.step == last + 1
   np.testing.assert_array_equal(found.params["w"], seen[last]["w"])
-  np.testing.assert_array_equal(found.batch.index, _INPUTS.index + last)
+  np.testing.assert_array_equal(found.batch.index, inputs.index + last)
 
 
-def test_negative_divergence_keeps_no_step(tmp_path):
+def test_negative_divergence_keeps_no_step(tmp_path, inputs):
   def step_fn(*arguments):
-    inputs = _INPUTS, reference_rollout(_INPUTS)
-    return *_step_fn(1, min_token_loss=-1.0)(*arguments), inputs
+    kept = inputs, reference_rollout(inputs)
+    return *_step_fn(1, min_token_loss=-1.0)(*arguments), kept
 
   with pytest.raises(FloatingPointError, match="never negative"):
     _fit(tmp_path, step_fn)
