@@ -214,19 +214,22 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quick = _QUICK.value
     folder = RESULTS if is_whole() and not quick else _QUICK_RESULTS
-    on = device(quick)
-    kept = folder / result.format(device=on)
-    path = pathlib.Path(_JSON.value) if _JSON.value else kept
-    partial = path.with_suffix(".partial.json")
     rows: list[Row] = []
+    found: dict[str, Any] = {}
+    path = partial = pathlib.Path()
     try:
       for row in make_rows(quick):
         rows.append(row)
+        # The device is not asked before: a benchmark may choose it.
+        found = result_object(name, rows, device(quick), program=program)
+        kept = folder / result.format(device=found["device"])
+        path = pathlib.Path(_JSON.value) if _JSON.value else kept
+        partial = path.with_suffix(".partial.json")
         # What was measured stays if the rest is not.
-        write_json(partial, result_object(name, rows, on, program=program))
+        write_json(partial, found)
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
-    print(f"\n{name} on {on}\n")
+    print(f"\n{name} on {found['device']}\n")
     print(benchmark_table(name, rows))
     partial.replace(path)
     print(f"\nWritten to {path}")

@@ -38,6 +38,7 @@ from benchmarks import harness
 from benchmarks.tpu import checkpoints, chips, programs, roofline
 from configs import wmt
 from skd_jax import models
+from skd_jax.reporting import provenance
 
 _REPLACEMENT_RATE = 0.1  # Assumed for the seconds.
 _TEACHER_BYTES = {"": 2.0, "int8": 1.0, "int4": 0.625}  # A weight, and scales.
@@ -244,6 +245,6 @@ if __name__ == "__main__":
     rows_from_flags,
     program="tpu.plan",
     result="tpu/plan.json",
-    device=lambda quick: harness.device_name() if quick else "tpu-compiler",
+    device=lambda quick: provenance.device_name() if quick else "tpu-compiler",
     is_whole=lambda: not (flags.FLAGS.config or flags.FLAGS.search),
   )
