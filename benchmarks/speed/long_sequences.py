@@ -110,9 +110,9 @@ def make_problem(
 
 
 def measure(
-  length: int, settings: Settings, mesh: jax.sharding.Mesh
+  length: int, settings: Settings, mesh: jax.sharding.Mesh, *, timed: bool
 ) -> harness.Row:
-  """Compiles a step, and takes one where its devices are there."""
+  """Compiles a step, and takes one if its devices are there and it is timed."""
   print(f"T = {length}", flush=True)
   train, shapes = make_problem(length, settings, mesh)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -134,7 +134,7 @@ def measure(
     "least_gib": least / memory.GIB,
     "seconds": None,
   }
-  if _TOPOLOGY.value:
+  if not timed:
     return row
   arguments = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), shapes
@@ -153,7 +153,10 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   if _TOPOLOGY.value:
     devices = chips.tpu_devices(_TOPOLOGY.value)[:1]
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=devices)
-  return [measure(length, settings, mesh) for length in settings.lengths]
+  timed = not _TOPOLOGY.value
+  return [
+    measure(length, settings, mesh, timed=timed) for length in settings.lengths
+  ]
 
 
 def device(quick: bool) -> str:
