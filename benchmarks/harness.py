@@ -22,6 +22,7 @@ Row = dict[str, Any]
 RESULTS = pathlib.Path(__file__).parent / "results"
 PEERS = ("torch", "transformers", "trl")
 NOT_INSTALLED = "not installed"
+_PARTIAL = ".partial"  # After the name of a result that is not whole.
 _QUICK_RESULTS = pathlib.Path("workdir/benchmarks")
 
 # The columns of the tables; the other ones are in the JSON.
@@ -215,23 +216,25 @@ def run(
     quick = _QUICK.value
     folder = RESULTS if is_whole() and not quick else _QUICK_RESULTS
     rows: list[Row] = []
-    found: dict[str, Any] = {}
-    path = partial = pathlib.Path()
+
+    def write(suffix: str) -> pathlib.Path:
+      # Not asked before there is a row: a benchmark may choose its devices.
+      found = result_object(name, rows, device(quick), program=program)
+      kept = folder / result.format(device=found["device"])
+      path = pathlib.Path(_JSON.value) if _JSON.value else kept
+      write_json(path.with_name(path.name + suffix), found)
+      return path
+
     try:
       for row in make_rows(quick):
         rows.append(row)
-        # The device is not asked before: a benchmark may choose it.
-        found = result_object(name, rows, device(quick), program=program)
-        kept = folder / result.format(device=found["device"])
-        path = pathlib.Path(_JSON.value) if _JSON.value else kept
-        partial = path.with_suffix(".partial.json")
-        # What was measured stays if the rest is not.
-        write_json(partial, found)
+        write(_PARTIAL)  # What was measured stays if the rest is not.
     except (ValueError, FileNotFoundError) as error:
       sys.exit(f"Error: {error}")
-    print(f"\n{name} on {found['device']}\n")
+    print(f"\n{name} on {device(quick)}\n")
     print(benchmark_table(name, rows))
-    partial.replace(path)
+    path = write("")
+    path.with_name(path.name + _PARTIAL).unlink(missing_ok=True)
     print(f"\nWritten to {path}")
 
   app.run(main)

@@ -41,9 +41,10 @@ def settings(**values) -> Iterator[None]:
 
 def pytest_sessionstart(session):
   """Forgets compiled programs once they are many; before workers start."""
+  if hasattr(session.config, "workerinput"):
+    return
   folder = session.config.cache.mkdir("compiled")
-  num_bytes = sum(file.stat().st_size for file in folder.iterdir())
-  if num_bytes > 2**30 and not hasattr(session.config, "workerinput"):
+  if sum(file.stat().st_size for file in folder.iterdir()) > 2**30:
     shutil.rmtree(folder)
 
 

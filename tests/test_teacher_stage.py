@@ -123,10 +123,10 @@ def test_run_drops_the_teacher_and_reports(start, tmp_path, monkeypatch):
   """At every step of the training, no array of the teacher is alive."""
   seen = []
   read = teacher_cache.CachedTeacher.responses
-  others = jax.live_arrays()  # Of other tests.
+  others = jax.live_arrays()  # Of other tests; held, so that no id is new.
+  not_ours = set(map(id, others))
 
   def responses(self, batch, step):
-    not_ours = set(map(id, others))
     shapes = {x.shape for x in jax.live_arrays() if id(x) not in not_ours}
     seen.append([shape for shape in shapes if _WIDTH in shape])
     return read(self, batch, step)

@@ -6,7 +6,8 @@ The rollouts of large configs, with 8 rows, are compiled from shapes for an H100
 as h100.txtpb has it. `pip install -e .[gpu-compiler]`, in an environment of its
 own, brings the compiler.
 
-  kernels  of one draft step or of one verification, each loop times its trips
+  kernels  of one draft step or of one verification, each loop times its trips,
+           both branches of a condition
 
 A kernel is a fusion, a copy, or a call of a library. Without the card nothing
 is tuned: there, a product may be a call of cuBLAS in place of a fusion.

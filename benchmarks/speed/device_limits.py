@@ -3,7 +3,8 @@
   python -m benchmarks.speed.device_limits [--quick] [--shape=llama_1b]
 
 The limits are measured in the same run: `copy` reads and writes a large array,
-`matmul` multiplies two large matrices. On a GPU both are in bfloat16.
+`matmul` multiplies two large matrices in the dtype of the model, which is
+bfloat16 but on a CPU.
 
   decode  a student generates, a token of each row at a time. `bytes` of a step
           are its weights, read once, and the cache, read whole; `of_limit` is
@@ -256,7 +257,7 @@ def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
   usual = "tiny" if quick else "smollm2_135m" if on_cpu else "llama_1b"
   name = pair_lib.shape_from_flags(usual)
   dtype = jnp.float32 if on_cpu else jnp.bfloat16
-  model = pair_lib.random_model(pair_lib.SHAPES[name], dtype)
+  model = pair_lib.random_model(pair_lib.config_of_shape(name), dtype)
   copied, multiplied = copy_rate(settings), matmul_rate(settings, dtype)
   shape = {"shape": name}
   yield shape | {"what": "copy", "gbytes_per_s": copied / 1e9}

@@ -102,15 +102,19 @@ def from_flags(quick: bool) -> Pair:
 
 
 def shape_from_flags(usual: str) -> str:
-  """Returns the name of --shape, a key of SHAPES, or the usual one.
+  """Returns the name of --shape, or the usual one."""
+  return _SHAPE.value or usual
+
+
+def config_of_shape(shape: str) -> models.ModelConfig:
+  """Returns the config of one of SHAPES.
 
   Raises:
     ValueError: the shape is unknown.
   """
-  shape = _SHAPE.value or usual
   if shape not in SHAPES:
     raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
-  return shape
+  return SHAPES[shape]
 
 
 def from_folder(folder: str | pathlib.Path, name: str | None = None) -> Pair:
@@ -136,9 +140,7 @@ def from_shape(shape: str, num_layers: int | None = None) -> Pair:
   Raises:
     ValueError: the shape is unknown.
   """
-  if shape not in SHAPES:
-    raise ValueError(f"shape = {shape!r}: must be one of {sorted(SHAPES)}")
-  config = SHAPES[shape]
+  config = config_of_shape(shape)
   if num_layers is not None:
     config = dataclasses.replace(config, num_layers=num_layers)
   dtype = loading.compute_dtype("auto")

@@ -251,7 +251,8 @@ def run(
       f"batch_size = {batch_size}: must be in [1, {num_rows} prompts]"
     )
   # XLA makes three passes over the weights of a product with a single row where
-  # it compiles for a GPU: a second slot, always free, costs less.
+  # it compiles for a GPU: a second slot costs less, and stays free if no row
+  # waits for it.
   num_slots = max(batch_size, 2 if sharding.platform() == "gpu" else 1)
   state = init_state(
     models,

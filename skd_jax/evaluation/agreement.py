@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.scipy.special import entr
 from jax.scipy.stats import rankdata
 
 from skd_jax import structs
@@ -174,15 +175,9 @@ def compare_logits(
     rank_correlation=_spearman(of_teacher, of_student),
     teacher_top_mass=mass(teacher, of_teacher),
     student_top_mass=mass(student, of_student),
-    teacher_entropy=_entropy(teacher),
-    student_entropy=_entropy(student),
+    teacher_entropy=jnp.sum(entr(jax.nn.softmax(teacher)), axis=-1),
+    student_entropy=jnp.sum(entr(jax.nn.softmax(student)), axis=-1),
   )
-
-
-def _entropy(logits: jax.Array) -> jax.Array:
-  """Returns the entropy of each row, in nats: [N, V] -> [N]."""
-  log_probs = jax.nn.log_softmax(logits)
-  return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
 def _spearman(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -261,10 +261,10 @@ def _add_head_gradient(
     (found,) = to_weights(logits_grad)
     return jax.tree.map(lambda x: x.astype(jnp.float32), found)
 
-  vocab_size = logits_grad.shape[-1]
-  size = min(_HEAD_BLOCK, vocab_size)
   if sharding.shards_tensors() or sharding.platform() != "cpu":
     return jax.tree.map(jnp.add, total, gradient(weights, logits_grad))
+  vocab_size = logits_grad.shape[-1]
+  size = min(_HEAD_BLOCK, vocab_size)
 
   def add_block(i, total):
     start = jnp.minimum(i * size, vocab_size - size)

@@ -23,9 +23,10 @@ from skd_jax.parallel import sharding
 # Tokens of a sequence from which a kernel pays. TPU: of 8,192 tokens and one
 # layer of Gemma 2B on a v5e, by the cycles that the compiler schedules, rows of
 # 512 cost 2.7 M by `attend` and 2.0 M by splash, rows of 2,048 12.5 M and at
-# most 6.5 M, with temporaries of 1.4 GiB and 3.5 MiB. GPU: of 8,192 tokens and
-# one layer of Llama 1B on an H200, both ways, rows of 256 take 2.4 ms by
-# `attend` and 0.6 by cuDNN, rows of 2,048 8.0 and 1.0.
+# most 6.5 M, with temporaries of 1.4 GiB and 3.5 MiB. GPU: of as many
+# tokens and one layer of Llama 1B, forward and backward in a trial on an H200,
+# rows of 256 took 2.4 ms by `attend` and 0.6 by cuDNN, rows of 2,048 8.0 and
+# 1.0.
 FUSED_FROM = {"tpu": 2048, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
 
@@ -59,7 +60,7 @@ def choose_kernel(
   Returns:
     The name.
   """
-  if length < FUSED_FROM.get(platform, length + 1):
+  if platform not in FUSED_FROM or length < FUSED_FROM[platform]:
     return "scores"
   if platform == "tpu":
     return "splash"
@@ -70,7 +71,7 @@ def choose_kernel(
     and head_dim % 8 == 0
     and not packed
   )
-  return "cudnn" if platform == "gpu" and fits_cudnn else "scores"
+  return "cudnn" if fits_cudnn else "scores"
 
 
 def attend_fused(

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from skd_jax.reporting import files
+
 _MEANINGFUL = ("loss", "grad_norm")  # Only while they are finite.
 
 # The teacher and the student disagree on most tokens.
@@ -59,7 +61,8 @@ def signs(
     line: of the log.
     meant: names of signs that are no trouble here.
   """
-  found = _of_the_responses(line) | _of_the_gate(line)
+  found = _of_the_responses(line) | _of_the_validation(line)
+  found |= _of_the_gate(line)
   return {name: text for name, text in found.items() if name not in meant}
 
 
@@ -77,6 +80,11 @@ def _of_the_responses(line: Mapping[str, float]) -> dict[str, str]:
       "the student has collapsed. Lower the learning rate, or let the teacher "
       "correct more."
     )
+  return found
+
+
+def _of_the_validation(line: Mapping[str, float]) -> dict[str, str]:
+  found = {}
   for name, teacher in line.items():
     if not name.startswith("validation_") or not name.endswith(_TEACHER):
       continue
@@ -125,7 +133,7 @@ def over_the_run(lines: Iterable[Mapping[str, Any]]) -> list[str]:
   """
   first: dict[tuple, str] = {}
   times: collections.Counter = collections.Counter()
-  for line in lines:
+  for line in map(files.with_nan, lines):
     for name, text in signs(line).items():
       if f"warning_{name}" not in line:
         continue

@@ -286,8 +286,7 @@ class TrainLoop:
       return {}
     scalars = self.callbacks[step](self.state, step)
     if scalars:
-      self.log(step, scalars)
-    self.progress.add(scalars)
+      self._log_line(step, scalars)
     return scalars
 
   def _save(self, step: int, score: float | None, *, waits: bool) -> None:
@@ -334,9 +333,15 @@ class TrainLoop:
     line |= since.rates()
     histograms = since.stats.histograms()
     self._metrics, self._since_line = [], Totals()
+    self._log_line(step, line, histograms)
+
+  def _log_line(
+    self, step: int, line: Metrics, histograms: Metrics | None = None
+  ) -> None:
+    """Logs numbers and their signs of trouble; ends the run if asked to."""
     signs = health.signs(line, self.guards.meant)
     warnings = {f"warning_{name}": 1 for name in signs}
-    self.log(step, {**line, **warnings, **histograms})
+    self.log(step, {**line, **warnings, **(histograms or {})})
     self.progress.show(line, signs)
     for name in self.guards.stops:
       if name in signs:

@@ -32,10 +32,6 @@ class Progress:
     """One more step is done."""
     self._bar.update()
 
-  def add(self, line: Mapping[str, Any]) -> None:
-    """Takes numbers, to be shown with the next line of the log."""
-    self._newest |= line
-
   def show(self, line: Mapping[str, Any], signs: Mapping[str, str]) -> None:
     """Shows a line of the log, and warns of its signs of trouble.
 
@@ -43,7 +39,7 @@ class Progress:
       line: of the log.
       signs: as of health.signs.
     """
-    self.add(line)
+    self._newest |= line
     self._bar.set_postfix_str(_short(self._newest, signs))
     for name, text in signs.items():
       if self._shows and name not in self._given:

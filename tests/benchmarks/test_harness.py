@@ -73,7 +73,7 @@ harness.run("x", rows, program="x", result="x.json")
   assert found.returncode == 1
   assert found.stderr.splitlines()[-1] == "Error: the second"
   assert not path.exists()
-  rest = json.loads(path.with_suffix(".partial.json").read_text("utf-8"))
+  rest = json.loads((tmp_path / "result.json.partial").read_text("utf-8"))
   assert rest["rows"] == [{"what": "first"}]
 
 

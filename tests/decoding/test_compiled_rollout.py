@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import pytest
 
 from skd_jax import models
-from skd_jax.decoding import acceptance, rollout, speculative, stopping
+from skd_jax.decoding import (
+  acceptance,
+  drafters,
+  rollout,
+  speculative,
+  stopping,
+)
 from skd_jax.decoding.drafters import ModelDrafter
 from skd_jax.decoding.policy import Policy
 from tests import toy_models
@@ -105,12 +111,12 @@ def test_the_loop_copies_neither_a_cache_nor_a_weight(batch_size, decode):
   cache_size = (batch_size or len(PROMPTS)) * 4 * num_slots * 8
   copied = copied_shapes(text)
   assert copied  # Small arrays are; the search finds copies.
-  # Queries may be transposed; they have no axis of slots.
-  assert not [
-    shape
-    for shape in copied
-    if num_slots in shape and math.prod(shape) >= cache_size
-  ]
+  if decode is lossless:
+    # The queries of the tokens that a drafter has missed, [B, n, N, R, H], are
+    # more than so small a cache.
+    missed = drafters._CHUNK
+    copied -= {(10, missed, 4, 2, 8), (10, 4, 2, missed, 8)}
+  assert max(map(math.prod, copied)) < cache_size
   assert not weight_shapes & copied
 
 

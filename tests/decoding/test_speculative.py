@@ -336,11 +336,17 @@ def test_cost_of_a_draft_is_what_a_round_takes_longer():
 
 
 @pytest.mark.parametrize(
-  "drafter", ["student", pytest.param("lookup", marks=pytest.mark.slow)]
+  ("drafter", "num_rows"),
+  [
+    ("student", 10_000),
+    *(pytest.param(x, 30_000, marks=pytest.mark.slow) for x in DRAFTERS),
+  ],
 )
-def test_sampled_responses_follow_the_distribution_of_the_teacher(drafter):
+def test_sampled_responses_follow_the_distribution_of_the_teacher(
+  drafter, num_rows
+):
   """Chi-square against the probabilities of all responses of 3 tokens."""
-  num_rows, num_tokens = 10_000, 3
+  num_tokens = 3
   prompt = [3, 2, 5, 3, 2]  # The lookup proposes 5, as the teacher would.
   result = run(
     make_drafter(drafter, how=sampling.Sampling(1.2, 0.9)),

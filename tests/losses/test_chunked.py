@@ -44,8 +44,10 @@ def by_chunks(token_loss, chunk_size, *arrays):
   return chunked.chunked_loss(token_loss, MODEL, MODEL, chunk_size, *arrays)
 
 
-# On a CPU in blocks: 8 rows do not divide the 23 of the head.
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+# Blocks of 8 rows, on a CPU, do not divide the 23 of the head.
+@pytest.mark.parametrize(
+  ("platform", "head_block"), [("cpu", 8), ("cpu", 1000), ("tpu", 8)]
+)
 @pytest.mark.parametrize("weights", token_losses.WEIGHTS)
 @pytest.mark.parametrize(
   "chunk_size",
@@ -55,8 +57,10 @@ def by_chunks(token_loss, chunk_size, *arrays):
     *(pytest.param(size, marks=pytest.mark.slow) for size in (1, N)),
   ],
 )
-def test_chunked_equals_plain(chunk_size, weights, platform, monkeypatch):
-  monkeypatch.setattr(chunked, "_HEAD_BLOCK", 8)
+def test_chunked_equals_plain(
+  chunk_size, weights, platform, head_block, monkeypatch
+):
+  monkeypatch.setattr(chunked, "_HEAD_BLOCK", head_block)
   monkeypatch.setattr(chunked.sharding, "platform", lambda: platform)
   token_loss = token_losses.distillation_token_loss(FORWARD_KL, weights)
   arrays = case()

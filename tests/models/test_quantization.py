@@ -208,3 +208,38 @@ def test_weights_are_read_where_they_are_placed(tmp_path):
     scale = mlp[name]["kernel"].scale
     # Eleven groups of rows do not divide by two.
     assert scale.sharding.shard_shape(scale.shape) == shape
+
+
+def test_gradient_of_a_head_is_of_products_in_the_dtype_of_its_input():
+  keys = jax.random.split(jax.random.key(0), 3)
+  table = jax.random.normal(keys[0], (40, 24))
+  x = jax.random.normal(keys[1], (7, 24)).astype(jnp.bfloat16)
+  weights = jax.random.normal(keys[2], (40, 7))
+
+  def loss(table, x):
+    return jnp.sum(weights * quantization.multiply_rows(table, x))
+
+  program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(table, x))
+  assert program.count("dot_general") == 3
+  assert program.count("preferred_element_type=float32") == 3
+  of_table, of_x = jax.grad(loss, (0, 1))(table, x)
+  short = np.asarray(weights.astype(jnp.bfloat16), np.float32)
+  # The sums are not rounded: a table of float32 has their gradient.
+  np.testing.assert_allclose(of_table, short @ np.asarray(x, np.float32), 1e-5)
+  rounded = np.asarray(table.astype(jnp.bfloat16), np.float32)
+  expected = jnp.asarray(short.T @ rounded).astype(jnp.bfloat16)
+  np.testing.assert_allclose(
+    np.asarray(of_x, np.float32), np.asarray(expected, np.float32), 1e-2
+  )
+
+
+def test_head_that_the_loss_does_not_look_at_has_no_gradient():
+  table, x = jnp.ones((4, 3)), jnp.ones((2, 3))
+
+  def loss(table, x):
+    unused = quantization.multiply_rows(table, x)
+    return jnp.sum(x) + jnp.sum(jax.lax.stop_gradient(unused))
+
+  of_table, of_x = jax.grad(loss, (0, 1))(table, x)
+  np.testing.assert_array_equal(of_table, 0)
+  np.testing.assert_array_equal(of_x, 1)

@@ -70,6 +70,22 @@ def test_student_that_is_far_surer_than_its_teacher_is_peaked():
   assert signs(1.0, 0.11) == []
   # Of a teacher that is as sure itself, nothing follows.
   assert signs(0.05, 0.001) == []
+  # A student whose weights are not finite has other troubles.
+  assert signs(1.0, math.nan) == []
+
+
+def test_entropy_that_is_not_a_number_is_no_sign_in_a_log_that_is_read():
+  line = {
+    "stage": "distill",
+    "seed": 0,
+    "step": 4,
+    "validation_teacher_entropy": 1.0,
+    "validation_student_entropy": 0.01,
+    "warning_peaked": 1,
+  }
+  broken = line | {"validation_student_entropy": None}  # As JSON has it.
+  (text,) = health.over_the_run([line, broken])
+  assert text.endswith("(1 x in the log)")
   assert not health.signs({"truncated": 0.9, "repeated": 0.5})
 
 

@@ -439,6 +439,22 @@ def test_run_that_collapses_is_stopped_if_asked(tmp_path):
     _fit(tmp_path / "w", _step_fn(stats=endless), stops=("gap", "endless"))
 
 
+def test_collapse_that_a_validation_shows_is_warned_of_and_stops(tmp_path):
+  def validate(state, step):
+    return {
+      "validation_teacher_entropy": 1.5,
+      "validation_student_entropy": 0.01,
+    }
+
+  _fit(tmp_path / "warned", _step_fn(), {4: validate})
+  warned = [x for x in _logged(tmp_path / "warned") if "warning_peaked" in x]
+  assert [(x["step"], x["validation_student_entropy"]) for x in warned] == [
+    (4, 0.01)
+  ]
+  with pytest.raises(Collapsed, match="step 4: on the validation set"):
+    _fit(tmp_path / "w", _step_fn(), {4: validate}, stops=("peaked",))
+
+
 @pytest.mark.parametrize(
   ("fault", "said"),
   [
