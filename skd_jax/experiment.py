@@ -201,7 +201,6 @@ def read_experiment(
     for name, task in settings.items()
   }
   workdir.mkdir(parents=True, exist_ok=True)
-  processes.on_first(files.check_writable, workdir)
   processes.check_shared(workdir)
   tokenizer = _load_tokenizer(config, workdir, settings, train)
   task_set = tasks.make_task_set(

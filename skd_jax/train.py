@@ -81,6 +81,7 @@ def train_and_evaluate(
     config, workdir, continue_with_changes=continue_with_changes
   )
   with _alone_in(experiment.workdir), jax.set_mesh(experiment.mesh):
+    processes.on_first(files.check_writable, experiment.workdir)
     write_example(experiment)
     warnings = pair_warnings(experiment)
     students = {"student": experiment} | {

@@ -37,8 +37,7 @@ def check_writable(folder: pathlib.Path) -> None:
   Raises:
     OSError: names the file that could not be made.
   """
-  folders = (folder, *folder.glob("*/"), *folder.glob("*/*/"))
-  for inside in sorted(path for path in folders if path.is_dir()):
+  for inside in sorted((folder, *folder.glob("*/"), *folder.glob("*/*/"))):
     with tempfile.TemporaryFile(dir=inside):
       pass
 
