@@ -37,6 +37,7 @@ def large() -> ml_collections.ConfigDict:
   config.teacher.checkpoint = "facebook/nllb-200-3.3B"
   config.student.checkpoint = "facebook/nllb-200-distilled-600M"
   config.student.fit.num_steps = 0
+  config.mesh.tensor = 4
   _add_languages(config)
   config.data.kind = "tfds"
   config.data.name = "wmt16_translate/de-en"

@@ -281,8 +281,8 @@ def default_config() -> ml_collections.ConfigDict:
   config.loss.verified_k = 25
   config.loss.unverified_weight = 0.1
   # Tokens whose logits are held at once: memory against speed, see
-  # skd_jax/losses/chunked.py.
-  config.loss.chunk_size = 256
+  # skd_jax/losses/chunked.py. 0: what suits V and the devices.
+  config.loss.chunk_size = 0
 
   config.distill = fit_config(learning_rate=5e-4, num_steps=500)
 

@@ -46,10 +46,10 @@ def check_config(config: ml_collections.ConfigDict) -> None:
   for field in (
     "data.length_multiple",
     "tokenizer.vocab_size",
-    "loss.chunk_size",
     "evaluate.batch_size",
   ):
     fields.at_least(config, field, 1)
+  fields.at_least(config, "loss.chunk_size", 0)
   fields.at_least(config, "evaluate.num_samples", 0)
   builders.serving(config)
   if not 0 <= config.rollout.batch_size <= config.distill.batch_size:

@@ -31,6 +31,7 @@ from skd_jax.data import (
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.evaluation import evaluator
+from skd_jax.losses import chunked
 from skd_jax.models import lora, quantization
 from skd_jax.parallel import processes, sharding
 from skd_jax.reporting import files, provenance
@@ -48,6 +49,12 @@ class Experiment:
   dtype: Any  # Of activations, caches and the frozen teacher.
   # What the teacher has answered, for all that share it; see Evaluator.
   answered: evaluator.Answered = dataclasses.field(default_factory=dict)
+
+  @property
+  def chunk_size(self) -> int:
+    """Tokens whose logits are held at once."""
+    asked = self.config.loss.chunk_size
+    return chunked.fitting_size(asked, self.tasks.vocab_size, self.mesh)
 
   def cached(
     self, stage: str, function: Callable[[], dict[str, Any]]

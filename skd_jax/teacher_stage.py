@@ -164,7 +164,7 @@ def _write(
           rollout,
           response=response,
           k=config.teacher_cache.top_k,
-          chunk_size=config.loss.chunk_size,
+          chunk_size=experiment.chunk_size,
         )
       yield from made
 
@@ -194,7 +194,7 @@ def _compare(
     return
   batch = experiment.one_batch(dataset.spread_examples(split, count))
   distance = teacher_cache.check_records(
-    cache, teacher, batch, chunk_size=config.loss.chunk_size
+    cache, teacher, batch, chunk_size=experiment.chunk_size
   )
   logging.info(
     "Teacher cache: %d records are within %.2g of the teacher, in total "

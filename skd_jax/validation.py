@@ -23,7 +23,7 @@ def make_evaluator(experiment: Experiment) -> evaluator.Evaluator:
     tasks=experiment.tasks,
     stop_table=experiment.stop_table,
     eval_batches=experiment.eval_batches,
-    chunk_size=experiment.config.loss.chunk_size,
+    chunk_size=experiment.chunk_size,
     comet=builders.comet(experiment.config),
     serving=builders.serving(experiment.config),
     answered=experiment.answered,

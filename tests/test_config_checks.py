@@ -467,7 +467,7 @@ _BAD = [
     "[0, 1]",
   ),
   ({"loss.weights": "none"}, "loss.weights = 'none'", "'uniform'"),
-  ({"loss.chunk_size": 0}, "loss.chunk_size = 0", "1 or above"),
+  ({"loss.chunk_size": -1}, "loss.chunk_size = -1", "0 or above"),
   ({"evaluate.batch_size": 0}, "evaluate.batch_size = 0", "1 or above"),
   ({"distill.batch_size": 0}, "distill.batch_size = 0", "1 or above"),
   (

@@ -255,12 +255,20 @@ EVEN_ENCODER_FAMILIES = {
 def noisy_params(
   config: models.ModelConfig, seed: int = 0, scale: float = 0.2
 ) -> structs.Params:
-  """Returns random weights in which no norm or bias is trivially 0 or 1."""
+  """Returns random weights in which no norm or bias is trivially 0 or 1.
+
+  Rows that pad the vocabulary are 0, as in a model that has been read.
+  """
   rng = np.random.default_rng(seed)
-  return jax.tree.map(
-    lambda x: jnp.asarray(
-      (scale * rng.normal(size=x.shape)).astype(np.float32)
-      + (1.0 if x.ndim == 1 and not config.unit_offset_norm else 0.0)
-    ),
-    models.param_shapes(config),
-  )
+  padding = config.vocab_rows - config.vocab_size
+
+  def draw(x):
+    size = list(x.shape)
+    padded = padding if size[0] == config.vocab_rows else 0
+    size[0] -= padded
+    noise = (scale * rng.normal(size=size)).astype(np.float32)
+    if x.ndim == 1 and not config.unit_offset_norm:
+      noise += 1.0
+    return jnp.pad(noise, [(0, padded), *[(0, 0)] * (x.ndim - 1)])
+
+  return jax.tree.map(draw, models.param_shapes(config))

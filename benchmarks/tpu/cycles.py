@@ -41,6 +41,7 @@ from benchmarks.tpu import (
   schedule,
 )
 from benchmarks.tpu import plan as plan_lib
+from skd_jax.losses import chunked
 
 PROGRAMS = ("rollout", "train")
 _QUICK_LAYERS = 2
@@ -83,7 +84,10 @@ def limits(plan: programs.Plan, chip: chips.Chip) -> dict[str, float]:
   )
   work = plan_lib.work_of(config, plan.teacher.config, plan.student.config)
   parts = machine.step(work) | machine.train_parts(work)
-  chunks = work.num_microbatches * config.loss.chunk_size
+  chunk = chunked.fitting_size(
+    config.loss.chunk_size, plan.student.config.vocab_size, plan.mesh
+  )
+  chunks = work.num_microbatches * chunk
   once = {
     schedule.DRAFT_STEP: parts["draft"].times(
       1 / (work.rounds * work.num_draft_tokens)

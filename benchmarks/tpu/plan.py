@@ -15,7 +15,7 @@ compiles a small model for the CPU. For each:
   checks   no weight and no cache is gathered inside the decode loop, the state
            is donated, nothing is asked of the host
   seconds  the roofline if every response has max_new_tokens tokens, of which
-           one in ten is replaced: a bound, no measurement
+           one in ten is replaced: a bound, no measurement; of decoders
 
 Weights and caches are counted by their shapes; the compiler's totals, which pad
 them, must fit. The teacher's fine-tuning and evaluation are other programs.
@@ -107,6 +107,8 @@ def make_row(
     return row
   available = chips.parse_topology(topology)[0].hbm_bytes / chips.GIB
   row |= {"hbm_gib": available, "fits": row["peak_gib"] <= available}
+  if isinstance(plan.student.config, models.EncoderDecoderConfig):
+    return row  # The roofline knows no encoder.
   return row | step_seconds(config, topology)
 
 

@@ -21,6 +21,12 @@ from skd_jax import structs
 from skd_jax.losses import token_losses
 from skd_jax.parallel import sharding
 
+NUM_LOGITS = 4  # Arrays [..., V] of float32 that are alive at once.
+# What the logits of a chunk may take where the settings do not say it: a
+# sixteenth of the smallest TPU, a twelfth of a GPU of 24 GiB. On a CPU, the
+# logits of few tokens stay in its caches.
+_CHUNK_BYTES = {"tpu": 2**30, "gpu": 2**31}
+_MIN_CHUNK, _MAX_CHUNK = 256, 4096
 _HEAD_BLOCK = 16_384  # Rows of the head whose gradient is held at once.
 
 
@@ -81,6 +87,26 @@ class LossSums:
       "tokens": self.tokens,
       "min_token_loss": self.min_token_loss,
     }
+
+
+def fitting_size(asked: int, vocab_size: int, mesh: jax.sharding.Mesh) -> int:
+  """Returns how many tokens' logits should be held at once.
+
+  A chunk reads both heads, and reads and writes the gradient of one. On a TPU
+  and a GPU this takes as long as the products of hundreds of tokens: a chunk is
+  as large as memory that is hardly missed. The same on all processes.
+
+  Args:
+    asked: by the settings; 0: what suits V and the devices.
+    vocab_size: V.
+    mesh: `tensor` divides V.
+  """
+  platform = mesh.devices.flat[0].platform
+  if asked or platform == "cpu":
+    return asked or _MIN_CHUNK
+  of_token = NUM_LOGITS * 4 * -(-vocab_size // mesh.shape["tensor"])
+  fitting = min(_CHUNK_BYTES[platform] // of_token, _MAX_CHUNK)
+  return 2 ** (max(fitting, _MIN_CHUNK).bit_length() - 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))

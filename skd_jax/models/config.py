@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
+_LARGE_VOCAB = 2**14  # From which on it pays to pad the vocabulary.
 
 # Options of each rotary scaling, named as in config.json.
 ROPE_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -142,6 +143,18 @@ class ModelConfig:
   layer_windows: tuple[int | None, ...] = ()
   rope: RopeConfig = RopeConfig()
   local_rope: RopeConfig | None = None
+
+  @property
+  def vocab_rows(self) -> int:
+    """Rows of the embedding and the head: V, or more, which are no tokens.
+
+    A large V that is no multiple of 8 (Qwen2 has 151,646 tokens) would be whole
+    on every device. It is rounded up to 8 devices with whole tiles of 128, on
+    whatever mesh, so that a checkpoint fits all of them.
+    """
+    if self.vocab_size < _LARGE_VOCAB or self.vocab_size % 8 == 0:
+      return self.vocab_size
+    return -(-self.vocab_size // 1024) * 1024
 
   def __post_init__(self) -> None:
     for name in (

@@ -28,6 +28,10 @@ from skd_jax.models import attention, layers, quantization
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
+# The logit of a row that only pads: its probability is 0, and 0 times its
+# logarithm too, which infinity would make NaN.
+_NO_TOKEN = -1e9
+
 
 class Decoder(nnx.Module):
   """The transformer up to its final norm; the head is `create(...).head`."""
@@ -36,7 +40,7 @@ class Decoder(nnx.Module):
     self, config: ModelConfig, *, param_dtype: Any, rngs: nnx.Rngs
   ) -> None:
     self.config = config
-    shape = (config.vocab_size, config.hidden_size)
+    shape = (config.vocab_rows, config.hidden_size)
     init = nnx.initializers.normal(layers.INIT_STDDEV)
     self.embedding = nnx.Param(init(rngs.params(), shape, param_dtype))
     if config.learned_positions:
@@ -174,7 +178,13 @@ def create(
     flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
     logits = quantization.multiply_rows(head_params["kernel"], flat)
     logits = logits.T.reshape(*hidden.shape[:-1], -1)
-    return attention.soft_cap(logits, config.final_soft_cap)
+    logits = attention.soft_cap(logits, config.final_soft_cap)
+    if config.vocab_rows == config.vocab_size:
+      return logits
+    # The rows from V on are no tokens. A block of rows, as the loss takes on a
+    # CPU, has no gradient there in any case.
+    is_token = jnp.arange(logits.shape[-1]) < config.vocab_size
+    return jnp.where(is_token, logits, _NO_TOKEN)
 
   def head_params(params):
     tied = config.tie_embeddings

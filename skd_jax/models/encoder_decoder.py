@@ -68,7 +68,7 @@ class EncoderDecoder(nnx.Module):
     remat: bool = False,
   ) -> None:
     self.config, self.dtype, self.remat = config, dtype, remat
-    shape = (config.vocab_size, config.hidden_size)
+    shape = (config.vocab_rows, config.hidden_size)
     init = nnx.initializers.normal(layers.INIT_STDDEV)
     self.embedding = nnx.Param(init(rngs.params(), shape, param_dtype))
     self.encoder = Encoder(config, param_dtype, rngs)

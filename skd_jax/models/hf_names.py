@@ -24,7 +24,7 @@ class Leaf(NamedTuple):
   hf_name: of the tensor there; with {}, of those of all experts, each of which
     is one along the first axis of the array.
   transpose: whether that has the last two axes the other way round.
-  shape: of the array.
+  shape: of the array, without the rows that pad it.
   has_vocab_rows: whether its first axis is V.
   start: where the array begins, along its last axis, in the tensor.
   width: of all arrays of the tensor together, along that axis.
@@ -95,7 +95,10 @@ def named_leaves(
     is_kernel = path[-1].key == "kernel"
     has_vocab_rows = ours in ("embedding", "lm_head")
     transpose = is_kernel and family.transposed
-    leaves.append(Leaf(name, transpose, leaf.shape, has_vocab_rows, 0, 0))
+    shape = leaf.shape
+    if has_vocab_rows:
+      shape = (config.vocab_size, *shape[1:])  # No file has rows that pad.
+    leaves.append(Leaf(name, transpose, shape, has_vocab_rows, 0, 0))
     places.append(order[ours])
   for i in sorted(range(len(leaves)), key=places.__getitem__):
     start = widths.get(leaves[i].hf_name, 0)

@@ -71,16 +71,15 @@ def load_params(
     folder: holds model.safetensors, or else its shards with their index.
     config: the shape that the weights must have.
     param_dtype: dtype of the returned arrays; the files may hold another.
-    vocab_size: keep this many rows of the embedding and of the head, to drop
-      the rows that only pad the vocabulary. None: `config.vocab_size`, and the
-      files must agree.
+    vocab_size: V, the first rows of the embedding and of the head, which are
+      kept. None: `config.vocab_size`, and the files must agree.
     shardings: a tree like `param_shapes(config)` of jax.sharding.Sharding; each
       device is then given its slice only. None: the default device.
     quantization: int8 or int4: matrices are quantized on the host, one after
       the other, and no device is given them in `param_dtype`. "": they are not.
 
   Returns:
-    Weights for `create`, with `vocab_size` rows where it was given.
+    Weights for `create`, as a config with V tokens has them.
 
   Raises:
     FileNotFoundError: no such folder, or no weights in it.
@@ -110,7 +109,7 @@ def load_params(
     tensors = [tensor for leaf in leaves for tensor in leaf.tensors()]
     _check_sources(tensors, sources, vocab_size, folder)
     arrays = [
-      _read(leaf, sources, like)
+      _read(leaf, sources, like, cut.vocab_size)
       for leaf, like in zip(leaves, treedef.flatten_up_to(wanted), strict=True)
     ]
   return jax.tree.unflatten(treedef, arrays)
@@ -156,8 +155,9 @@ def _read(
   leaf: Leaf,
   sources: dict[str, weight_files.Source],
   like: jax.ShapeDtypeStruct | quantization_lib.Quantized,
+  vocab_size: int,
 ) -> jax.Array | quantization_lib.Quantized:
-  """One array, read slice by slice where a sharding says so."""
+  """One array, read slice by slice where a sharding says so; V rows of it."""
   tensors = leaf.tensors()
 
   def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -168,10 +168,18 @@ def _read(
     ]
     last = bounds.pop()
     bounds.append(slice(leaf.start + last.start, leaf.start + last.stop))
+    if leaf.has_vocab_rows and bounds[0].stop > vocab_size:
+      return of_rows(*bounds)
     if not leaf.has_experts:
       return of_tensor(leaf, bounds)
     experts, *bounds = bounds
     return np.stack([of_tensor(tensor, bounds) for tensor in tensors[experts]])
+
+  def of_rows(rows: slice, columns: slice) -> np.ndarray:
+    first = min(rows.start, vocab_size - 1)  # safetensors refuses to read none.
+    found = of_tensor(leaf, [slice(first, vocab_size), columns])
+    padded = np.pad(found, ((0, rows.stop - vocab_size), (0, 0)))
+    return padded[rows.start - first :]
 
   def of_tensor(tensor: Leaf, bounds: list[slice]) -> np.ndarray:
     source = sources[tensor.hf_name]
@@ -290,7 +298,7 @@ def _fetch(pairs: list[tuple[Leaf, Any]]) -> Iterator[np.ndarray]:
   """
   for leaf, array in pairs:
     value = processes.to_host(lora.merge(array))
-    yield from value if leaf.has_experts else (value,)
+    yield from value if leaf.has_experts else (value[: leaf.shape[0]],)
 
 
 def _fetch_all(fetched: Iterator[np.ndarray]) -> None:

@@ -40,7 +40,7 @@ _WEIGHTS: Mapping[str, tuple[str | None, ...]] = {
 def _sizes(config: ModelConfig) -> dict[str, int]:
   """What must be divisible: whole heads go to a device."""
   return {
-    "vocab": config.vocab_size,
+    "vocab": config.vocab_rows,
     "heads": config.num_heads,
     "kv_heads": config.num_kv_heads,
     "mlp": config.intermediate_size,

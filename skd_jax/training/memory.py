@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from absl import logging
 
 from skd_jax import models, structs
+from skd_jax.losses import chunked
 from skd_jax.parallel import sharding
 
 GIB = 2**30
-_LOGITS = 4  # Arrays [..., V] of float32 that are alive at once.
 _ADVICE = {
   "generating": "a smaller rollout.batch_size or batch_size, mesh.tensor",
   "training": "num_microbatches, remat, a smaller batch_size, mesh.fsdp",
@@ -75,7 +75,7 @@ class StepMemory:
   prompt: int  # P, the most of any batch.
   response: int  # T, likewise.
   num_draft_tokens: int  # G; 1 where one model generates.
-  chunk_size: int  # Tokens whose logits the loss holds at once.
+  chunk_size: int  # See chunked.fitting_size.
   cached_top_k: int = 0  # K of a cached teacher, which is then not there.
 
   def training(self) -> Parts:
@@ -86,12 +86,14 @@ class StepMemory:
     kept = self._hidden_bytes(self.student, length) if self.remat else layer
     copies = 1 if self.num_microbatches == 1 else 2  # The sum, and a part.
     num_layers = self.student.config.num_layers
-    chunk = min(self.chunk_size, rows * self.response)
+    chunk = chunked.fitting_size(
+      self.chunk_size, self.student.config.vocab_size, self.mesh
+    )
     return self._resident() | {
       "gradient": copies * held_bytes(self.state.params),
       # The backward pass works on one layer beside what the others keep.
       "activations": rows * (num_layers * kept + layer),
-      "logits": chunk * self._logits_bytes(),
+      "logits": min(chunk, rows * self.response) * self._logits_bytes(),
     }
 
   def generating(self) -> Parts:
@@ -128,7 +130,7 @@ class StepMemory:
 
   def _logits_bytes(self) -> int:
     parts = _num_parts(self.student, self.mesh, "vocab")
-    return _LOGITS * 4 * self.student.config.vocab_size // parts
+    return chunked.NUM_LOGITS * 4 * self.student.config.vocab_rows // parts
 
   def _hidden_bytes(self, model: models.LoadedModel, length: int) -> int:
     return length * model.config.hidden_size * jnp.dtype(self.dtype).itemsize

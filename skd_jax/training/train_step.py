@@ -259,7 +259,7 @@ def make_train_fns(
     teacher: None where the loss needs no teacher.
     token_loss: the loss of a chunk of tokens.
     optimizer: from make_optimizer.
-    chunk_size: tokens whose logits are held at once.
+    chunk_size: tokens whose logits are held at once; 0: what suits.
     num_microbatches: see train_step.
     mesh: rows are sharded over it.
   """
@@ -268,7 +268,9 @@ def make_train_fns(
     student=student.model,
     teacher=None if teacher is None else teacher.model,
     token_loss=token_loss,
-    chunk_size=chunk_size,
+    chunk_size=chunked.fitting_size(
+      chunk_size, student.config.vocab_size, mesh
+    ),
   )
 
   def init(params):

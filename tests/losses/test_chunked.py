@@ -1,5 +1,7 @@
 """The chunked loss is the plain loss, in value and gradient."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,3 +227,23 @@ def test_teacher_without_its_hidden_states_is_named():
   inputs = inputs.replace(teacher_hidden=None)
   with pytest.raises(ValueError, match=r"^teacher_hidden = None: must be"):
     by_chunks(token_loss, 8, *arrays, inputs, mask)
+
+
+@pytest.mark.parametrize(
+  ("platform", "vocab_size", "tensor", "expected"),
+  [
+    ("tpu", 256_000, 8, 2048),  # 1 GiB / (4 arrays of 4 B x 32,000) = 2,097.
+    ("tpu", 256_000, 1, 256),  # 262
+    ("gpu", 256_000, 1, 512),
+    ("gpu", 1_000_000, 1, 256),  # No less, as large as V is.
+    ("gpu", 3_000, 1, 4096),  # No more, as small as V is.
+    ("cpu", 3_000, 1, 256),
+  ],
+)
+def test_size_of_a_chunk_is_what_its_logits_may_take(
+  platform, vocab_size, tensor, expected
+):
+  devices = np.asarray([types.SimpleNamespace(platform=platform)])
+  mesh = types.SimpleNamespace(devices=devices, shape={"tensor": tensor})
+  assert chunked.fitting_size(0, vocab_size, mesh) == expected
+  assert chunked.fitting_size(7, vocab_size, mesh) == 7

@@ -18,6 +18,7 @@ import pytest
 from skd_jax import models, structs
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
+from skd_jax.models import config as config_lib
 from skd_jax.models import loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe
@@ -224,6 +225,43 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
     assert found == placement.shardings(model.config)
   part = made.params["embedding"].addressable_shards[0].data
   assert part.size == made.params["embedding"].size // math.prod(shape[1:])
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_padded_vocabulary_is_divided_and_changes_nothing(shape, monkeypatch):
+  num_tokens = EVEN_FAMILIES["qwen3"].vocab_size
+  want = on_one_device("qwen3")
+  monkeypatch.setattr(config_lib, "_LARGE_VOCAB", 1)
+  got = run("qwen3", shape)
+  assert got.params["embedding"].shape[0] == 1024
+  of_pads = got.params["embedding"][num_tokens:]
+  np.testing.assert_array_equal(of_pads, np.zeros_like(of_pads))
+  cut = functools.partial(
+    jax.tree.map, lambda x: x[:num_tokens] if np.ndim(x) > 1 else x
+  )
+  assert_same(
+    dataclasses.replace(got, params=cut(got.params), moments=cut(got.moments)),
+    want,
+  )
+
+
+@pytest.mark.parametrize("shape", FEW)
+def test_padded_vocabulary_is_read_by_the_devices_that_hold_it(
+  shape, tmp_path, monkeypatch
+):
+  config = dataclasses.replace(EVEN_FAMILIES["qwen3"], num_layers=1)
+  whole = noisy_params(config)
+  models.save(tmp_path / "m", config, whole)
+  monkeypatch.setattr(config_lib, "_LARGE_VOCAB", 1)
+  placement = loading.Placement(make_mesh(shape), sharding.TRAINED)
+  read = models.load_model(
+    tmp_path / "m", dtype=jnp.float32, placement=placement
+  )
+  jax.tree.map(np.testing.assert_array_equal, read.params, noisy_params(config))
+  embedding = read.params["embedding"]
+  assert embedding.sharding == placement.shardings(config)["embedding"]
+  part = embedding.addressable_shards[0].data
+  assert part.size == embedding.size // math.prod(shape[1:])
 
 
 @functools.cache
