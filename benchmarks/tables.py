@@ -39,6 +39,7 @@ _DRAFTS = "speculative_decoding"
 _DRAWN = (
   "few_prompts",
   "pruned_student",
+  "drafters",
   "methods",
 )  # Those whose plots are shown, in order.
 _RIVAL = "skd"  # What the last of them is tested against as well.
