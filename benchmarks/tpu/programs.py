@@ -164,7 +164,7 @@ def _small(config: models.ModelConfig) -> models.ModelConfig:
   return dataclasses.replace(
     _cut(config, 2),
     # A vocabulary that does not divide here does not divide there.
-    vocab_size=2048 + config.vocab_size % 8,
+    vocab_size=2048 + config.vocab_rows % 8,
     hidden_size=16 * config.num_heads,
     intermediate_size=64 * config.num_heads,
     head_dim=16,

@@ -163,7 +163,7 @@ class Machine:
 
   def head(self, config: models.ModelConfig) -> int:
     """Counts the weights of the head that a chip reads, tied or not."""
-    rows = self.part_of(config, "vocab", config.vocab_size)
+    rows = self.part_of(config, "vocab", config.vocab_rows)
     return rows * config.hidden_size
 
   def layers(self, config: models.ModelConfig) -> int:
@@ -202,7 +202,7 @@ class Machine:
     seen = config.num_layers * rows * config.head_dim * context
     reduces = _REDUCES_PER_LAYER * config.num_layers + 1  # And the embedding's.
     reduced = reduces * rows * tokens * config.hidden_size * _BF16
-    logits = head * rows * tokens * config.vocab_size * _F32 / self.tensor
+    logits = head * rows * tokens * config.vocab_rows * _F32 / self.tensor
     flops = 2 * rows * tokens * weights + 4 * tokens * heads * seen
     read = weights * weight_bytes + 2 * kv_heads * seen * _BF16
     return Part(
