@@ -20,6 +20,8 @@
               the manifest of the folder and without; it must be named, or what
               is read be the same. Without a manifest, what is read may be
               another model: that is counted as unverified
+  long        the demo is distilled for 2,000 steps: its memory must not grow in
+              the second half of them
 
 Anything else is a failure, and the exit code is 1. A line for each fault goes
 to standard output as it is found.

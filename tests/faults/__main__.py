@@ -10,14 +10,14 @@ import tempfile
 from absl import app, flags, logging
 
 from tests import tiny_run
-from tests.faults import damages, disks, stops
+from tests.faults import damages, disks, memory, stops
 
 _KILLS = flags.DEFINE_integer("kills", 50, "How often a run is killed.")
 _QUICK = flags.DEFINE_bool(
   "quick",
   False,
   "Two kills, two full disks, and a few of many damaged files; no run of two "
-  "processes.",
+  "processes, and no long one.",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the times and of what is damaged.")
 
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> None:
       damages.damage_files(data, folder, 71 if quick else 1, rng),
       damages.flip_bits(folder, 2 if quick else 10, rng),
       damages.damage_model(data, folder, every=7 if quick else 1),
+      memory.train_long(folder, 0 if quick else 2000),
     ):
       counts[outcome.partition(":")[0]] += 1
       print(f"{fault}: {outcome}", flush=True)
