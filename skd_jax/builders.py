@@ -24,6 +24,7 @@ from skd_jax.losses import cached, divergence, token_losses
 from skd_jax.parallel import sharding
 from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import (
+  distance,
   generation,
   health,
   memory,
@@ -128,11 +129,6 @@ def open_boards(
   )
 
 
-def threshold(config: ml_collections.ConfigDict) -> schedules.Schedule:
-  """Returns the parameter of the acceptance rule over the run."""
-  return schedule(config, "threshold")
-
-
 def reference_share(config: ml_collections.ConfigDict) -> schedules.Schedule:
   """Returns the share of rows that are references, over the run."""
   if config.rollout.mode == "reference":
@@ -219,7 +215,8 @@ def generation_spec(
     uses_teacher=config.loss.objective != "cross_entropy"
     and not config.teacher_cache.top_k,
     rule=rule(config),
-    threshold=threshold(config),
+    threshold=schedule(config, "threshold"),
+    by_distance=distance.of_schedule(schedule(config, "threshold")),
     reference_share=reference_share(config),
     student_sampling=sampling.Sampling(
       settings.student_temperature, settings.student_top_p
@@ -319,6 +316,9 @@ def train_fns(
     chunk_size=config.loss.chunk_size,
     num_microbatches=fit.num_microbatches,
     mesh=mesh,
+    by_distance=distance.of_schedule(schedule(config, "threshold"))
+    if stage == "distill"
+    else None,
   )
 
 

@@ -62,7 +62,10 @@ def _check_lengths(config: ml_collections.ConfigDict) -> None:
 
 def _check_rollout(config: ml_collections.ConfigDict) -> None:
   for field in ("threshold", "reference_share", "first_tokens"):
-    fields.one_of(config, f"rollout.{field}_schedule", schedules.SHAPES)
+    shapes = schedules.SHAPES
+    if field == "threshold":
+      shapes += (schedules.BY_DISTANCE,)
+    fields.one_of(config, f"rollout.{field}_schedule", shapes)
   for field in ("reference_share", "reference_share_end", "switch_at"):
     fields.in_unit_interval(config, f"rollout.{field}")
   for who in ("student", "teacher"):
@@ -86,6 +89,8 @@ def _check_rollout(config: ml_collections.ConfigDict) -> None:
       f"rollout.threshold_schedule = {shape!r} with rollout.accept = "
       f"{accept!r}, which has no threshold: must be 'constant'"
     )
+  if shape == schedules.BY_DISTANCE:
+    _check_distance(config.rollout)
   if accept == "bridge" and config.rollout.teacher_temperature == 0:
     raise ValueError(
       "rollout.teacher_temperature = 0 with rollout.accept = 'bridge': must be "
@@ -95,6 +100,26 @@ def _check_rollout(config: ml_collections.ConfigDict) -> None:
   for field in ("threshold", "reference_share", "first_tokens"):
     with fields.prefix(f"rollout.{field}_"):
       builders.schedule(config, field)
+
+
+def _check_distance(settings: ml_collections.ConfigDict) -> None:
+  asked = "rollout.threshold_schedule = 'distance'"
+  for field, value in (
+    ("accept", "mixture"),
+    ("threshold_decay", 0.0),
+    ("leg_length", 1),
+    ("max_interventions", 0),
+  ):
+    if settings[field] != value:
+      raise ValueError(
+        f"rollout.{field} = {settings[field]!r} with {asked}: must be {value!r}"
+      )
+  least, largest = settings.threshold_end, settings.threshold
+  if not 0 < least <= largest:
+    raise ValueError(
+      f"rollout.threshold_end = {least} with {asked}: must be above 0, and at "
+      f"most rollout.threshold = {largest}"
+    )
 
 
 def check_threshold(config: ml_collections.ConfigDict, vocab_size: int) -> None:

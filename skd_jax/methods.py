@@ -107,6 +107,13 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "rollout.replace": "residual",
   },
   "mixture_annealed": _MIXTURE_ANNEALED,
+  # With as much of the teacher as the student is far from it.
+  "mixture_by_distance": {
+    **_MIXTURE_ANNEALED,
+    "rollout.threshold": 1.0,
+    "rollout.threshold_end": 0.05,
+    "rollout.threshold_schedule": "distance",
+  },
   # IPD (arXiv 2609.37170): the mixture, annealed; cross-entropy on corrections,
   # reverse KL on the student's own tokens.
   "ipd": {

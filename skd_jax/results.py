@@ -180,7 +180,7 @@ def describe_request(config: ml_collections.ConfigDict) -> str:
   fit, rule = config.distill, config.rollout
   parts = [f"{fit.num_steps} steps of {fit.batch_size} prompts"]
   if rule.mode == "skd":
-    ends = builders.threshold(config).extremes
+    ends = builders.schedule(config, "threshold").extremes
     threshold = " to ".join(f"{value:g}" for value in ends)
     parts += [
       f"rule {rule.accept}, threshold {threshold}",

@@ -261,3 +261,5 @@ class TrainState:
   step: jax.Array  # int32 []
   params: Params  # float32 masters; of a model with adapters, these alone
   opt_state: Any  # the optimizer's pytree
+  # float32 [2], see training/distance.py; None where nothing depends on it.
+  distance: jax.Array | None = None

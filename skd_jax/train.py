@@ -299,6 +299,7 @@ def _distillation_loop(
           batch,
           sampling.row_keys(seed, step, batch.index),
           step,
+          training.state.distance,
         )
       rollout, stats = trim_and_count(rollout, config.data.length_multiple)
       with timed(seconds, "train"):

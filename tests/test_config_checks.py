@@ -122,6 +122,7 @@ def _set(config, field, value):
   config[name] = value
 
 
+_BY_DISTANCE = dict(methods.METHODS["mixture_by_distance"])
 _TOO_LARGE = 2**31 - 1  # As a model has the seed after it, too.
 _BAD = [
   ({"distill.learning_rate": 0.0}, "distill.learning_rate = 0.0", "above 0"),
@@ -316,6 +317,26 @@ _BAD = [
     {"loss.divergence": "top_k_forward_kl", "loss.k": 4000},
     "loss.k = 4000",
     "[1, 3999]",
+  ),
+  (
+    {"rollout.threshold_schedule": "distance"},
+    "rollout.accept = 'top_k' with rollout.threshold_schedule = 'distance'",
+    "must be 'mixture'",
+  ),
+  (
+    _BY_DISTANCE | {"rollout.threshold_end": 0.0},
+    "rollout.threshold_end = 0.0 with rollout.threshold_schedule = 'distance'",
+    "above 0, and at most rollout.threshold = 1.0",
+  ),
+  (
+    _BY_DISTANCE | {"rollout.max_interventions": 2},
+    "rollout.max_interventions = 2 with rollout.threshold_schedule",
+    "must be 0",
+  ),
+  (
+    {"rollout.reference_share_schedule": "distance"},
+    "rollout.reference_share_schedule = 'distance'",
+    "must be one of",
   ),
   (
     {"rollout.threshold_schedule": "steep"},

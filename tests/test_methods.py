@@ -74,7 +74,9 @@ def test_two_stage_reads_references_for_half_of_the_run():
 
 
 def test_annealed_floor_falls_over_the_run():
-  threshold = builders.threshold(with_steps("prob_floor_annealed", 3))
+  threshold = builders.schedule(
+    with_steps("prob_floor_annealed", 3), "threshold"
+  )
   assert [threshold(step) for step in range(3)] == [0.5, 0.375, 0.25]
 
 

@@ -72,6 +72,7 @@ def make_step(
       batch,
       sampling.row_keys(0, step, batch.index),
       step,
+      state.distance,
     )
     rollout, stats = trim_and_count(rollout, config.data.length_multiple)
     with timing.timed(parts, "train"):

@@ -131,6 +131,7 @@ def state_shardings(
       shardings,
       transform_non_params=lambda _: replicated(mesh),
     ),
+    distance=None if state.distance is None else cast(Any, replicated(mesh)),
   )
 
 

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from skd_jax import structs
@@ -73,7 +72,7 @@ class KeepSamples:
   def __call__(self, state: structs.TrainState, step: int) -> Metrics:
     keys = sampling.row_keys(self.seed, self.num_steps, self.batch.index)
     inputs = self.params_of(state), self.teacher_params, self.batch
-    threshold = jnp.float32(self.spec.threshold(step))
+    threshold = self.spec.threshold_at(step, state.distance)
     rollout = self.rollout_fn(*inputs, keys, threshold)
     annotations = self.annotate(*inputs, rollout)
     views = sample_views(

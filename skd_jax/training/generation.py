@@ -25,6 +25,7 @@ from skd_jax.decoding.policy import Policy
 from skd_jax.models import forward
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
+from skd_jax.training import distance
 from skd_jax.training.timing import timed
 
 MODES = ("skd", "on_policy", "teacher", "reference")
@@ -48,6 +49,7 @@ class GenerationSpec:
   num_draft_tokens: G, of the mode `skd`.
   max_new_tokens: T.
   batch_size: rows that are decoded at once; 0 is all.
+  by_distance: the parameter of the rule, where earlier rollouts decide it.
   """
 
   mode: str
@@ -61,6 +63,14 @@ class GenerationSpec:
   max_new_tokens: int
   batch_size: int = 0
   first_tokens: Callable[[int], float] = lambda step: 0
+  by_distance: distance.ShareByDistance | None = None
+
+  def threshold_at(self, step: int, seen: jax.Array | None) -> jax.Array:
+    """Returns the parameter of the rule at a step; arguments as below."""
+    if seen is None:
+      return jnp.float32(self.threshold(step))
+    assert self.by_distance is not None
+    return self.by_distance.share(seen)
 
   def needs_teacher_pass(self, share: float) -> bool:
     """Whether the teacher has to read responses that it has not read yet."""
@@ -182,6 +192,7 @@ def generate_responses(
   batch: structs.Batch,
   row_keys: jax.Array,
   step: int,
+  seen: jax.Array | None = None,
 ) -> tuple[structs.Rollout, dict[str, float]]:
   """Generates the responses of a step, or takes them from the data set.
 
@@ -197,6 +208,7 @@ def generate_responses(
     batch: [B, ...].
     row_keys: typed PRNG keys [B].
     step: of the run, for the schedules.
+    seen: `TrainState.distance`, for the schedule that depends on it.
 
   Returns:
     (Rollout [B, T], seconds by part as of timing.py). The rollout has
@@ -207,7 +219,7 @@ def generate_responses(
   seconds: dict[str, float] = {}
   if first := round(spec.first_tokens(step)):
     batch = first_tokens(batch, first)
-  threshold = jnp.float32(spec.threshold(step))
+  threshold = spec.threshold_at(step, seen)
   share = float(spec.reference_share(step))
   with timed(seconds, "generate"):
     if share >= 1:

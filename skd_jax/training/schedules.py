@@ -3,12 +3,16 @@
 constant   5  5  5  5  5      linear     5  4    3    2    1
 step       5  5  5  1  1      cosine     5  4.4  3    1.6  1
                               geometric  5  3.3  2.2  1.5  1
+
+distance   5, and then what training/distance.py makes of the rollouts, from 5
+           down to 1
 """
 
 import dataclasses
 import math
 
 SHAPES = ("constant", "linear", "cosine", "geometric", "step")
+BY_DISTANCE = "distance"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Schedule:
 
   start: at the first step; at every step where `shape` is constant.
   end: at the last step; unused where `shape` is constant.
-  shape: one of SHAPES. `step` jumps from start to end.
+  shape: one of SHAPES, or BY_DISTANCE. `step` jumps from start to end.
   switch_at: where `step` jumps, as a share of the run.
   num_steps: of the run; past its last step the value stays.
   """
@@ -29,7 +33,7 @@ class Schedule:
   num_steps: int = 1
 
   def __post_init__(self):
-    if self.shape not in SHAPES:
+    if self.shape not in (*SHAPES, BY_DISTANCE):
       raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
     if self.shape != "constant" and not math.isfinite(self.start + self.end):
       raise ValueError(
@@ -43,8 +47,11 @@ class Schedule:
       )
 
   def __call__(self, step: int) -> float:
-    """Returns the value at step 0, ..., num_steps - 1; past them, the last."""
-    if self.shape == "constant":
+    """Returns the value at step 0, ..., num_steps - 1; past them, the last.
+
+    Of BY_DISTANCE, the first.
+    """
+    if self.shape in ("constant", BY_DISTANCE):
       return self.start
     if self.shape == "step":
       return self.start if step < self.switch_at * self.num_steps else self.end

@@ -14,6 +14,7 @@ from skd_jax.losses import chunked, token_losses
 from skd_jax.models import forward, lora
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
+from skd_jax.training import distance
 
 
 def max_warmup(num_steps: int) -> int:
@@ -70,11 +71,16 @@ def make_optimizer(
 
 
 def init_train_state(
-  params: structs.Params, optimizer: optax.GradientTransformation
+  params: structs.Params,
+  optimizer: optax.GradientTransformation,
+  by_distance: distance.ShareByDistance | None = None,
 ) -> structs.TrainState:
   """Returns the state before the first step."""
   return structs.TrainState(
-    step=jnp.int32(0), params=params, opt_state=optimizer.init(params)
+    step=jnp.int32(0),
+    params=params,
+    opt_state=optimizer.init(params),
+    distance=by_distance and by_distance.start(),
   )
 
 
@@ -147,6 +153,7 @@ def train_step(
   loss_fn: Callable[..., tuple[jax.Array, chunked.LossSums]],
   optimizer: optax.GradientTransformation,
   num_microbatches: int,
+  by_distance: distance.ShareByDistance | None = None,
 ) -> tuple[structs.TrainState, dict[str, jax.Array]]:
   """Takes one optimizer step; pure, to be jitted with the state donated.
 
@@ -163,6 +170,7 @@ def train_step(
     loss_fn: `rollout_loss` with its keyword arguments bound.
     optimizer: from make_optimizer.
     num_microbatches: how many parts go through the model one after the other.
+    by_distance: what `state.distance` is for, if it is there.
 
   Returns:
     (the state after the step, float32 metrics: `loss_fn`'s means, grad_norm).
@@ -202,7 +210,10 @@ def train_step(
     (state.params, state.opt_state),
   )
   state = structs.TrainState(
-    step=state.step + 1, params=params, opt_state=opt_state
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    distance=by_distance and by_distance.after(state.distance, rollout),
   )
   if teacher_head is None and rollout.teacher_top is None:
     del metrics["kl"]  # There is no teacher that it is measured from.
@@ -251,6 +262,7 @@ def make_train_fns(
   chunk_size: int,
   num_microbatches: int,
   mesh: jax.sharding.Mesh,
+  by_distance: distance.ShareByDistance | None = None,
 ) -> TrainFns:
   """Jits the first state and the train step, with explicit shardings.
 
@@ -262,6 +274,7 @@ def make_train_fns(
     chunk_size: tokens whose logits are held at once; 0: what suits.
     num_microbatches: see train_step.
     mesh: rows are sharded over it.
+    by_distance: see train_step.
   """
   loss_fn = functools.partial(
     rollout_loss,
@@ -274,7 +287,7 @@ def make_train_fns(
   )
 
   def init(params):
-    return init_train_state(lora.split(params)[0], optimizer)
+    return init_train_state(lora.split(params)[0], optimizer, by_distance)
 
   def step(state, frozen, *inputs):
     return train_step(
@@ -283,6 +296,7 @@ def make_train_fns(
       loss_fn=lambda params, *rest: loss_fn(lora.attach(params, frozen), *rest),
       optimizer=optimizer,
       num_microbatches=num_microbatches,
+      by_distance=by_distance,
     )
 
   of_params = jax.tree.map(lambda x: x.sharding, student.params)
