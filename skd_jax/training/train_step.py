@@ -80,7 +80,7 @@ def init_train_state(
     step=jnp.int32(0),
     params=params,
     opt_state=optimizer.init(params),
-    distance=by_distance and by_distance.start(),
+    distance=None if by_distance is None else by_distance.start(),
   )
 
 
@@ -209,11 +209,14 @@ def train_step(
     (params, opt_state),
     (state.params, state.opt_state),
   )
+  seen = state.distance
+  if by_distance is not None and seen is not None:
+    seen = by_distance.after(seen, rollout)
   state = structs.TrainState(
     step=state.step + 1,
     params=params,
     opt_state=opt_state,
-    distance=by_distance and by_distance.after(state.distance, rollout),
+    distance=seen,
   )
   if teacher_head is None and rollout.teacher_top is None:
     del metrics["kl"]  # There is no teacher that it is measured from.
