@@ -173,7 +173,8 @@ def train_step(
     by_distance: what `state.distance` is for, if it is there.
 
   Returns:
-    (the state after the step, float32 metrics: `loss_fn`'s means, grad_norm).
+    (the state after the step, float32 metrics: `loss_fn`'s means, grad_norm,
+    and `teacher_share`, that of the responses, where it depends on distance).
   """
   gradient_fn = jax.grad(loss_fn, has_aux=True)
 
@@ -211,6 +212,7 @@ def train_step(
   )
   seen = state.distance
   if by_distance is not None and seen is not None:
+    metrics["teacher_share"] = by_distance.share(seen)
     seen = by_distance.after(seen, rollout)
   state = structs.TrainState(
     step=state.step + 1,

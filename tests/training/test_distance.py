@@ -139,7 +139,7 @@ def test_train_step_keeps_the_distance_and_a_checkpoint_has_it(tmp_path):
   rollout = dataclasses.replace(
     toy.verified(toy.params(1)), source=jnp.ones((4, 4), jnp.int8)
   )
-  state, _ = train_step_lib.train_step(
+  state, metrics = train_step_lib.train_step(
     state,
     toy.MODEL.head_params(toy.params(1)),
     toy.BATCH,
@@ -151,6 +151,7 @@ def test_train_step_keeps_the_distance_and_a_checkpoint_has_it(tmp_path):
   )
   num_tokens = int(np.sum(rollout.length))
   np.testing.assert_array_equal(state.distance, [num_tokens, num_tokens])
+  assert metrics["teacher_share"] == 1
   start = train_step_lib.init_train_state(toy.params(0), optimizer, RULE)
   with checkpoint.open_manager(tmp_path) as manager:
     checkpoint.save(manager, state, {})
