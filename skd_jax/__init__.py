@@ -13,7 +13,7 @@
   models     load_model, save_model, load_tokenizer, prune_layers
   text       generate
   training   default_config, apply_method, train_and_evaluate, compare, Study,
-             Arm
+             Arm, ShareByDistance
 
 Each name is loaded when it is first used, so that the import is quick.
 """
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
   from skd_jax.study import Arm, Study
   from skd_jax.text import generate
   from skd_jax.train import train_and_evaluate
+  from skd_jax.training.distance import ShareByDistance
   from skd_jax.training.train_step import rollout_loss
 
 # Where each public name is, by module.
@@ -82,6 +83,7 @@ _MODULES = {
   "text": ("generate",),
   "data.prompts": ("prompt_batch",),
   "training.train_step": ("rollout_loss",),
+  "training.distance": ("ShareByDistance",),
   "config": ("default_config",),
   "methods": ("apply_method",),
   "train": ("train_and_evaluate",),
@@ -100,6 +102,7 @@ __all__ = [
   "Rollout",
   "Rule",
   "Sampling",
+  "ShareByDistance",
   "Study",
   "TokenInputs",
   "TrainState",
