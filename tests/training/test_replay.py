@@ -47,6 +47,7 @@ def take(train, params, hidden=HIDDEN):
   return found, replay.describe(failed, found)
 
 
+@pytest.mark.slow
 def test_examples_of_a_finite_step_add_up_to_it(train):
   found, lines = take(train, params())
   assert found.first == ""

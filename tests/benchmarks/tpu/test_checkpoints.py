@@ -27,7 +27,15 @@ def test_every_shape_has_a_published_count():
   assert set(PUBLISHED) == set(checkpoints.published())
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+  "name",
+  [
+    name
+    if name == "google/gemma-2b-it"
+    else pytest.param(name, marks=pytest.mark.slow)
+    for name in PUBLISHED
+  ],
+)
 def test_number_of_parameters_is_the_published_one(name):
   config, _ = checkpoints.load(name)
   count = checkpoints.num_params(config) / 1e9
