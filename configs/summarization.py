@@ -104,7 +104,7 @@ def xsum() -> ml_collections.ConfigDict:
 
 
 def xsum_t5() -> ml_collections.ConfigDict:
-  """XSum, Flan-T5 XL to base, on a v5e of 4 chips; not run yet.
+  """XSum, Flan-T5 XL to base, over 4 chips; not compiled and not run yet.
 
   python -m skd_jax.main --config=configs/summarization.py:xsum_t5 \\
     --config.teacher.init_path=FOLDER_OF_flan-t5-xl \\

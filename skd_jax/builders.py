@@ -275,6 +275,7 @@ def train_fns(
   teacher: models.LoadedModel | None,
   loss: token_losses.TokenLoss,
   mesh: jax.sharding.Mesh,
+  by_distance: distance.ShareByDistance | None = None,
 ) -> train_step.TrainFns:
   """Returns the jitted functions that train a model as a stage says.
 
@@ -285,6 +286,7 @@ def train_fns(
     teacher: None where the loss needs none.
     loss: the loss of a chunk of tokens.
     mesh: the mesh.
+    by_distance: that of the GenerationSpec.
   """
   fit = config_lib.get(config, stage)
   longest = train_step.max_warmup(fit.num_steps)
@@ -316,9 +318,7 @@ def train_fns(
     chunk_size=config.loss.chunk_size,
     num_microbatches=fit.num_microbatches,
     mesh=mesh,
-    by_distance=distance.of_schedule(schedule(config, "threshold"))
-    if stage == "distill"
-    else None,
+    by_distance=by_distance,
   )
 
 

@@ -209,6 +209,7 @@ def prepare_distillation(
     teacher if spec.uses_teacher else None,
     builders.token_loss(config, experiment.tasks.vocab_size),
     experiment.mesh,
+    spec.by_distance,
   )
   memory.report(
     "distillation",

@@ -9,37 +9,30 @@ few_prompts.py, whose finished runs of the baselines are taken in the same
 workdir.
 """
 
-import ml_collections
+import dataclasses
 
 from configs.studies import few_prompts
 from skd_jax import grids
-from skd_jax.study import Arm, Study
+from skd_jax.study import Arm
 
+QUESTION = (
+  "The studies before found that one student learns most from its teacher's "
+  "text and another from its own. Is a mixture whose share of the teacher is "
+  "twice the distance of the two below no baseline in either?"
+)
+ARMS = {name: Arm(name) for name in (*grids.BASELINES, "mixture_by_distance")}
+STOPPING = (
+  "All arms have 10 seeds; no arm is added, dropped or tuned on the test split."
+)
+_PROMPTS = "1000 prompts"
 
-def get_config() -> ml_collections.ConfigDict:
-  """The config of few_prompts.py."""
-  return few_prompts.get_config()
+get_config = few_prompts.get_config
 
-
-_REGIME = "1000 prompts"
-
-STUDY = Study(
+STUDY = dataclasses.replace(
+  few_prompts.STUDY,
   name="few_prompts_distance",
-  question=(
-    "The studies before found that one student learns most from its teacher's "
-    "text and another from its own. Is a mixture whose share of the teacher is "
-    "twice the distance of the two below no baseline in either?"
-  ),
-  regimes={_REGIME: few_prompts.STUDY.regimes[_REGIME]},
-  arms={
-    **{name: Arm(name) for name in grids.BASELINES},
-    "mixture_by_distance": Arm("mixture_by_distance"),
-  },
-  baselines=grids.BASELINES,
-  seeds=10,
-  metric="bleu",
-  stopping=(
-    "All arms have 10 seeds; no arm is added, dropped or tuned on the test "
-    "split."
-  ),
+  question=QUESTION,
+  regimes={_PROMPTS: few_prompts.STUDY.regimes[_PROMPTS]},
+  arms=ARMS,
+  stopping=STOPPING,
 )

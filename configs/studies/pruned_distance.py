@@ -9,37 +9,16 @@ The regime is that of pruned_student.py, whose finished runs of the baselines
 are taken in the same workdir.
 """
 
-import ml_collections
+import dataclasses
 
-from configs.studies import pruned_student
-from skd_jax import grids
-from skd_jax.study import Arm, Study
+from configs.studies import few_prompts_distance, pruned_student
 
+get_config = pruned_student.get_config
 
-def get_config() -> ml_collections.ConfigDict:
-  """The config of pruned_student.py."""
-  return pruned_student.get_config()
-
-
-_REGIME = "100 problems"
-
-STUDY = Study(
+STUDY = dataclasses.replace(
+  pruned_student.STUDY,
   name="pruned_distance",
-  question=(
-    "The studies before found that one student learns most from its teacher's "
-    "text and another from its own. Is a mixture whose share of the teacher is "
-    "twice the distance of the two below no baseline in either?"
-  ),
-  regimes={_REGIME: pruned_student.STUDY.regimes[_REGIME]},
-  arms={
-    **{name: Arm(name) for name in grids.BASELINES},
-    "mixture_by_distance": Arm("mixture_by_distance"),
-  },
-  baselines=grids.BASELINES,
-  seeds=10,
-  metric="accuracy",
-  stopping=(
-    "All arms have 10 seeds; no arm is added, dropped or tuned on the test "
-    "split."
-  ),
+  question=few_prompts_distance.QUESTION,
+  arms=few_prompts_distance.ARMS,
+  stopping=few_prompts_distance.STOPPING,
 )

@@ -102,7 +102,7 @@ def fitting_size(asked: int, vocab_size: int, mesh: jax.sharding.Mesh) -> int:
     mesh: `tensor` divides V.
   """
   platform = mesh.devices.flat[0].platform
-  if asked or platform == "cpu":
+  if asked or platform not in _CHUNK_BYTES:
     return asked or _MIN_CHUNK
   of_token = NUM_LOGITS * 4 * -(-vocab_size // mesh.shape["tensor"])
   fitting = min(_CHUNK_BYTES[platform] // of_token, _MAX_CHUNK)

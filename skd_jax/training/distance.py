@@ -14,6 +14,7 @@ costs nothing to know:
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +44,10 @@ class ShareByDistance:
     """Returns the state before the first step: nothing is seen yet."""
     return jnp.zeros(2)
 
+  @functools.partial(jax.jit, static_argnames="self")
   def share(self, seen: jax.Array) -> jax.Array:
     """Returns the share of the next step, float32 []."""
-    replaced, weight = seen
+    replaced, weight = seen[0], seen[1]
     distance = replaced / jnp.maximum(weight, 1e-6)
     share = jnp.clip(_PER_DISTANCE * distance, self.least, self.largest)
     return jnp.where(weight > 0, share, self.largest)
@@ -55,9 +57,10 @@ class ShareByDistance:
     slots = jnp.arange(rollout.tokens.shape[1])[None, :]
     judged = slots < rollout.length[:, None]
     judged &= rollout.source != structs.REFERENCE
-    replaced = jnp.sum(judged & (rollout.source == structs.TEACHER))
-    weight = self.share(seen) * jnp.sum(judged)
-    return _KEPT * seen + jnp.stack([replaced.astype(jnp.float32), weight])
+    replaced = judged & (rollout.source == structs.TEACHER)
+    weight = self.share(seen) * jnp.sum(judged, dtype=jnp.float32)
+    more = [jnp.sum(replaced, dtype=jnp.float32), weight]
+    return _KEPT * seen + jnp.stack(more)
 
 
 def of_schedule(schedule: schedules.Schedule) -> ShareByDistance | None:

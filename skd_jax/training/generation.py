@@ -66,10 +66,9 @@ class GenerationSpec:
   by_distance: distance.ShareByDistance | None = None
 
   def threshold_at(self, step: int, seen: jax.Array | None) -> jax.Array:
-    """Returns the parameter of the rule at a step; arguments as below."""
-    if seen is None:
+    """Returns the parameter of the rule; see generate_responses."""
+    if self.by_distance is None or seen is None:
       return jnp.float32(self.threshold(step))
-    assert self.by_distance is not None
     return self.by_distance.share(seen)
 
   def needs_teacher_pass(self, share: float) -> bool:

@@ -33,8 +33,9 @@ class Schedule:
   num_steps: int = 1
 
   def __post_init__(self):
-    if self.shape not in (*SHAPES, BY_DISTANCE):
-      raise ValueError(f"schedule = {self.shape!r}: must be one of {SHAPES}")
+    shapes = (*SHAPES, BY_DISTANCE)
+    if self.shape not in shapes:
+      raise ValueError(f"schedule = {self.shape!r}: must be one of {shapes}")
     if self.shape != "constant" and not math.isfinite(self.start + self.end):
       raise ValueError(
         f"schedule = {self.shape!r} from {self.start} to {self.end}: both must "

@@ -12,19 +12,11 @@ from skd_jax import models
 from skd_jax.losses import divergence
 from skd_jax.models import config as config_lib
 from skd_jax.models import loading, quantization
+from tests.losses import test_divergence
 from tests.toy_models import GEMMA, LLAMA, noisy_params
 
 TOKENS = jnp.asarray([[3, 1, 4, 1, 5]])
 V = LLAMA.vocab_size
-DIVERGENCES = (
-  "forward_kl",
-  "reverse_kl",
-  "jsd",
-  "skew_forward_kl",
-  "skew_reverse_kl",
-  "tvd",
-  "top_k_forward_kl",
-)
 
 
 @pytest.fixture
@@ -76,7 +68,7 @@ def test_tokens_have_the_same_logits_and_the_rest_no_probability(
   assert float(jnp.max(jax.nn.softmax(got)[..., V:])) == 0
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("name", test_divergence.NAMES)
 def test_divergence_and_its_gradient_do_not_see_the_padding(name, padded):
   measure = divergence.get_divergence(
     name, beta=0.3, alpha=0.1, k=7, vocab_size=V

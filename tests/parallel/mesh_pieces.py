@@ -106,8 +106,8 @@ class Pieces:
       return None
     return self.teacher.model.head_params(self.teacher.params)
 
-  def generate(self, student_params=None):
-    """The responses of the first step."""
+  def generate(self, student_params=None, seen=None):
+    """The responses of the first step; `seen`: the distance of the state."""
     keys = sampling.row_keys(0, 0, self.batch.index)
     return generation.generate_responses(
       self.spec,
@@ -118,6 +118,7 @@ class Pieces:
       self.batch,
       keys,
       0,
+      seen,
     )[0]
 
 
@@ -156,6 +157,7 @@ def make_pieces(
       teacher if spec.uses_teacher else None,
       builders.token_loss(config, vocab_size),
       mesh,
+      spec.by_distance,
     ),
     batch=sharding.place_rows(make_prompts(ending), mesh, ROWS),
   )

@@ -264,8 +264,12 @@ def test_padded_vocabulary_is_read_by_the_devices_that_hold_it(
   assert part.size == embedding.size // math.prod(shape[1:])
 
 
+# Where that of the pieces is none.
+_THRESHOLDS = {"mixture_by_distance": {"rollout.threshold": 1.0}}
+
+
 @functools.cache
-def two_steps(model_config, shape, rank=0, learning_rate=0.01):
+def two_steps(model_config, shape, rank=0, learning_rate=0.01, method="skd"):
   """The responses of both steps, and what is trained after them."""
   mesh = make_mesh(shape)
   with jax.set_mesh(mesh):
@@ -274,11 +278,14 @@ def two_steps(model_config, shape, rank=0, learning_rate=0.01):
       model_config,
       24,
       rank=rank,
-      **{"distill.learning_rate": learning_rate},
+      method=method,
+      **{"distill.learning_rate": learning_rate, **_THRESHOLDS.get(method, {})},
     )
     state, rollouts = pieces.train.init(pieces.student.params), []
     for _ in range(2):
-      rollouts.append(pieces.generate(pieces.train.params(state)))
+      rollouts.append(
+        pieces.generate(pieces.train.params(state), state.distance)
+      )
       state, _ = pieces.train.step(
         state, pieces.teacher_head, pieces.batch, rollouts[-1]
       )
@@ -330,6 +337,11 @@ def test_two_steps_with_adapters_are_those_of_one_device(shape):
   want = assert_same_two_steps(config, shape, rank=2)
   b = [x for x in jax.tree.leaves(want) if x.shape[0] == 2]
   assert all(np.abs(x).max() > 5e-3 for x in b)
+
+
+@pytest.mark.parametrize("shape", FEW[:1])
+def test_two_steps_by_distance_are_those_of_one_device(shape):
+  assert_same_two_steps(EVEN_LLAMA, shape, method="mixture_by_distance")
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ def test_without_a_gate_there_is_nothing_to_warn_of():
 def test_collapsed_student_is_seen_without_a_gate():
   assert list(health.signs({"truncated": 0.95, "repeated": 0.4})) == ["endless"]
   assert list(health.signs({"repeated": 0.6})) == ["repetitive"]
+  assert not health.signs({"truncated": 0.9, "repeated": 0.5})
 
 
 def test_student_that_is_far_surer_than_its_teacher_is_peaked():
@@ -86,7 +87,6 @@ def test_entropy_that_is_not_a_number_is_no_sign_in_a_log_that_is_read():
   broken = line | {"validation_student_entropy": None}  # As JSON has it.
   (text,) = health.over_the_run([line, broken])
   assert text.endswith("(1 x in the log)")
-  assert not health.signs({"truncated": 0.9, "repeated": 0.5})
 
 
 def test_signs_are_named():
