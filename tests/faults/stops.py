@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from tests.faults import program, runs
 from tests.parallel.test_processes import Group
 
+_WHOLE_RUN_S = 1800.0
 # The other process hears of it after 100 s, and waits a minute for its end.
 _BOTH_END_S = 400.0
 
@@ -86,7 +87,7 @@ def kill_one_of_two(
     return Group(folder / "output", 2, 1, command)
 
   start_time = time.monotonic()
-  if any(start("two").wait(timeout=None)):
+  if any(start("two").wait(_WHOLE_RUN_S)):
     yield "two processes", "FAILED: they do not end by themselves"
     return
   seconds = time.monotonic() - start_time
@@ -98,12 +99,12 @@ def kill_one_of_two(
     time.sleep(rng.uniform(0.3, 0.9) * seconds)
     group.processes[victim].kill()
     try:
-      codes = group.wait(timeout=_BOTH_END_S)
+      codes = group.wait(_BOTH_END_S)
     except subprocess.TimeoutExpired:
       group.end()
       yield f"process {victim} of 2 killed", "FAILED: the other does not end"
       continue
-    if any(start(name).wait(timeout=None)):
+    if any(start(name).wait(_WHOLE_RUN_S)):
       outcome = "FAILED: the run does not continue"
     else:
       outcome = runs.compare(folder / name, whole)
