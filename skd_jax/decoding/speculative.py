@@ -29,8 +29,13 @@ _RoundFn = Callable[[structs.DecodeState], structs.DecodeState]
 # The last arguments of `speculative_decode`, where all drafts have G tokens.
 FULL_DRAFTS = {"draft_cost": 0.0, "round_cost": 0.0, "expected_acceptance": 1.0}
 
-# The rounds of a response at which a drafter that is switched off is tried.
-_TRIED_AT = tuple(16 * 4**k for k in range(10))
+# A drafter that is switched off is tried in a round so late that the trial
+# costs a small part of the rounds before it; then four times as late, and on.
+_FIRST_TRIAL = 16
+_ROUNDS_PER_COST = 32
+_NUM_TRIALS = 10
+# Tokens of a row that weigh as much as what the batch shows of it.
+_TOKENS_OF_BATCH = 8
 
 
 def speculative_decode(
@@ -85,6 +90,7 @@ def speculative_decode(
       expected_acceptance,
       num_draft_tokens,
       by_batch=same_responses(drafter, teacher),
+      are_waiting=state.next_row < batch.prompt.shape[0],
     )
 
     def drafted(state):
@@ -186,6 +192,21 @@ class _Costs:
     shortening = jnp.argmax(speed[:, ::-1], axis=1).astype(jnp.int32)
     return num_draft_tokens - shortening
 
+  def is_trial(self, num_rounds: jax.Array) -> jax.Array:
+    """Returns the rows whose drafter is tried if it is off, bool [B].
+
+    A trial costs what a draft of one token does, and what the drafter has to
+    read of the tokens that it has missed.
+
+    Args:
+      num_rounds: int32 [B], of the response so far.
+    """
+    cost = jnp.float32(self.draft_cost + self.round_cost)
+    first = jnp.maximum(jnp.ceil(_ROUNDS_PER_COST * cost), _FIRST_TRIAL)
+    trials = first * 4.0 ** jnp.arange(_NUM_TRIALS, dtype=jnp.float32)
+    rounds = num_rounds.astype(jnp.float32)
+    return jnp.any(rounds[:, None] == trials[None, :], axis=1)
+
 
 def _draft_lengths(
   state: structs.DecodeState,
@@ -195,14 +216,16 @@ def _draft_lengths(
   num_draft_tokens: int,
   *,
   by_batch: bool,
+  are_waiting: jax.Array,
 ) -> jax.Array:
   """Returns how many tokens each row drafts.
 
   The rate of acceptance is that of all tokens judged so far. A round takes as
   long for one row that drafts as for all, so the rows decide together where
   that changes no response; else each by itself, so that no row depends on
-  those beside it. Where drafting does not pay it is tried with one token at
-  the rounds of _TRIED_AT, if it can pay at all.
+  those beside it. If no prompt waits for a slot, the batch ends with its
+  slowest row, and it is the rate of that one that decides. Where drafting does
+  not pay it is tried with one token now and then, if it can pay at all.
 
   Args:
     state: what was generated so far.
@@ -211,27 +234,30 @@ def _draft_lengths(
     expected_acceptance: in [0, 1], of the first tokens.
     num_draft_tokens: G.
     by_batch: whether the rows decide together.
+    are_waiting: bool [], whether prompts wait for a slot.
 
   Returns:
     int32 [B], in 0..G.
   """
-  accepted = state.length - state.num_rounds
-  rejected, num_rounds = state.interventions.count, state.num_rounds
+  accepted = (state.length - state.num_rounds).astype(jnp.float32)
+  judged = accepted + state.interventions.count.astype(jnp.float32)
+  num_rounds = state.num_rounds
+  rate = (accepted + expected_acceptance) / (judged + 1)
   share = jnp.ones(can_draft.shape, jnp.float32)
   if by_batch:
-    accepted, rejected = jnp.sum(accepted)[None], jnp.sum(rejected)[None]
+    of_all = (jnp.sum(accepted) + expected_acceptance) / (jnp.sum(judged) + 1)
+    weight = judged / (judged + _TOKENS_OF_BATCH)
+    of_rows = weight * rate + (1 - weight) * of_all
+    slowest = jnp.min(jnp.where(state.done, 1, of_rows))
+    rate = jnp.where(are_waiting, of_all, slowest)[None]
     num_rounds = jnp.max(jnp.where(state.done, 0, num_rounds))[None]
     num_live = jnp.sum((~state.done).astype(jnp.float32))
     drafting = jnp.sum(can_draft.astype(jnp.float32))
     share = (drafting / jnp.maximum(num_live, 1))[None]
-  judged = (accepted + rejected).astype(jnp.float32)
-  rate = (accepted.astype(jnp.float32) + expected_acceptance) / (judged + 1)
   lengths = costs.best_length(rate, share, num_draft_tokens)
-  tried_at = jnp.asarray(_TRIED_AT, jnp.int32)[None, :]
-  is_tried = jnp.any(num_rounds[:, None] == tried_at, axis=1)
   can_pay = costs.best_length(jnp.ones_like(rate), share, num_draft_tokens) > 0
-  lengths = jnp.where((lengths == 0) & is_tried & can_pay, 1, lengths)
-  return jnp.where(can_draft, lengths, 0)
+  is_tried = (lengths == 0) & costs.is_trial(num_rounds) & can_pay
+  return jnp.where(can_draft, jnp.where(is_tried, 1, lengths), 0)
 
 
 def _choose(
