@@ -1,7 +1,12 @@
 """The model families, their cache, and Hugging Face weights in and out."""
 
 from skd_jax.models.architecture import create, init_params, param_shapes
-from skd_jax.models.config import EncoderDecoderConfig, ModelConfig, RopeConfig
+from skd_jax.models.config import (
+  BlockSparsity,
+  EncoderDecoderConfig,
+  ModelConfig,
+  RopeConfig,
+)
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
 from skd_jax.models.huggingface import (
   EXPORT_DTYPES,
@@ -24,6 +29,7 @@ from skd_jax.models.pruning import prune_layers
 
 __all__ = [
   "EXPORT_DTYPES",
+  "BlockSparsity",
   "EncoderDecoderConfig",
   "LoadedModel",
   "ModelConfig",

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from skd_jax.models import fused_attention
+from skd_jax.models import block_sparse, fused_attention
+from skd_jax.models.config import BlockSparsity
 from skd_jax.parallel import sharding
 
 # Scores of one head and row that are held at once, 4 bytes each: those of a
@@ -39,6 +40,7 @@ def attend_itself(
   *,
   window: int | None,
   cap: float | None,
+  blocks: BlockSparsity | None = None,
 ) -> jax.Array:
   """Mixes the values of a sequence that attends to itself.
 
@@ -50,17 +52,20 @@ def attend_itself(
       where a row holds several; None: 0.
     window: how many slots a query sees, its own the last; None: all up to it.
     cap: the soft cap of the scores, or None.
+    blocks: which blocks of these it sees; None: all.
 
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
-  kernel = _kernel(query, cap, packed=starts is not None)
+  kernel = _kernel(query, cap, blocks, packed=starts is not None)
   if kernel != "scores":
     return fused_attention.attend_fused(
       kernel, query, key, value, starts, window=window, cap=cap
     )
   slots = jnp.broadcast_to(jnp.arange(query.shape[1]), query.shape[:2])
-  return attend(query, key, value, slots, starts, window=window, cap=cap)
+  return attend(
+    query, key, value, slots, starts, window=window, cap=cap, blocks=blocks
+  )
 
 
 def attend_to_cache(
@@ -72,6 +77,7 @@ def attend_to_cache(
   *,
   window: int | None,
   cap: float | None,
+  blocks: BlockSparsity | None = None,
 ) -> jax.Array:
   """Mixes the values of a cache, in which those of the queries are already.
 
@@ -86,6 +92,7 @@ def attend_to_cache(
     positions: int32 [B, n], the slot of each query.
     window: as in attend_itself.
     cap: likewise.
+    blocks: likewise.
 
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
@@ -93,9 +100,9 @@ def attend_to_cache(
 
   def whole():
     k, v = cache["k"], cache["v"]
-    return attend(query, k, v, positions, window=window, cap=cap)
+    return attend(query, k, v, positions, window=window, cap=cap, blocks=blocks)
 
-  if _kernel(query, cap, packed=False) == "scores":
+  if _kernel(query, cap, blocks, packed=False) == "scores":
     return whole()
   return jax.lax.cond(
     jnp.all(positions[:, 0] == 0),
@@ -104,7 +111,13 @@ def attend_to_cache(
   )
 
 
-def _kernel(query: jax.Array, cap: float | None, *, packed: bool) -> str:
+def _kernel(
+  query: jax.Array,
+  cap: float | None,
+  blocks: BlockSparsity | None,
+  *,
+  packed: bool,
+) -> str:
   """Returns how the queries [B, n, N*R, H] attend to their own sequence."""
   return fused_attention.choose_kernel(
     sharding.platform(),
@@ -113,6 +126,7 @@ def _kernel(query: jax.Array, cap: float | None, *, packed: bool) -> str:
     head_dim=query.shape[3],
     cap=cap,
     packed=packed,
+    block_sparse=blocks is not None,
   )
 
 
@@ -126,6 +140,7 @@ def attend(
   window: int | None,
   cap: float | None,
   bias: jax.Array | None = None,
+  blocks: BlockSparsity | None = None,
 ) -> jax.Array:
   """Mixes the values that each query sees: softmax(query key^T) value.
 
@@ -138,13 +153,16 @@ def attend(
     window: how many slots a query sees, its own the last; None: all up to it.
     cap: the soft cap of the scores, or None.
     bias: float32, added to the scores; broadcasts to [B, N*R, n, S].
+    blocks: which blocks of these slots a query sees; None: all.
 
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
   num_queries, num_slots = query.shape[1], key.shape[2]
   if num_queries * num_slots <= _MAX_SCORES:
-    return _attend(query, key, value, positions, starts, window, cap, bias)
+    return _attend(
+      query, key, value, positions, starts, window, cap, bias, blocks
+    )
   chunk = _MAX_SCORES // num_slots // _CHUNK_MULTIPLE * _CHUNK_MULTIPLE
   return attend_in_chunks(
     query,
@@ -155,6 +173,7 @@ def attend(
     window=window,
     cap=cap,
     bias=bias,
+    blocks=blocks,
     chunk_size=max(chunk, _CHUNK_MULTIPLE),
   )
 
@@ -170,6 +189,7 @@ def attend_in_chunks(
   cap: float | None,
   chunk_size: int,
   bias: jax.Array | None = None,
+  blocks: BlockSparsity | None = None,
 ) -> jax.Array:
   """Returns what `attend` does, from scores [chunk_size, S] at a time.
 
@@ -191,8 +211,9 @@ def attend_in_chunks(
   @functools.partial(jax.checkpoint, prevent_cse=False)
   def one_chunk(part):
     query, positions, starts, first = part
+    bias = bias_of_chunk(first)
     return _attend(
-      query, key, value, positions, starts, window, cap, bias_of_chunk(first)
+      query, key, value, positions, starts, window, cap, bias, blocks
     )
 
   def bias_of_chunk(first):
@@ -217,6 +238,7 @@ def _attend(
   window: int | None,
   cap: float | None,
   bias: jax.Array | None,
+  blocks: BlockSparsity | None,
 ) -> jax.Array:
   """Returns what `attend` does, from all scores at once."""
   batch, n, num_heads, size = query.shape
@@ -233,14 +255,23 @@ def _attend(
   )
   scores = soft_cap(scores, cap)
   scores = scores.reshape(batch, groups, -1, n, num_slots)
+
+  def by_group(x):  # [B, N*R, n, S], or what broadcasts to it.
+    heads = (groups, -1) if x.shape[1] == num_heads else (1, 1)
+    return x.reshape(x.shape[0], *heads, *x.shape[2:])
+
   if bias is not None:
-    heads = (groups, -1) if bias.shape[1] == num_heads else (1, 1)
-    scores += bias.reshape(bias.shape[0], *heads, *bias.shape[2:])
+    scores += by_group(bias)
   mask = attention_mask(positions, num_slots, window)
   if starts is not None:
     mask &= jnp.arange(num_slots) >= starts[:, :, None]
+  mask = mask[:, None, None]
+  if blocks is not None and not block_sparse.sees_all(blocks, num_slots):
+    mask &= by_group(
+      block_sparse.block_mask(blocks, positions, starts, num_heads, num_slots)
+    )
   lowest = jnp.finfo(jnp.float32).min
-  scores = jnp.where(mask[:, None, None], scores, lowest)
+  scores = jnp.where(mask, scores, lowest)
   weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
   weights = weights.reshape(batch, groups, -1, num_slots)
   mixed = (weights @ value).reshape(batch, groups, -1, n, size)

@@ -9,7 +9,7 @@ the families do.
 import dataclasses
 from typing import Any, ClassVar
 
-ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "relu")
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu", "quick_gelu", "relu")
 _LARGE_VOCAB = 2**14  # From which on it pays to pad the vocabulary.
 
 # Options of each rotary scaling, named as in config.json.
@@ -47,8 +47,8 @@ class RopeConfig:
   2309.00071) ramps between the two and scales the attention; `longrope` (arXiv
   2402.13753) divides each by its `short_factor` and scales the attention. Its
   `long_factor` is for longer sequences than the decoder takes, and is kept for
-  the file: which of the two holds depends on the length of the whole sequence,
-  which a rollout does not know.
+  the file, as `long_attention_factor` is: which of the two holds depends on the
+  length of the whole sequence, which a rollout does not know.
   """
 
   rope_theta: float = 10000.0
@@ -59,7 +59,8 @@ class RopeConfig:
   original_max_position_embeddings: int = 8192
   beta_fast: float = 32.0
   beta_slow: float = 1.0
-  attention_factor: float | None = None  # None: 0.1 ln(factor) + 1
+  attention_factor: float | None = None  # None: the formula of the type.
+  long_attention_factor: float | None = None
   truncate: bool = True
   short_factor: tuple[float, ...] = ()
   long_factor: tuple[float, ...] = ()
@@ -95,13 +96,29 @@ class RopeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class BlockSparsity:
+  """Which blocks of keys a query sees; block_sparse.py draws it."""
+
+  block_size: int  # Tokens of a block.
+  local_blocks: int  # Those that a query sees at least, its own the last.
+  vertical_stride: int  # It sees one in so many of the others.
+  heads_alike: bool = False  # The same one, whatever the head.
+
+  def __post_init__(self) -> None:
+    for name in ("block_size", "local_blocks", "vertical_stride"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """One decoder-only transformer; hashable. Defaults are those of Llama.
 
   `num_heads * head_dim` need not equal `hidden_size`. `layer_windows` has one
   entry a layer: the number of tokens that a query sees, itself included, or
   None for all; an empty tuple means all for every layer. Layers with a window
-  use `local_rope` where there is one (Gemma 3).
+  use `local_rope` where there is one (Gemma 3). `block_sparsity` holds for all
+  layers but `dense_attention_layers`.
   """
 
   # What such a model does, as the Hugging Face hub and PEFT call it.
@@ -124,6 +141,8 @@ class ModelConfig:
   attention_output_bias: bool = False
   mlp_bias: bool = False
   gated_mlp: bool = True  # False: down(activation(up(x))).
+  gate_limit: float | None = None  # gate(x) up to it, up(x) within +- it.
+  unit_offset_up: bool = False  # The gated MLP multiplies by 1 + up(x).
   num_experts: int = 0  # E of experts.py; 0: there are none.
   experts_per_token: int = 0  # k
   expert_size: int = 0  # F of an expert.
@@ -137,10 +156,16 @@ class ModelConfig:
   unit_offset_norm: bool = False  # Norms multiply by 1 + weight.
   learned_positions: bool = False  # A vector for each position.
   scale_embeddings: bool = False  # Times sqrt(hidden_size).
+  embedding_multiplier: float = 1.0
+  logit_divisor: float = 1.0
+  # Their probability is 0. Those from V on are dropped: V may be cut.
+  unused_tokens: tuple[int, ...] = ()
   query_pre_attn_scalar: float | None = None  # None: head_dim
   attention_soft_cap: float | None = None  # cap * tanh(scores / cap)
   final_soft_cap: float | None = None  # cap * tanh(logits / cap)
   layer_windows: tuple[int | None, ...] = ()
+  block_sparsity: BlockSparsity | None = None
+  dense_attention_layers: tuple[int, ...] = ()
   rope: RopeConfig = RopeConfig()
   local_rope: RopeConfig | None = None
 
@@ -188,6 +213,8 @@ class ModelConfig:
         f"layer_windows has {len(self.layer_windows)} entries, "
         f"but num_layers = {self.num_layers}"
       )
+    kept = tuple(t for t in self.unused_tokens if t < self.vocab_size)
+    object.__setattr__(self, "unused_tokens", kept)
 
   def _check_experts(self) -> None:
     if not 1 <= self.experts_per_token <= self.num_experts:
@@ -197,10 +224,11 @@ class ModelConfig:
       )
     if self.expert_size < 1:
       raise ValueError(f"expert_size = {self.expert_size}: must be at least 1")
-    if self.mlp_bias or not self.gated_mlp:
+    is_plain = self.gate_limit is None and not self.unit_offset_up
+    if self.mlp_bias or not self.gated_mlp or not is_plain:
       raise ValueError(
         f"num_experts = {self.num_experts}: must be 0 without gated_mlp, or "
-        "with mlp_bias"
+        "with mlp_bias, gate_limit or unit_offset_up"
       )
 
   def has_experts(self, layer: int) -> bool:
@@ -216,6 +244,11 @@ class ModelConfig:
     """The number of tokens that a query of this layer sees, or None."""
     return self.layer_windows[layer] if self.layer_windows else None
 
+  def blocks(self, layer: int) -> BlockSparsity | None:
+    """Which blocks a query of this layer sees; None: all up to its own."""
+    is_dense = layer in self.dense_attention_layers
+    return None if is_dense else self.block_sparsity
+
   def layer_rope(self, layer: int) -> RopeConfig:
     """The rotary embedding of this layer."""
     if self.local_rope is not None and self.window(layer) is not None:
@@ -229,6 +262,7 @@ class ModelConfig:
       num_layers=1,
       layer_windows=self.layer_windows[:1],
       dense_layers=(),  # Of a model with experts, a layer that has them.
+      dense_attention_layers=(),  # Likewise.
     )
 
 

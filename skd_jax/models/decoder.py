@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from skd_jax import structs
@@ -28,7 +29,7 @@ from skd_jax.models import attention, layers, quantization
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
-# The logit of a row that only pads: its probability is 0, and 0 times its
+# The logit of a row that is no token: its probability is 0, and 0 times its
 # logarithm too, which infinity would make NaN.
 _NO_TOKEN = -1e9
 
@@ -87,6 +88,8 @@ class Decoder(nnx.Module):
     x = sharding.constrain_rows(x)
     if config.scale_embeddings:
       x = x * jnp.asarray(config.hidden_size**0.5, dtype)
+    if config.embedding_multiplier != 1:
+      x = x * jnp.asarray(config.embedding_multiplier, dtype)
     if config.learned_positions:
       table = sharding.constrain(self.position_embedding[...], None, None)
       # A draft may run past the last position; what it proposes there is cut.
@@ -178,13 +181,21 @@ def create(
     flat = hidden.reshape(-1, hidden.shape[-1]).astype(dtype)
     logits = quantization.multiply_rows(head_params["kernel"], flat)
     logits = logits.T.reshape(*hidden.shape[:-1], -1)
+    if config.logit_divisor != 1:
+      logits = logits / config.logit_divisor
     logits = attention.soft_cap(logits, config.final_soft_cap)
-    if config.vocab_rows == config.vocab_size:
+    # The rows from V on are no tokens, and some below V are never used. A block
+    # of rows, as the loss takes on a CPU, has no gradient there in any case.
+    if logits.shape[-1] != config.vocab_rows:
       return logits
-    # The rows from V on are no tokens. A block of rows, as the loss takes on a
-    # CPU, has no gradient there in any case.
-    is_token = jnp.arange(logits.shape[-1]) < config.vocab_size
-    return jnp.where(is_token, logits, _NO_TOKEN)
+    if config.vocab_rows != config.vocab_size:
+      is_token = jnp.arange(logits.shape[-1]) < config.vocab_size
+      logits = jnp.where(is_token, logits, _NO_TOKEN)
+    if config.unused_tokens:
+      is_used = np.ones(config.vocab_rows, bool)
+      is_used[list(config.unused_tokens)] = False
+      logits = jnp.where(is_used, logits, _NO_TOKEN)
+    return logits
 
   def head_params(params):
     tied = config.tie_embeddings

@@ -39,6 +39,7 @@ def choose_kernel(
   head_dim: int,
   cap: float | None,
   packed: bool,
+  block_sparse: bool,
 ) -> str:
   """Chooses how a sequence attends to itself.
 
@@ -47,7 +48,8 @@ def choose_kernel(
   | `splash` | on TPU, from FUSED_FROM tokens on                   |
   | `cudnn`  | on GPU, likewise; 16 bits, no soft cap, heads of at |
   |          | most 128, a multiple of 8; one sequence a row       |
-  | `scores` | else: `attention.attend`, whole or by chunks        |
+  | `scores` | else: `attention.attend`, whole or by chunks; where |
+  |          | a query sees some blocks alone                      |
 
   Args:
     platform: "cpu", "gpu" or "tpu".
@@ -56,11 +58,14 @@ def choose_kernel(
     head_dim: H.
     cap: the soft cap of the scores, or None.
     packed: whether a row holds several sequences.
+    block_sparse: whether a query sees some blocks alone; no kernel knows these.
 
   Returns:
     The name.
   """
   if platform not in FUSED_FROM or length < FUSED_FROM[platform]:
+    return "scores"
+  if block_sparse:
     return "scores"
   if platform == "tpu":
     return "splash"

@@ -28,6 +28,7 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "silu": jax.nn.silu,
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
   "relu": jax.nn.relu,
 }
 
@@ -58,7 +59,9 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> tuple[Any, float]:
     context = rope.original_max_position_embeddings
     stretch = max(math.log(rope.factor) / math.log(context), 0.0)
     divisors = np.asarray(rope.short_factor, np.float32)
-    return frequency / divisors, math.sqrt(1 + stretch)
+    factor = rope.attention_factor
+    factor = math.sqrt(1 + stretch) if factor is None else factor
+    return frequency / divisors, factor
   return frequency, 1.0
 
 
@@ -169,6 +172,7 @@ class Attention(nnx.Module):
   ) -> None:
     self.config = config
     self.window = config.window(layer)
+    self.blocks = config.blocks(layer)
     scalar = config.query_pre_attn_scalar
     self.scale = (config.head_dim if scalar is None else scalar) ** -0.5
     heads = config.num_heads * config.head_dim
@@ -221,7 +225,11 @@ class Attention(nnx.Module):
     query = (apply_rope(query, tables) * self.scale).astype(x.dtype)
     key = apply_rope(key, tables).astype(x.dtype)
     own = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-    options = {"window": self.window, "cap": self.config.attention_soft_cap}
+    options: dict[str, Any] = {
+      "window": self.window,
+      "cap": self.config.attention_soft_cap,
+      "blocks": self.blocks,
+    }
     if cache is None:
       mixed = attend_itself(query, *own, starts, **options)
     else:
@@ -236,7 +244,9 @@ class Attention(nnx.Module):
 class MLP(nnx.Module):
   """The gated MLP `down(activation(gate(x)) * up(x))` (arXiv 2002.05202).
 
-  Without `config.gated_mlp`, `down(activation(up(x)))`.
+  Without `config.gated_mlp`, `down(activation(up(x)))`. With `gate_limit` and
+  `unit_offset_up`, `down(activation(min(gate(x), limit)) * (1 + up(x)))`, where
+  up(x) is within +-limit.
   """
 
   def __init__(
@@ -256,6 +266,8 @@ class MLP(nnx.Module):
       )
 
     self.gated = config.gated_mlp
+    self.limit = config.gate_limit
+    self.offset = 1.0 if config.unit_offset_up else 0.0
     if self.gated:
       self.gate = linear(narrow, wide, INIT_STDDEV)
     self.up = linear(narrow, wide, INIT_STDDEV)
@@ -266,7 +278,13 @@ class MLP(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     if not self.gated:
       return self.down(self.activation(self.up(x)))
-    return self.down(self.activation(self.gate(x)) * self.up(x))
+    gate, up = self.gate(x), self.up(x)
+    if self.limit is not None:
+      gate = _clipped(gate, -jnp.inf, self.limit)
+      up = _clipped(up, -self.limit, self.limit)
+    if self.offset:
+      up += self.offset
+    return self.down(self.activation(gate) * up)
 
 
 class Block(nnx.Module):
@@ -311,6 +329,11 @@ def _mlp(
   stddevs = INIT_STDDEV, INIT_STDDEV / math.sqrt(2 * config.num_layers)
   activation = _ACTIVATIONS[config.activation]
   return ExpertMLP(config, activation, stddevs, param_dtype, rngs)
+
+
+def _clipped(x: jax.Array, low: float, high: float) -> jax.Array:
+  # What has overflowed stays infinite, so that it is noticed.
+  return jnp.where(jnp.isinf(x), x, jnp.clip(x, low, high))
 
 
 def _normed(norm: Norm | None, x: jax.Array) -> jax.Array:

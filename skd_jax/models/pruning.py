@@ -88,4 +88,9 @@ def _config_of_layers(config: ModelConfig, keep: Sequence[int]) -> ModelConfig:
     dense_layers=tuple(
       i for i, layer in enumerate(keep) if layer in config.dense_layers
     ),
+    dense_attention_layers=tuple(
+      i
+      for i, layer in enumerate(keep)
+      if layer in config.dense_attention_layers
+    ),
   )

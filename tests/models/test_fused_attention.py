@@ -35,6 +35,7 @@ def chosen(platform, **changes):
     "head_dim": 64,
     "cap": None,
     "packed": False,
+    "block_sparse": False,
   }
   return fused_attention.choose_kernel(platform, **usual | changes)
 
@@ -65,6 +66,11 @@ def test_a_short_sequence_has_no_kernel(platform):
 def test_what_cudnn_cannot_do_goes_by_chunks_and_on_tpu_by_splash(changes):
   assert chosen("gpu", **changes) == "scores"
   assert chosen("tpu", **changes) == "splash"
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_no_kernel_is_chosen_where_a_query_sees_some_blocks_alone(platform):
+  assert chosen(platform, block_sparse=True) == "scores"
 
 
 def make_inputs(length):
