@@ -309,7 +309,7 @@ def _check_lora(config: ml_collections.ConfigDict) -> None:
   if settings.alpha <= 0:
     raise ValueError(f"student.lora.alpha = {settings.alpha}: must be above 0")
   names = tuple(settings.targets)
-  known = (*lora.TARGETS, *lora.ENCODER_DECODER_TARGETS)
+  known = (*lora.TARGETS, *lora.OTHER_TARGETS)
   if not names or len(set(names)) != len(names) or set(names) - {*known}:
     raise ValueError(
       f"student.lora.targets = {names}: must be distinct, at least one, of "

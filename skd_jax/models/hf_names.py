@@ -3,12 +3,18 @@
 qkv_proj.weight [out, in]     query [in, out]^T
                               key
                               value
+up_proj.weight [out, in]      0 of gate [in, out]^T      in F groups: those of a
+                              0 of up                    group are side by side,
+                              1 of gate                  a part of each
+                              1 of up ...
 experts.E.up_proj.weight      [e] of up [E, in, out]^T
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from skd_jax import structs
 from skd_jax.models.config import ModelConfig
@@ -28,6 +34,8 @@ class Leaf(NamedTuple):
   has_vocab_rows: whether its first axis is V.
   start: where the array begins, along its last axis, in the tensor.
   width: of all arrays of the tensor together, along that axis.
+  groups: into how many equal parts each of them is cut, along that axis; the
+    first parts of all come first.
   """
 
   hf_name: str
@@ -36,6 +44,7 @@ class Leaf(NamedTuple):
   has_vocab_rows: bool
   start: int
   width: int
+  groups: int = 1
 
   @property
   def hf_shape(self) -> tuple[int, ...]:
@@ -57,6 +66,31 @@ class Leaf(NamedTuple):
       self._replace(hf_name=self.hf_name.format(e), shape=tuple(shape))
       for e in range(count)
     ]
+
+  def span(self, columns: slice) -> slice:
+    """The columns of the tensor that hold some of the array: whole groups.
+
+    columns of the array       0 1 | 2 3 | 4 5       3 groups, start 6
+    of the tensor          . . 0 1 | . . 2 3 | . . 4 5
+    span of 1 to 3         `---------------'
+    """
+    if self.groups == 1:
+      return slice(self.start + columns.start, self.start + columns.stop)
+    size, width = self.shape[-1] // self.groups, self.width // self.groups
+    return slice(
+      columns.start // size * width, -(-columns.stop // size) * width
+    )
+
+  def pick(self, found: np.ndarray, columns: slice) -> np.ndarray:
+    """Some columns of the array, from what is in their span: [..., columns]."""
+    if self.groups == 1:
+      return found
+    size, width = self.shape[-1] // self.groups, self.width // self.groups
+    start = self.start // self.groups
+    parts = found.reshape(*found.shape[:-1], -1, width)[..., start:][..., :size]
+    first = columns.start // size * size
+    whole = parts.reshape(*found.shape[:-1], -1)
+    return whole[..., columns.start - first : columns.stop - first]
 
   @property
   def projection(self) -> str:
@@ -98,13 +132,22 @@ def named_leaves(
     shape = leaf.shape
     if has_vocab_rows:
       shape = (config.vocab_size, *shape[1:])  # No file has rows that pad.
-    leaves.append(Leaf(name, transpose, shape, has_vocab_rows, 0, 0))
+    groups = getattr(config, family.groups.get(names[ours], ""), 1)
+    leaves.append(Leaf(name, transpose, shape, has_vocab_rows, 0, 0, groups))
     places.append(order[ours])
   for i in sorted(range(len(leaves)), key=places.__getitem__):
     start = widths.get(leaves[i].hf_name, 0)
     widths[leaves[i].hf_name] = start + leaves[i].shape[-1]
     leaves[i] = leaves[i]._replace(start=start)
   return [x._replace(width=widths[x.hf_name]) for x in leaves], treedef
+
+
+def join(leaves: list[Leaf], arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Puts the arrays [..., columns] of one tensor together: [..., width]."""
+  groups = leaves[0].groups
+  parts = [x.reshape(*x.shape[:-1], groups, -1) for x in arrays]
+  whole = np.concatenate(parts, axis=-1)
+  return whole.reshape(*whole.shape[:-2], -1)
 
 
 def by_tensor(leaves: list[Leaf]) -> list[list[int]]:

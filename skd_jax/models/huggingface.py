@@ -26,7 +26,7 @@ from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.families import FAMILIES
 from skd_jax.models.hf_config import model_config_from_hf, model_config_to_hf
-from skd_jax.models.hf_names import Leaf, by_tensor, named_leaves
+from skd_jax.models.hf_names import Leaf, by_tensor, join, named_leaves
 from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
 
@@ -166,8 +166,6 @@ def _read(
       slice(*s.indices(size)[:2])
       for s, size in zip(slices, like.shape, strict=True)
     ]
-    last = bounds.pop()
-    bounds.append(slice(leaf.start + last.start, leaf.start + last.stop))
     if leaf.has_vocab_rows and bounds[0].stop > vocab_size:
       return of_rows(*bounds)
     if not leaf.has_experts:
@@ -184,10 +182,13 @@ def _read(
   def of_tensor(tensor: Leaf, bounds: list[slice]) -> np.ndarray:
     source = sources[tensor.hf_name]
     data = source.file.get_slice(source.name)
+    *rest, columns = bounds
+    span = leaf.span(columns)
     if not leaf.transpose:
-      return data[tuple(bounds)]
-    *rest, rows, columns = bounds
-    return data[(*rest, columns, rows)].swapaxes(-1, -2)
+      return leaf.pick(data[(*rest, span)], columns)
+    *rest, rows = rest
+    found = data[(*rest, span, rows)].swapaxes(-1, -2)
+    return leaf.pick(found, columns)
 
   if isinstance(like, quantization_lib.Quantized):
     # Whole, as the devices that share a column share its scale.
@@ -383,10 +384,8 @@ def _write_shards(
     name = weight_files.SINGLE_FILE if len(shards) == 1 else name
     values = {}
     for parts in shard:
-      value = np.concatenate(
-        [np.asarray(next(fetched)).astype(dtype, copy=False) for _ in parts],
-        axis=-1,
-      )
+      found = (np.asarray(next(fetched)) for _ in parts)
+      value = join(parts, [x.astype(dtype, copy=False) for x in found])
       leaf = parts[0]
       value = value.T if leaf.transpose else value
       values[leaf.hf_name] = np.ascontiguousarray(value)

@@ -28,8 +28,9 @@ from skd_jax.models.config import ModelConfig
 # What may be adapted, by the names of Hugging Face and PEFT.
 _OF_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 TARGETS = (*_OF_ATTENTION, "gate_proj", "up_proj", "down_proj")
-# Those of encoder-decoders that have other names.
-ENCODER_DECODER_TARGETS = (
+# Those that have other names.
+OTHER_TARGETS = (
+  "dense",  # Phi-3-small
   *("out_proj", "fc1", "fc2"),  # M2M100
   *("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"),  # T5
 )
@@ -87,7 +88,7 @@ def check_targets(
   Args:
     config: of the model.
     shapes: its weights, or a tree like them.
-    targets: of TARGETS or ENCODER_DECODER_TARGETS.
+    targets: of TARGETS or OTHER_TARGETS.
 
   Raises:
     ValueError: the model has no such projection.

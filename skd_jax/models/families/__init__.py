@@ -8,6 +8,7 @@ from skd_jax.models.families import (
   mixtral,
   olmo,
   phi,
+  phi3_small,
   qwen,
   t5,
 )
@@ -21,6 +22,7 @@ FAMILIES: dict[str, Family] = {
   **gemma.FAMILIES,
   **olmo.FAMILIES,
   **phi.FAMILIES,
+  **phi3_small.FAMILIES,
   **gpt2.FAMILIES,
   **m2m100.FAMILIES,
   **t5.FAMILIES,

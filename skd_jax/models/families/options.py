@@ -38,6 +38,8 @@ class Family:
   fused_names: of the tensors in files that have all experts of a layer in one.
   ungated: those that are other where the MLP has no gate.
   transposed: whether a kernel is [out, in] in the files, as torch.nn.Linear.
+  groups: of the tensors that hold their arrays in parts, by name, the field of
+    ModelConfig that counts these; see hf_names.py.
   config_class: EncoderDecoderConfig where there is an encoder.
   """
 
@@ -48,6 +50,7 @@ class Family:
   names: Names = dataclasses.field(default_factory=lambda: LLAMA)
   ungated: Names = dataclasses.field(default_factory=dict)
   transposed: bool = True
+  groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
   fused_names: Names | None = None
   config_class: type[ModelConfig] = ModelConfig
 
@@ -77,12 +80,14 @@ _ACTIVATION_OF_HF = {
   "gelu_pytorch_tanh": "gelu_tanh",
   "gelu_new": "gelu_tanh",
   "gelu": "gelu",
+  "quick_gelu": "quick_gelu",
   "relu": "relu",
 }
 _HF_OF_ACTIVATION = {
   "silu": "silu",
   "gelu_tanh": "gelu_pytorch_tanh",
   "gelu": "gelu",
+  "quick_gelu": "quick_gelu",
   "relu": "relu",
 }
 
