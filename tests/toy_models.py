@@ -57,6 +57,29 @@ PHI = dataclasses.replace(
     partial_rotary_factor=0.75,
   ),
 )
+# Queries, key and value of a group of heads are side by side; gate and up too.
+PHI3_SMALL = dataclasses.replace(
+  LLAMA,
+  model_type="phi3small",
+  head_dim=4,
+  activation="quick_gelu",
+  tie_embeddings=True,
+  attention_bias=True,
+  attention_output_bias=True,
+  mlp_bias=True,
+  gate_limit=1.5,
+  unit_offset_up=True,
+  layer_norm=True,
+  norm_eps=1e-5,
+  embedding_multiplier=3.0,
+  logit_divisor=2.0,
+  unused_tokens=(17, 59),
+  query_pre_attn_scalar=16.0,
+  block_sparsity=models.BlockSparsity(
+    block_size=2, local_blocks=1, vertical_stride=3
+  ),
+  dense_attention_layers=(1,),
+)
 GPT2 = dataclasses.replace(
   LLAMA,
   model_type="gpt2",
@@ -212,6 +235,16 @@ EVEN_FAMILIES = {
     post_norm=True,
     qk_norm=True,
     qk_norm_of_all_heads=True,
+  ),
+  "phi3small": dataclasses.replace(
+    PHI3_SMALL,
+    vocab_size=EVEN_LLAMA.vocab_size,
+    hidden_size=16,
+    intermediate_size=32,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=2,
+    query_pre_attn_scalar=4.0,
   ),
   # Where nothing is rotated, the bias of the keys has no gradient but noise,
   # which Adam makes as large as any.
