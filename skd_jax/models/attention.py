@@ -106,7 +106,9 @@ def attend_to_cache(
     return whole()
   return jax.lax.cond(
     jnp.all(positions[:, 0] == 0),
-    lambda: attend_itself(query, key, value, window=window, cap=cap),
+    lambda: attend_itself(
+      query, key, value, window=window, cap=cap, blocks=blocks
+    ),
     whole,
   )
 

@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from skd_jax import models
 from skd_jax.models import attention, fused_attention, splash
 from skd_jax.parallel import sharding
-from tests.toy_models import EVEN_LLAMA, LLAMA
+from tests.toy_models import EVEN_LLAMA, LLAMA, PHI3_SMALL
 
 B, N, R, H = 2, 2, 2, 8
 
@@ -162,6 +162,13 @@ def test_a_model_has_the_kernel_for_long_sequences_alone():
 def test_packed_sequences_and_long_prompts_have_it_as_well():
   assert num_kernels(mesh_of("tpu"), LLAMA, 2048, packed=True) == 3
   assert num_kernels(mesh_of("tpu"), LLAMA, 2048, cached=True) == 1
+
+
+def test_of_block_sparse_and_dense_layers_the_dense_ones_have_it():
+  sparse = dataclasses.replace(PHI3_SMALL, dense_attention_layers=())
+  assert num_kernels(mesh_of("tpu"), PHI3_SMALL, 2048) == 3
+  assert num_kernels(mesh_of("tpu"), sparse, 2048) == 0
+  assert num_kernels(mesh_of("tpu"), sparse, 2048, cached=True) == 0
 
 
 def test_each_device_runs_the_kernel_on_its_rows_and_heads():

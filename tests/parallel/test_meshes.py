@@ -318,6 +318,16 @@ def test_two_steps_with_experts_are_those_of_one_device(family):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", FEW)
+def test_two_steps_with_block_sparse_attention_are_those_of_one_device(shape):
+  config = EVEN_FAMILIES["phi3small"]
+  want = assert_same_two_steps(config, shape, learning_rate=1e-3)
+  start = noisy_params(config, scale=0.3)
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), want, start)
+  assert min(jax.tree.leaves(moved)) > 5e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", FEW)
 @pytest.mark.parametrize("family", EVEN_ENCODER_FAMILIES)
 def test_two_steps_with_an_encoder_are_those_of_one_device(family, shape):
   config = EVEN_ENCODER_FAMILIES[family]
