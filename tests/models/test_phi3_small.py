@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 
 from skd_jax import models
+from skd_jax.losses import chunked, divergence, token_losses
 from skd_jax.models import attention, block_sparse
 from skd_jax.reporting import manifest
 from tests.models.test_decoder import (
@@ -316,7 +317,6 @@ def test_published_config_reads_as_meant():
 @pytest.mark.parametrize("hidden_size", [4096, 96 * 32])
 def test_multiplier_of_the_scores_survives_export(multiplier, hidden_size):
   hf = {**CONFIG, "hidden_size": hidden_size, "num_attention_heads": 32}
-  multiplier = float(f"{multiplier:.10g}")
   config = models.model_config_from_hf(
     {**hf, "mup_attn_multiplier": multiplier}
   )
@@ -499,6 +499,42 @@ def test_gradient_reaches_every_weight_but_unused_rows():
     assert np.abs(grad).max() > 0, path
   is_used = np.abs(grads["lm_head"]).max(axis=1) > 0
   np.testing.assert_array_equal(np.flatnonzero(~is_used), config.unused_tokens)
+
+
+@pytest.mark.parametrize("name", ["forward_kl", "reverse_kl", "jsd"])
+def test_loss_by_blocks_of_the_head_leaves_unused_rows_out(name, monkeypatch):
+  model, rng = models.create(PHI3_SMALL), np.random.default_rng(0)
+  vocab_size, width = PHI3_SMALL.vocab_size, PHI3_SMALL.hidden_size
+  head, hidden, teacher_head, teacher_hidden = (
+    jnp.asarray(rng.normal(size=(rows, width)), jnp.float32)
+    for rows in (vocab_size, 9) * 2
+  )
+  inputs = token_losses.TokenInputs(
+    tokens=jnp.zeros(9, jnp.int32),
+    source=jnp.zeros(9, jnp.int8),
+    teacher_hidden=teacher_hidden,
+  )
+  token_loss = token_losses.distillation_token_loss(
+    getattr(divergence, name), "uniform"
+  )
+
+  def gradient(head_block):
+    # Blocks of 8 rows do not divide the 61 of the head.
+    monkeypatch.setattr(chunked, "_HEAD_BLOCK", head_block)
+
+    def loss(head):
+      return chunked.chunked_loss(
+        *(token_loss, model, model, 4, {"kernel": head}, hidden),
+        *({"kernel": teacher_head}, inputs, jnp.ones(9, bool)),
+      )[0]
+
+    return jax.grad(loss)(head)
+
+  by_blocks, whole = gradient(8), gradient(1000)
+  np.testing.assert_allclose(by_blocks, whole, atol=1e-5)
+  has_gradient = np.abs(by_blocks).max(axis=1) > 0
+  unused = np.flatnonzero(~has_gradient)
+  np.testing.assert_array_equal(unused, PHI3_SMALL.unused_tokens)
 
 
 @pytest.mark.parametrize(

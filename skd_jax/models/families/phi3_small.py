@@ -84,8 +84,11 @@ def _read_scales(hf: Mapping[str, Any]) -> dict[str, Any]:
 def _write_scales(config: ModelConfig) -> dict[str, Any]:
   scores, multiplier = config.query_pre_attn_scalar, 1.0
   if scores is not None:
-    # Without the last digits, which are noise of the root and the quotient.
-    multiplier = float(f"{config.head_dim / scores**0.5:.12g}")
+    multiplier = config.head_dim / scores**0.5
+    # The last digits may be noise of the root and the quotient.
+    rounded = float(f"{multiplier:.12g}")
+    if (config.head_dim / rounded) ** 2 == scores:
+      multiplier = rounded
   return {
     "mup_use_scaling": scores is not None,
     "mup_attn_multiplier": multiplier,
