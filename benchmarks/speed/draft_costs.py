@@ -19,12 +19,15 @@ class PassCosts:
   """In passes of the teacher alone, over one token of each row.
 
   draft: of the drafter, over one token.
+  first_draft: of the drafter, over two, as it reads in the first step: it may
+    not have read the token before the last.
   judge: of the teacher, over the last token and G drafted ones.
   prompt: of the teacher, over the prompts.
   draft_prompt: of the drafter, over the prompts.
   """
 
   draft: float
+  first_draft: float
   judge: float
   prompt: float
   draft_prompt: float
@@ -32,7 +35,8 @@ class PassCosts:
   @property
   def adaptation(self) -> dict[str, float]:
     """The costs as `speculative_decode` takes them."""
-    return {"draft_cost": self.draft, "round_cost": max(self.judge - 1, 0.0)}
+    once = self.judge - 1 + self.first_draft - self.draft
+    return {"draft_cost": self.draft, "round_cost": max(once, 0.0)}
 
   def speedup(
     self,
@@ -50,7 +54,8 @@ class PassCosts:
     """
     alone = len(num_tokens) * self.prompt + sum(num_tokens)
     prompts = len(num_rounds) * (self.prompt + self.draft_prompt)
-    one_round = self.judge + num_draft_tokens * self.draft
+    drafts = self.first_draft + (num_draft_tokens - 1) * self.draft
+    one_round = self.judge + drafts
     return alone / (prompts + sum(num_rounds) * one_round)
 
 
@@ -88,6 +93,7 @@ def measure_costs(
   for name, policy in drafters.items():
     if policy is not None:
       calls[f"{name}: draft"] = passes(policy, 1)
+      calls[f"{name}: first"] = passes(policy, 2)
       calls[f"{name}: prompt"] = passes(policy, prompt_size)
   timed = harness.interleaved(calls, repeats)
   alone = min(timed["alone"])
@@ -95,6 +101,7 @@ def measure_costs(
   return {
     name: PassCosts(
       draft=costs.get(f"{name}: draft", 0.0),
+      first_draft=costs.get(f"{name}: first", 0.0),
       judge=costs["judge"],
       prompt=costs["prompt"],
       draft_prompt=costs.get(f"{name}: prompt", 0.0),

@@ -25,7 +25,8 @@ lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
   by_position        the same by the place in the draft
   tokens_per_pass    that a pass of the teacher emits in a row
   draft_cost         of one drafted token, in passes of the teacher alone
-  round_cost         how much longer it takes to judge a draft, in such passes
+  round_cost         how much longer a round takes besides, in such passes: to
+                     judge a draft, and to begin one with two tokens
   speedup            over plain, in turns; of hf_ over hf_plain
   predicted_speedup  what the rounds that were needed and the measured costs
                      give. Rows that wait for the slowest are counted; a round

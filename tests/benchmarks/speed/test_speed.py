@@ -128,14 +128,14 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
 
 def test_speed_of_a_pair_is_predicted_from_its_passes():
   costs = draft_costs.PassCosts(
-    draft=0.1, judge=1.2, prompt=2.0, draft_prompt=0.5
+    draft=0.1, first_draft=0.25, judge=1.2, prompt=2.0, draft_prompt=0.5
   )
   assert costs.adaptation == pytest.approx(
-    {"draft_cost": 0.1, "round_cost": 0.2}
+    {"draft_cost": 0.1, "round_cost": 0.35}
   )
   # Two batches: 2 prompts and 30 tokens, or 2 prompts of both and 12 rounds.
   found = costs.speedup([10, 20], [5, 7], num_draft_tokens=4)
-  assert found == pytest.approx((4 + 30) / (5 + 12 * 1.6))
+  assert found == pytest.approx((4 + 30) / (5 + 12 * 1.75))
 
 
 def write_pair(tmp_path):
