@@ -51,11 +51,17 @@ def dialogsum() -> ml_collections.ConfigDict:
 
 
 def dialogsum_smollm2() -> ml_collections.ConfigDict:
-  """SmolLM2-135M-Instruct to every third of its layers, on a CPU; not run yet.
+  """SmolLM2-135M-Instruct to every third of its layers, on a CPU.
 
   python -m skd_jax.main --config=configs/summarization.py:dialogsum_smollm2 \\
     --config.data.dir=FOLDER \\
     --config.teacher.init_path=FOLDER_OF_SmolLM2-135M-Instruct
+
+  It shows that the task runs: 10 steps for the teacher, 40 for the start, 10 of
+  SKD, in 37 minutes of one CPU core that other work shared. ROUGE-L of 32 dev
+  dialogues, one seed: teacher 24.9, start 8.4, student 9.3. 16.7 % of the
+  tokens were replaced; the report calls the student too weak, as most of its
+  responses do not end. The weights were unpacked from 4 bits.
   """
   config = _paper.smollm2()
   config.task = "DialogSum, SmolLM2-135M to its every third layer"
