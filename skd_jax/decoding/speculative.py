@@ -35,7 +35,7 @@ _FIRST_TRIAL = 16
 _ROUNDS_PER_COST = 32
 _NUM_TRIALS = 10
 # Tokens of a row that weigh as much as what the batch shows of it.
-_TOKENS_OF_BATCH = 8
+_TOKENS_OF_BATCH = 4
 
 
 def speculative_decode(

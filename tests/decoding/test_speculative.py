@@ -182,6 +182,25 @@ def test_drafter_that_does_not_pay_is_soon_switched_off():
   assert judged(draft_cost=0.3, expected_acceptance=0.1) == 0
 
 
+def test_slowest_row_decides_where_no_prompt_waits_for_a_slot():
+  # 1 2 1 2 ... and 3 4 3 4 ...: in the second the drafter is always wrong.
+  table = jnp.zeros((V, V, V)).at[:, [1, 2, 3, 4], [2, 1, 4, 3]].set(9.0)
+  drafter = {**TEACHER, "table": table.at[:, 3:5].multiply(-1)}
+  result = run(
+    make_drafter("student", drafter),
+    Policy({**TEACHER, "table": table}, MODEL, sampling.GREEDY),
+    *inputs([[1], [2], [1], [3]]),
+    batch_size=None,
+    max_new_tokens=32,
+    draft_cost=0.2,
+    round_cost=0.2,
+  )
+  assert np.all(np.asarray(result.num_rounds)[:3] < 20)
+  # By what is accepted of the others it would draft to its end.
+  slow = jax.tree.map(lambda x: x[3:], result)
+  assert sum(count(slow).judged) <= 9
+
+
 def count_calls(policy, calls):
   """The policy, each of whose calls adds the number of tokens to `calls`."""
   model = policy.model
