@@ -67,7 +67,7 @@ def existing(folder: str | os.PathLike[str], name: str) -> str:
     raise FileNotFoundError(f"model folder {os.fspath(folder)!r} not found")
   path = os.path.join(folder, name)
   if not os.path.exists(path):
-    raise FileNotFoundError(f"no {name} in {os.fspath(folder)!r}")
+    raise FileNotFoundError(f"{path}: no such file")
   return path
 
 
