@@ -45,6 +45,8 @@ from skd_jax.losses import chunked
 
 PROGRAMS = ("rollout", "train")
 _QUICK_LAYERS = 2
+# A loss in one chunk is no loop, and is not told from what follows it.
+_QUICK_CHUNK = 256
 
 
 def count(
@@ -158,6 +160,7 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
     wanted = [(given.task, given, flags.FLAGS.topology)]
   elif quick:
     wanted = wanted[:1]
+    wanted[0][1].loss.chunk_size = _QUICK_CHUNK
   if not all(topology for _, _, topology in wanted):
     raise ValueError("topology = None: must be a slice, such as v5e:2x4")
   layers = flags.FLAGS.layers or (_QUICK_LAYERS if quick else 0)
