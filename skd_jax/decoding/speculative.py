@@ -195,8 +195,9 @@ class _Costs:
   def is_trial(self, num_rounds: jax.Array) -> jax.Array:
     """Returns the rows whose drafter is tried if it is off, bool [B].
 
-    A trial costs what a draft of one token does, and what the drafter has to
-    read of the tokens that it has missed.
+    To draft and to judge one token adds at most 1 / _ROUNDS_PER_COST to the
+    rounds before. What the drafter reads of the tokens that it has missed comes
+    on top: one pass for _CHUNK of them, see drafters.py.
 
     Args:
       num_rounds: int32 [B], of the response so far.
