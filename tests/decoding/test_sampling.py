@@ -19,6 +19,16 @@ def random_logits(rows, vocab_size, scale=3.0, seed=0):
   return jnp.asarray(logits, jnp.float32)
 
 
+def test_least_temperature_leaves_the_probabilities_normalised():
+  logits = jnp.asarray(np.resize([0, 0, 67.1875], (2, 130)), jnp.float32)
+  how = sampling.Sampling(1e-6)
+  log_probs = jax.jit(sampling.warp, static_argnums=1)(logits, how)
+  largest = np.asarray(logits) > 0
+  np.testing.assert_allclose(
+    np.exp(log_probs), largest / largest.sum(1, keepdims=True), atol=1e-6
+  )
+
+
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_warp_matches_a_sort(temperature, top_p):
