@@ -230,10 +230,12 @@ def warp(logits: jax.Array, sampling: Sampling) -> jax.Array:
   if sampling.temperature == 0:
     best = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=bool)
     return jnp.where(best, 0.0, -jnp.inf)
-  # As `draw` does. Where a product and a difference are rounded once, and the
-  # largest by itself, large quotients would not cancel.
+  # As `draw` does. Large quotients would not cancel where those of the logits
+  # and the largest of them are rounded differently.
   below_largest = logits - jnp.max(logits, axis=-1, keepdims=True)
-  log_probs = jax.nn.log_softmax(below_largest / sampling.temperature)
+  scaled = below_largest / sampling.temperature
+  total = jnp.sum(jnp.exp(scaled), axis=-1, keepdims=True)
+  log_probs = scaled - jnp.log(total)
   if sampling.top_p == 1:
     return log_probs
   probs = jnp.exp(log_probs)
