@@ -165,7 +165,10 @@ def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
   settings = QUICK if quick else Settings()
   if _BATCHES.value:
     batches = tuple((int(size), 3) for size in _BATCHES.value)
-    settings = dataclasses.replace(settings, batches=batches)
+    # A teacher is tuned with as many rows as are timed: one program less.
+    settings = dataclasses.replace(
+      settings, batches=batches, tune_rows=max(size for size, _ in batches)
+    )
   if _TOKENS.value:
     settings = dataclasses.replace(settings, new_tokens=_TOKENS.value)
   return make_rows(pair, settings)
