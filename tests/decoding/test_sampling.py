@@ -97,6 +97,8 @@ def test_nucleus_of_the_least_mass_is_the_largest(largest, find_floor):
 @pytest.mark.optimized
 @pytest.mark.parametrize("find_floor", FLOORS)
 def test_nucleus_of_a_large_vocabulary_is_found_without_a_sort(find_floor):
+  if find_floor is sampling.floor_by_halving and jax.default_backend() != "cpu":
+    pytest.skip("halving is for CPUs; others search by digits")
   compiled = (
     jax.jit(find_floor)
     .lower(jnp.zeros((2, 400, 128)), jnp.ones((2, 1, 1)))
