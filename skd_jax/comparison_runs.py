@@ -14,6 +14,7 @@ from skd_jax import (
   grids,
   preparation,
   records,
+  scoring,
   stages,
   train,
 )
@@ -88,7 +89,7 @@ def _score_before(
   name: str = "start",
 ) -> None:
   """Scores a model that nothing is distilled into yet; keeps a line of it."""
-  scored = train.score(opened, stage, model, teacher)
+  scored = scoring.score(opened, stage, model, teacher)
   label = stage if name == "start" else f"{stage}, {name}"
   found = {"metrics": scored["metrics"], "signature": scored["signature"]}
   unknown = ("seconds", "generated_tokens", "replacement_rate")
@@ -161,7 +162,9 @@ def _run_one(
     )
     compiled[variant.name] = distillation
   student, totals = train.distill(opened, distillation, seed)
-  scored = train.score(opened, f"distill_seed_{seed}", student, before.teacher)
+  scored = scoring.score(
+    opened, f"distill_seed_{seed}", student, before.teacher
+  )
   found = _measure(opened, seed, scored, Totals.from_plain(totals))
   _keep(asked, variant.name, seed, variant.start.name, settings, found)
 

@@ -258,6 +258,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.teacher_cache.top_k = 0  # K, tokens beside the tail; 0: live teacher.
   # Of the mode `teacher`: different responses to a prompt, by turns of epochs.
   config.teacher_cache.num_responses = 1
+  # Tasks whose teacher is another one, and its folder, as in {"sums": "gemma"}.
+  # One after the other they write, each for its tasks; see docs/methods.md.
+  config.teacher_cache.teachers = ml_collections.ConfigDict()
   # Records that are compared with the teacher at each start; 0: none.
   config.teacher_cache.verify_records = 8
 

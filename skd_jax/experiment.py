@@ -13,6 +13,7 @@ from absl import logging
 from skd_jax import (
   builders,
   config_checks,
+  folder_checks,
   methods,
   models,
   stage_changes,
@@ -32,7 +33,6 @@ from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.evaluation import evaluator
 from skd_jax.losses import chunked
-from skd_jax.models import lora, quantization
 from skd_jax.parallel import processes, sharding
 from skd_jax.reporting import files, provenance
 
@@ -185,16 +185,7 @@ def read_experiment(
   vocab_size = common_vocab_size(config)
   if vocab_size:
     config_checks.check_vocabulary(config, vocab_size)
-  config_checks.check_positions(
-    config,
-    {
-      field: models.load_config(folder).max_position_embeddings
-      for field, folder in _checkpoints(config).items()
-    },
-  )
-  _check_adapters(config)
-  _check_quantization(config)
-  _check_packing(config)
+  folder_checks.check_folders(config)
   mesh = sharding.make_mesh(**config.mesh)
   config_checks.check_rows(config, sharding.num_row_shards(mesh))
   workdir = config_checks.check_workdir(workdir)
@@ -300,58 +291,9 @@ def common_vocab_size(config: ml_collections.ConfigDict) -> int:
       models.load_config(folder).vocab_size,
       tokenizer_lib.num_ids(tokenizer),
     )
-    for folder in _checkpoints(config).values()
+    for folder in folder_checks.model_folders(config).values()
   ]
   return min(sizes, default=tokenizer_lib.num_ids(tokenizer))
-
-
-def _check_adapters(config: ml_collections.ConfigDict) -> None:
-  """Checks them against the folder of the student, before it is read."""
-  if config.student.lora.rank:
-    shape = models.load_config(config.student.path)
-    with fields.prefix("student.lora."):
-      lora.check_targets(
-        shape, models.param_shapes(shape), config.student.lora.targets
-      )
-
-
-def _check_quantization(config: ml_collections.ConfigDict) -> None:
-  """Checks it against the folder of the teacher, before that is read."""
-  name = config.teacher.quantization
-  folder = config.teacher.path or config.teacher.init_path
-  if not name or not folder:
-    return
-  shape = models.load_config(folder)
-  with fields.prefix("teacher."):
-    if isinstance(shape, models.EncoderDecoderConfig):
-      raise ValueError(
-        f"quantization = {name!r}: must be '' for an encoder-decoder"
-      )
-    quantization.shapes(models.param_shapes(shape), name)
-
-
-def _check_packing(config: ml_collections.ConfigDict) -> None:
-  """Refuses packed rows of models that read a prompt in a way of its own."""
-  for where, folder in _checkpoints(config).items():
-    if not isinstance(models.load_config(folder), models.EncoderDecoderConfig):
-      continue
-    for stage in ("teacher.fit", "student.fit", "distill"):
-      size = config_lib.get(config, stage).packed_length
-      if size:
-        raise ValueError(
-          f"{stage}.packed_length = {size}: must be 0, as {where} is an "
-          "encoder-decoder"
-        )
-
-
-def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:
-  """Returns the model folders of the config by the fields that name them."""
-  return {
-    f"{role}.{field}": config[role][field]
-    for role in ("teacher", "student")
-    for field in ("path", "init_path")
-    if config[role][field]
-  }
 
 
 def _load_tokenizer(

@@ -299,6 +299,7 @@ def _about_cache(
     f"teacher_cache.num_responses = {number} with rollout.mode = {mode!r}: "
     "must be 1, or choose the mode 'teacher', whose responses are drawn",
   )
+  yield from _about_task_teachers(config)
   if not settings.top_k:
     return
   where = f"teacher_cache.top_k = {settings.top_k} with"
@@ -336,3 +337,33 @@ def _about_cache(
       f"{where} rollout.{field} = {value}, {shape}: must be 0, or {field} 0, "
       "constant",
     )
+
+
+def _about_task_teachers(
+  config: ml_collections.ConfigDict,
+) -> Iterator[tuple[bool, str]]:
+  """Yields (whether it is so, what is wrong with it)."""
+  teachers = config.teacher_cache.teachers.to_dict()
+  if not teachers:
+    return
+  where = f"teacher_cache.teachers = {teachers}"
+  yield (
+    not config.teacher_cache.top_k,
+    f"{where} with teacher_cache.top_k = 0: must be empty, or top_k above 0, "
+    "as one teacher at a time is on the devices",
+  )
+  tasks = list(config.tasks)
+  yield (
+    not set(teachers) < set(tasks),
+    f"{where}: must have some of config.tasks = {tasks}, and leave one of them "
+    "to `teacher`",
+  )
+  yield (
+    not all(teachers.values()),
+    f"{where}: must name the folder of each",
+  )
+  yield (
+    bool(config.baselines),
+    f"{where} with baselines = {tuple(config.baselines)}: one of them must be "
+    "empty",
+  )

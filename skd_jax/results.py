@@ -17,20 +17,25 @@ from skd_jax.training.loop import Totals
 
 
 def write_answers(
-  workdir: pathlib.Path, name: str, answers: Mapping[str, Sequence[str]]
+  workdir: pathlib.Path,
+  name: str,
+  answers: Mapping[str, Sequence[str]],
+  *,
+  by_task: bool,
 ) -> None:
   """Writes the greedy answers of a model by task, one per line.
 
   Args:
     workdir: of the run.
     name: of the model.
-    answers: by task; to answers/NAME.txt, or with several tasks to
-      answers/NAME.TASK.txt.
+    answers: by task.
+    by_task: whether to answers/NAME.TASK.txt; else, of one task, to
+      answers/NAME.txt.
   """
   folder = workdir / "answers"
   folder.mkdir(exist_ok=True)
   for task, lines in answers.items():
-    stem = f"{name}.{task}" if len(answers) > 1 else name
+    stem = f"{name}.{task}" if by_task else name
     text = "".join(" ".join(line.split()) + "\n" for line in lines)
     files.write_atomically(folder / f"{stem}.txt", text)
 
@@ -58,8 +63,8 @@ def write(
   Args:
     experiment: the run.
     per_seed: {"seed", "scores" {teacher, student_init, student, and each
-      baseline: as of train.score}, "totals" {student, and each baseline: as of
-      train.distill}}.
+      baseline: as of scoring.score}, "totals" {student, and each baseline: as
+      of train.distill}}.
     seconds: of {"teacher", "student_init"}, by part; of "teacher_cache" where
       there is one.
     clock_seconds: since the command began.

@@ -134,6 +134,9 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   }
   if config.teacher_cache.top_k:
     keys["teacher_cache"] = teacher | _teacher_cache_key(config)
+    for task in config.teacher_cache.teachers:
+      keys[f"teacher_cache_{task}"] = keys["teacher_cache"]
+      keys[f"evaluate_teacher_{task}"] = keys["teacher_cache"] | scores
   if config.teacher.quantization:
     keys["quantization"] = distill
   for seed in config.seeds:

@@ -6,7 +6,8 @@ there is a student:
   teacher   score, write the records, compare some, release
   student             .............                   distil from the records
 
-so that the two are never on a device together.
+so that the two are never on a device together. A task may have a teacher of
+its own: they come one after the other, before there is a student.
 """
 
 import collections
@@ -18,9 +19,17 @@ import jax
 import numpy as np
 from absl import logging
 
-from skd_jax import builders, method_checks, stages, structs
+from skd_jax import (
+  builders,
+  method_checks,
+  preparation,
+  scoring,
+  stages,
+  structs,
+)
 from skd_jax.data import dataset, input_pipeline, teacher_records
 from skd_jax.decoding import sampling
+from skd_jax.evaluation import evaluator
 from skd_jax.experiment import Experiment, train_set
 from skd_jax.models import LoadedModel
 from skd_jax.parallel import processes
@@ -34,14 +43,18 @@ _BATCHES_PER_PART = 64
 
 
 def cache_teacher(
-  experiment: Experiment, teacher: LoadedModel, folder: str | pathlib.Path
+  experiment: Experiment,
+  teacher: LoadedModel,
+  folder: str | pathlib.Path,
+  task: str = "",
 ) -> CachedTeacher | None:
-  """Opens the cache of a run; writes what is missing of it.
+  """Opens the cache of a teacher; writes what is missing of it.
 
   Args:
     experiment: the run.
     teacher: the teacher.
     folder: that its weights are read from.
+    task: whose teacher it is; "": of all that have none of their own.
 
   Returns:
     None where teacher_cache.top_k is 0.
@@ -55,7 +68,8 @@ def cache_teacher(
   if not settings.top_k:
     return None
   method_checks.check_top_k(config, experiment.tasks.vocab_size)
-  split = train_set(experiment.tasks, fit)
+  whole = train_set(experiment.tasks, fit)
+  split = _of_task(experiment, whole, task)
   split = dataset.select(split, input_pipeline.longest_first(split))
   size = _BATCHES_PER_PART * fit.batch_size
   parts = [
@@ -63,9 +77,10 @@ def cache_teacher(
     for response in range(settings.num_responses)
     for start in range(0, len(split), size)
   ]
-  path = experiment.workdir / "teacher_cache"
+  stage = f"teacher_cache_{task}" if task else "teacher_cache"
+  path = experiment.workdir / stage
   source = {
-    "settings": stages.cache_keys(config)["teacher_cache"],
+    "settings": stages.cache_keys(config)[stage],
     "weights": processes.on_first(manifest.digest, folder, _is_of_model),
     "examples": dataset.digest(split),
   }
@@ -73,9 +88,10 @@ def cache_teacher(
   def write() -> dict[str, Any]:
     return _write(experiment, teacher, split, parts, path, source)
 
-  totals = experiment.cached("teacher_cache", write)
+  totals = experiment.cached(stage, write)
   logging.info(
-    "Teacher cache: %d records of %d tokens, %.3g MB, %.1f bytes per token",
+    "%s: %d records of %d tokens, %.3g MB, %.1f bytes per token",
+    stage,
     totals["records"],
     totals["tokens"],
     totals["bytes"] / 1e6,
@@ -84,18 +100,75 @@ def cache_teacher(
   processes.on_first(teacher_records.check, path, source, len(parts))
   is_reference = config.rollout.mode == "reference"
   found = CachedTeacher(
-    records=teacher_records.Records(path, len(parts)),
-    index=split.indices,
+    parts=(
+      teacher_cache.TeacherRecords(
+        records=teacher_records.Records(path, len(parts)),
+        index=split.indices,
+        seconds=totals["seconds"],
+      ),
+    ),
     k=settings.top_k,
     num_responses=settings.num_responses,
     source=structs.REFERENCE if is_reference else structs.TEACHER,
     max_new_tokens=experiment.tasks.max_new_tokens,
-    steps_per_epoch=len(split) // fit.batch_size,
+    steps_per_epoch=len(whole) // fit.batch_size,
     mesh=experiment.mesh,
-    seconds=totals["seconds"],
   )
   _compare(experiment, found, teacher, split)
   return found
+
+
+def add_task_teachers(
+  experiment: Experiment, cache: CachedTeacher, scores: dict[str, Any]
+) -> tuple[CachedTeacher, dict[str, Any]]:
+  """Adds what the teachers of single tasks think, one after the other.
+
+  Each is read, scored on its task, writes, and is released.
+
+  Args:
+    experiment: the run.
+    cache: of the other tasks; their teacher is released.
+    scores: of that teacher, as `scoring.score` returns them.
+
+  Returns:
+    (the cache of all tasks, scores of each task by its teacher).
+
+  Raises:
+    ValueError: as cache_teacher.
+  """
+  teachers = experiment.config.teacher_cache.teachers
+  if not teachers:
+    return cache, scores
+  tasks = experiment.tasks.tasks
+  parts = list(cache.parts)
+  by_task = {t.name: scores["metrics"].get(t.name) for t in tasks}
+  seconds = scores["seconds"]
+  for task, folder in teachers.items():
+    teacher = preparation.read_model(
+      experiment, "teacher", folder, is_trained=False
+    )
+    of_task = scoring.score(experiment, "teacher", teacher, teacher, task)
+    by_task[task] = of_task["metrics"]
+    seconds += of_task["seconds"]
+    more = cache_teacher(experiment, teacher, folder, task)
+    parts += more.parts if more else ()
+    release(teacher)
+  metrics = evaluator.summarize(tasks, by_task)
+  return (
+    dataclasses.replace(cache, parts=tuple(parts)),
+    scores | {"metrics": metrics, "seconds": seconds},
+  )
+
+
+def _of_task(
+  experiment: Experiment, split: dataset.TokenizedSet, task: str
+) -> dataset.TokenizedSet:
+  """Returns the examples of a task; "": of those without own teachers."""
+  teachers = experiment.config.teacher_cache.teachers
+  names = [t.name for t in experiment.tasks.tasks]
+  chosen = [task] if task else [n for n in names if n not in teachers]
+  ids = [names.index(name) for name in chosen]
+  return dataset.select(split, np.flatnonzero(np.isin(split.task_id, ids)))
 
 
 def release(model: LoadedModel) -> LoadedModel:
@@ -197,7 +270,7 @@ def _compare(
     cache, teacher, batch, chunk_size=experiment.chunk_size
   )
   logging.info(
-    "Teacher cache: %d records are within %.2g of the teacher, in total "
+    "Teacher cache: %d records are within %.2g of their teacher, in total "
     "variation",
     count,
     distance,

@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import ml_collections
-from absl import logging
 
 from skd_jax import builders, report_page, results
 from skd_jax.data import dataset
@@ -35,8 +34,9 @@ from skd_jax.preparation import (
 )
 from skd_jax.preview import write_example
 from skd_jax.reporting import files
+from skd_jax.scoring import score
 from skd_jax.student_export import export_student
-from skd_jax.teacher_stage import cache_teacher, release
+from skd_jax.teacher_stage import add_task_teachers, cache_teacher, release
 from skd_jax.training import (
   draft_length,
   generation,
@@ -49,7 +49,7 @@ from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
 from skd_jax.training.timing import timed
 from skd_jax.training.train_step import TrainFns
-from skd_jax.validation import make_evaluator, validation_callbacks
+from skd_jax.validation import validation_callbacks
 
 
 def train_and_evaluate(
@@ -98,6 +98,9 @@ def train_and_evaluate(
     if cache := caches["student"]:
       # Before there is a student.
       teacher, judge = release(teacher), None
+      caches["student"], scores["teacher"] = add_task_teachers(
+        experiment, cache, scores["teacher"]
+      )
     start, start_seconds = prepare_model(experiment, "student_init")
     distillations = {
       name: prepare_distillation(opened, start, teacher, caches[name])
@@ -127,7 +130,7 @@ def train_and_evaluate(
       per_seed,
       {
         "teacher": teacher_seconds,
-        "teacher_cache": cache.seconds if cache else {},
+        "teacher_cache": cache.seconds if (cache := caches["student"]) else {},
         "student_init": start_seconds,
       },
       clock_seconds=time.perf_counter() - start_time,
@@ -314,45 +317,6 @@ def _distillation_loop(
         )
       training.record(state, metrics, seconds, stats, (batch, rollout))
   return training
-
-
-def score(
-  experiment: Experiment,
-  name: str,
-  model: LoadedModel,
-  teacher: LoadedModel | None,
-) -> dict[str, Any]:
-  """Scores a model on the test split of every task; cached like a stage.
-
-  Args:
-    experiment: the run.
-    name: of the model; its greedy answers are written as answers/NAME.txt, one
-      per line, or with several tasks as answers/NAME.TASK.txt.
-    model: the model.
-    teacher: what its next-token distributions are compared with, if anything.
-
-  Returns:
-    {"metrics": see evaluation/evaluator.py, "signature": by metric, "seconds"}.
-  """
-
-  def evaluate() -> dict[str, Any]:
-    start_time = time.perf_counter()
-    found = make_evaluator(experiment).evaluate(
-      "test", model.model, model.params, teacher
-    )
-    processes.on_first(
-      results.write_answers, experiment.workdir, name, found.answers
-    )
-    logging.info("%s: %s", name, results.describe(found.scores))
-    return {
-      "metrics": found.scores,
-      "signature": found.signatures,
-      "seconds": time.perf_counter() - start_time,
-    }
-
-  found = experiment.cached(f"evaluate_{name}", evaluate)
-  # A record has None in the place of NaN.
-  return found | {"metrics": files.with_nan(found["metrics"])}
 
 
 def _keep_samples(

@@ -703,6 +703,48 @@ _BAD = [
     "teacher_cache.top_k = 4001",
     "[0, 4000]",
   ),
+  *(
+    (
+      {
+        "rollout.mode": "reference",
+        "teacher_cache.top_k": 9,
+        "tasks": {"one": {}, "two": {}},
+        "teacher_cache.teachers": {"two": "folder"},
+        **more,
+      },
+      named,
+      allowed,
+    )
+    for more, named, allowed in (
+      (
+        {"teacher_cache.top_k": 0},
+        "teacher_cache.teachers = {'two': 'folder'} with "
+        "teacher_cache.top_k = 0",
+        "one teacher at a time",
+      ),
+      (
+        {"teacher_cache.teachers": {"three": "folder"}},
+        "teacher_cache.teachers = {'three': 'folder'}",
+        "['one', 'two']",
+      ),
+      (
+        {"teacher_cache.teachers": {"one": "a", "two": "b"}},
+        "teacher_cache.teachers = {'one': 'a', 'two': 'b'}",
+        "leave one of them",
+      ),
+      (
+        {"teacher_cache.teachers": {"two": ""}},
+        "teacher_cache.teachers = {'two': ''}",
+        "the folder",
+      ),
+      (
+        {"baselines": ("teacher_kd",)},
+        "teacher_cache.teachers = {'two': 'folder'} with baselines = "
+        "('teacher_kd',)",
+        "must be empty",
+      ),
+    )
+  ),
   (
     {"rollout.mode": "reference", "teacher_cache.num_responses": 2},
     "teacher_cache.num_responses = 2 with rollout.mode = 'reference'",

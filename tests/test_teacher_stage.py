@@ -1,6 +1,7 @@
 """A run with a cached teacher, against the same run with a live one."""
 
 import contextlib
+import functools
 import json
 import logging
 
@@ -13,10 +14,11 @@ from skd_jax import (
   methods,
   models,
   preparation,
+  scoring,
   teacher_stage,
   train,
 )
-from skd_jax.data import teacher_records
+from skd_jax.data import dataset, teacher_records
 from skd_jax.training import teacher_cache
 from tests import damage, tiny_run
 
@@ -77,6 +79,15 @@ def opened_run(config, workdir):
 def cache_of(opened, teacher):
   folder = opened.config.teacher.path
   return teacher_stage.cache_teacher(opened, teacher, folder)
+
+
+def save_scaled(opened, start, folder, scale):
+  """Writes another teacher: the weights of the start's, times a number."""
+  first = models.load_model(start / "teacher", dtype="float32")
+  params = jax.tree.map(lambda x: x * scale, first.params)
+  preparation.export(
+    opened, folder, models.LoadedModel(first.config, first.model, params)
+  )
 
 
 def distill(config, workdir):
@@ -217,15 +228,9 @@ def test_what_a_cache_is_made_from_is_looked_at(start, tmp_path, caplog):
   data, teacher_folder = tmp_path / "data", tmp_path / "teacher"
   data.mkdir()
   tiny_run.write_data(data)
-  untrained = models.load_model(start / "teacher", dtype="float32")
 
   def save_teacher(opened, scale):
-    params = jax.tree.map(lambda x: x * scale, untrained.params)
-    preparation.export(
-      opened,
-      teacher_folder,
-      models.LoadedModel(untrained.config, untrained.model, params),
-    )
+    save_scaled(opened, start, teacher_folder, scale)
 
   config = make_config(
     start, **{"teacher_cache.top_k": 20, "data.dir": str(data)}
@@ -287,3 +292,84 @@ def test_flipped_byte_of_the_cache_is_named_and_repaired(start, tmp_path):
     (tmp_path / "stages" / "teacher_cache.json").unlink()
     cache_of(opened, teacher)
   assert path.read_bytes() == whole
+
+
+@pytest.fixture(scope="module")
+def two_teachers(start, tmp_path_factory):
+  """The config of two tasks, of which `two` has a teacher of its own."""
+  other = tmp_path_factory.mktemp("teachers") / "other"
+  with opened_run(make_config(start), other.parent / "w") as (opened, _):
+    save_scaled(opened, start, other, 1.5)
+  config = make_config(
+    start,
+    **{
+      "rollout.mode": "teacher",
+      "teacher_cache.top_k": 20,
+      "evaluate.num_samples": 0,
+    },
+  )
+  config.tasks = {"one": {}, "two": {"prompt": "Again: {source}"}}
+  config.teacher_cache.teachers = {"two": str(other)}
+  return config
+
+
+def test_responses_to_a_task_are_those_of_its_teacher(two_teachers, tmp_path):
+  other = two_teachers.teacher_cache.teachers.two
+  with opened_run(two_teachers, tmp_path) as (opened, teacher):
+    scores = scoring.score(opened, "teacher", teacher, teacher)
+    cache, _ = teacher_stage.add_task_teachers(
+      opened, cache_of(opened, teacher), scores
+    )
+    teachers = (
+      teacher,
+      preparation.read_model(opened, "teacher", other, is_trained=False),
+    )
+    train_set = opened.tasks.train
+    assert cache.steps_per_epoch == len(train_set) // 8
+    for task in (0, 1):
+      places = np.flatnonzero(train_set.task_id == task)[:8]
+      batch = opened.one_batch(dataset.select(train_set, places))
+      check = functools.partial(
+        teacher_cache.check_records, cache, batch=batch, chunk_size=64
+      )
+      assert check(teachers[task]) < 1e-3
+      with pytest.raises(ValueError, match="differs from the teacher"):
+        check(teachers[1 - task])
+
+
+def test_run_of_two_teachers_has_one_at_a_time_and_scores_both(
+  two_teachers, start, tmp_path, monkeypatch
+):
+  folders = (start / "teacher", two_teachers.teacher_cache.teachers.two)
+  own = {}
+  for task, folder in zip(("one", "two"), folders, strict=True):
+    alone = two_teachers.copy_and_resolve_references()
+    alone.teacher.path, alone.teacher_cache.teachers = str(folder), {}
+    with opened_run(alone, tmp_path / task) as (opened, teacher):
+      own[task] = scoring.score(opened, "teacher", teacher, teacher)
+  alive, others = [], jax.live_arrays()
+  not_ours = set(map(id, others))
+  write = teacher_records.write_part
+
+  def write_part(*args):
+    write(*args)  # Computes the records.
+    mine = [x for x in jax.live_arrays() if id(x) not in not_ours]
+    # A layer has one of this shape; the width is that of teachers alone.
+    alive.append(sum(x.shape == (_WIDTH,) for x in mine))
+
+  monkeypatch.setattr(teacher_records, "write_part", write_part)
+  found = train.train_and_evaluate(two_teachers, tmp_path / "run")
+  assert len(alive) == 2
+  assert alive[0] == alive[1] > 0
+  for task, scores in own.items():
+    assert found["metrics"]["teacher"][task] == pytest.approx(
+      scores["metrics"][task]
+    )
+    name = f"answers/teacher.{task}.txt"
+    assert (tmp_path / "run" / name).read_text() == (
+      tmp_path / task / name
+    ).read_text()
+  assert own["one"]["metrics"]["two"] != own["two"]["metrics"]["two"]
+  again = train.train_and_evaluate(two_teachers, tmp_path / "run")
+  assert again["metrics"] == found["metrics"]
+  assert len(alive) == 2

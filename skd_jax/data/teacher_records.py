@@ -225,6 +225,8 @@ class Records:
     Raises:
       ValueError: one cannot be read.
     """
+    if not numbers:  # Which the library refuses.
+      return []
     try:
       return [decode(x) for x in self._source.__getitems__(numbers)]
     except (RuntimeError, ValueError, struct.error) as error:

@@ -1,13 +1,15 @@
 """A cached teacher: what it thinks of responses that no student changes.
 
   make_records     a batch of responses -> records, by the teacher alone
-  CachedTeacher    records -> the responses of a training step
+  CachedTeacher    records -> the responses of a training step, those of each
+                   task by the teacher that wrote them
   check_records    some records against the teacher again
 
 The files are those of data/teacher_records.py, the loss that of
 losses/cached.py.
 """
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -72,29 +74,71 @@ def make_records(
 
 
 @dataclasses.dataclass(frozen=True)
-class CachedTeacher:
-  """The responses of a run and the teacher's view of them, read from disk.
+class TeacherRecords:
+  """What one teacher has written.
 
   records: of the first response to each prompt, then of the second, ...
   index: int32 [n], the example of each record of the first responses.
+  seconds: that the records took, by part as of timing.py.
+  """
+
+  records: teacher_records.Records
+  index: np.ndarray
+  seconds: dict[str, float]
+
+  def read(
+    self, index: np.ndarray, response: int
+  ) -> list[teacher_records.Record]:
+    """Returns the records of some examples, int [rows], in their order.
+
+    Raises:
+      ValueError: a record cannot be read, or is not the one of its place.
+    """
+    order = self._order
+    places = order[np.searchsorted(self.index, index, sorter=order)]
+    places += response * len(self.index)
+    found = self.records.read(places.tolist())
+    for example, record in zip(index, found, strict=True):
+      if (record.index, record.response) != (example, response):
+        raise ValueError(
+          f"the cached teacher has response {record.response} of example "
+          f"{record.index}: must be response {response} of {example}"
+        )
+    return found
+
+  @functools.cached_property
+  def _order(self) -> np.ndarray:
+    return np.argsort(self.index)
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedTeacher:
+  """The responses of a run and the teachers' view of them, read from disk.
+
+  parts: of each teacher, of different examples.
   k: K.
   num_responses: how many different ones each prompt has.
   source: who generated them: structs.TEACHER or REFERENCE.
   max_new_tokens: T of the teacher's; references are as wide as in their batch.
   steps_per_epoch: after so many, the next response takes its turn.
   mesh: rows are sharded over it.
-  seconds: that the records took, by part as of timing.py.
   """
 
-  records: teacher_records.Records
-  index: np.ndarray
+  parts: tuple[TeacherRecords, ...]
   k: int
   num_responses: int
   source: int
   max_new_tokens: int
   steps_per_epoch: int
   mesh: jax.sharding.Mesh
-  seconds: dict[str, float]
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Returns what the records took, by part as of timing.py."""
+    total: collections.Counter[str] = collections.Counter()
+    for part in self.parts:
+      total.update(part.seconds)
+    return dict(total)
 
   def responses(
     self, batch: structs.Batch, step: int
@@ -119,7 +163,7 @@ class CachedTeacher:
     """Returns one of the responses to each prompt; empty where a row pads.
 
     Raises:
-      ValueError: a record cannot be read, or is not the one of its place.
+      ValueError: an example has no record, or none that can be read.
     """
     num_rows = batch.index.shape[0]
     part, count = sharding.reader(self.mesh, num_rows)
@@ -128,24 +172,20 @@ class CachedTeacher:
     width = self.max_new_tokens
     if self.source == structs.REFERENCE:
       width = batch.reference.shape[1]
-    rows = np.flatnonzero(index >= 0)
-    order = self._order
-    places = order[np.searchsorted(self.index, index[rows], sorter=order)]
-    places += response * len(self.index)
-    found = self.records.read(places.tolist())
     arrays = _empty(local, width, self.k, self.source)
-    for row, record in zip(rows.tolist(), found, strict=True):
-      if (record.index, record.response) != (index[row], response):
-        raise ValueError(
-          f"the cached teacher has response {record.response} of example "
-          f"{record.index}: must be response {response} of {index[row]}"
-        )
-      _fill(arrays, row, record)
+    missing = index >= 0
+    for part in self.parts:
+      rows = np.flatnonzero(np.isin(index, part.index))
+      found = part.read(index[rows], response)
+      for row, record in zip(rows.tolist(), found, strict=True):
+        _fill(arrays, row, record)
+      missing[rows] = False
+    if missing.any():
+      raise ValueError(
+        f"the cached teacher has no record of the examples "
+        f"{index[missing].tolist()}"
+      )
     return sharding.place_rows(arrays, self.mesh, num_rows)
-
-  @functools.cached_property
-  def _order(self) -> np.ndarray:
-    return np.argsort(self.index)
 
 
 def check_records(
