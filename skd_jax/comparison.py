@@ -126,10 +126,11 @@ def open_comparison(
       f"{list(methods)}: must be given alone"
     )
   variants = study.variants() if study else grids.choose(grid, methods)
+  first = study.first_seed if study else 0
   asked = Comparison(
     config=_with_curves(config),
     variants=variants,
-    seeds=range(seeds or (study.seeds if study else 3)),
+    seeds=range(first, first + (seeds or (study.seeds if study else 3))),
     workdir=workdir,
     path=pathlib.Path(path) if path else default,
     command=command,

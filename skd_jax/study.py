@@ -47,10 +47,12 @@ class Study:
     each. Of one regime, {"": {}} will do.
   arms: by name.
   baselines: the arms that the others are tested against.
-  seeds: how many runs of each arm in each regime, with seeds 0, 1, ...
+  seeds: how many runs of each arm in each regime.
   metric: of the test split; what decides.
   stopping: when the study ends, and what is chosen by the validation split.
   alpha: below which p a difference counts.
+  first_seed: the runs have this seed, the next, ... A study that confirms what
+    another has shown needs seeds that the other did not have.
   """
 
   name: str
@@ -62,10 +64,13 @@ class Study:
   metric: str
   stopping: str
   alpha: float = 0.01
+  first_seed: int = 0
 
   def __post_init__(self):
     if self.seeds < 1:
       raise ValueError(f"seeds = {self.seeds}: must be 1 or above")
+    if self.first_seed < 0:
+      raise ValueError(f"first_seed = {self.first_seed}: must be 0 or above")
     if not 0 < self.alpha < 1:
       raise ValueError(f"alpha = {self.alpha}: must be in (0, 1)")
     for field in ("regimes", "arms", "baselines"):

@@ -1,10 +1,18 @@
 """A study fixes what is compared, and refuses what cannot be."""
 
+import functools
 import pathlib
 
 import pytest
 
-from skd_jax import comparison_runs, config_checks, grids, methods, study
+from skd_jax import (
+  comparison,
+  comparison_runs,
+  config_checks,
+  grids,
+  methods,
+  study,
+)
 from skd_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -50,6 +58,18 @@ def test_every_regime_has_every_arm_and_a_start_of_its_own():
     group = variant.name.split(", ")[0]
     assert variant.start == grids.Start(group, make_study().regimes[group])
   assert [v.needs for v in found[4:]] == [["few, skd"], ["many, skd"]]
+
+
+def test_seeds_begin_where_the_study_says(tmp_path):
+  open_study = functools.partial(
+    comparison.open_comparison, config_lib.default_config(), tmp_path
+  )
+  fresh = make_study(first_seed=10, seeds=3)
+  assert list(open_study(study=fresh).seeds) == [10, 11, 12]
+  assert list(open_study(study=fresh, seeds=1).seeds) == [10]
+  assert list(open_study(study=make_study()).seeds) == [0, 1]
+  with pytest.raises(ValueError, match="first_seed = -1: must be 0 or above"):
+    make_study(first_seed=-1)
 
 
 def test_one_regime_can_be_asked_for():
