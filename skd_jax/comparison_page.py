@@ -14,6 +14,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from skd_jax import comparison_tests, grids, records
 from skd_jax.evaluation import seed_tests
 from skd_jax.reporting import comparison_plots, comparison_table, files
@@ -79,13 +81,14 @@ def draw(
   """Draws the figures for which something was measured.
 
   Returns:
-    The files: differences.png, then those of _CURVES.
+    The files: differences.png, score_by_group.png, then those of _CURVES.
   """
   arms = records.arms(lines)
   panels, baselines = _panels(list(arms), list(tests))
   score = next(iter(arms.values()))[0]["score"] if arms else ""
   figures = {
-    "differences": comparison_plots.draw_differences(list(arms), tests, score)
+    "differences": comparison_plots.draw_differences(list(arms), tests, score),
+    "score_by_group": _draw_groups(arms, list(tests), score),
   }
   for name, curve in _CURVES.items():
     bands = {}
@@ -109,6 +112,32 @@ def draw(
       drawn.append(folder / f"{name}.png")
       figure.savefig(drawn[-1], dpi=120)
   return drawn
+
+
+def _draw_groups(
+  arms: Mapping[str, records.Records], baselines: Sequence[str], score: str
+) -> Figure | None:
+  """Draws the score of each arm from group to group; None where one is all."""
+  groups = list(dict.fromkeys(_group(name) for name in arms))
+  names = list(dict.fromkeys(map(grids.in_group, arms)))
+  bands = {}
+  for name in names:
+    found = {
+      float(i): [run["metrics"][score] for run in arms[group + name]]
+      for i, group in enumerate(groups)
+      if group + name in arms
+    }
+    if len(found) > 1:
+      bands[name] = comparison_plots.band_of(found)
+  panels, of_panels = _panels(names, baselines)
+  return comparison_plots.draw_bands(
+    bands,
+    panels,
+    of_panels,
+    title=f"{score} by group, mean ± deviation over the seeds",
+    x_label="",
+    names_of_x=[group.removesuffix(", ") for group in groups],
+  )
 
 
 def _rows(
@@ -166,7 +195,7 @@ def _panels(
   panels, all_baselines = [], set()
   groups: dict[str, list[str]] = {}
   for name in names:
-    groups.setdefault(name.removesuffix(grids.in_group(name)), []).append(name)
+    groups.setdefault(_group(name), []).append(name)
   for members in groups.values():
     own = [grids.rival(members[0], b) for b in baselines]
     own = [name for name in own if name in members]
@@ -178,6 +207,11 @@ def _panels(
     ] or [own]
     all_baselines |= set(own)
   return panels, all_baselines
+
+
+def _group(name: str) -> str:
+  """Returns what a name begins with: "100 prompts, " of "100 prompts, skd"."""
+  return name.removesuffix(grids.in_group(name))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -198,3 +198,21 @@ def test_each_group_has_a_panel_of_its_own(tmp_path, monkeypatch):
     ["a, on_policy_kd", "a, skd"],
     ["b, on_policy_kd", "b, skd"],
   ]
+
+
+def test_scores_go_from_group_to_group(tmp_path, monkeypatch):
+  """An arm that is in one group alone has no line."""
+  scores = {"a, skd": (20, 22), "b, skd": (30, 30), "b, sft": (5, 5)}
+  scores |= {f"{group}, on_policy_kd": (10, 10) for group in "ab"}
+  lines = [
+    line(name, seed, bleu)
+    for name, of_seeds in scores.items()
+    for seed, bleu in enumerate(of_seeds)
+  ]
+  figures = figures_of(lines, ["on_policy_kd"], tmp_path, monkeypatch)
+  (axes,) = figures["score_by_group"].axes
+  assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "b"]
+  drawn = lines_of(axes)
+  assert list(drawn) == ["on_policy_kd", "skd"]
+  assert list(drawn["skd"].get_ydata()) == [21, 30]
+  assert "score_by_group" not in figures_of(LINES, [], tmp_path, monkeypatch)

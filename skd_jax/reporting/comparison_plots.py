@@ -1,6 +1,7 @@
 """The plots of a comparison: curves with bands, and a forest of differences.
 
 {arm: curve of each seed} -> mean_band -> Band -> draw_bands       -> Figure
+{arm: scores at each x}   -> band_of   -> Band -> draw_bands       -> Figure
 tests                                          -> draw_differences -> Figure
 """
 
@@ -65,14 +66,25 @@ def mean_band(seeds: Sequence[Points]) -> Band | None:
   shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
   if not shared:
     return None
-  x, mean, deviation = [], [], []
-  for key in shared:
-    points = [points[key] for points in seeds]
-    values = [y for _, y in points]
-    x.append(statistics.fmean(x for x, _ in points))
-    mean.append(statistics.fmean(values))
-    deviation.append(statistics.stdev(values) if len(values) > 1 else 0.0)
-  return Band(x, mean, deviation)
+  points = {key: [points[key] for points in seeds] for key in shared}
+  return band_of(
+    {
+      statistics.fmean(x for x, _ in found): [y for _, y in found]
+      for found in points.values()
+    }
+  )
+
+
+def band_of(values: Mapping[float, Sequence[float]]) -> Band:
+  """Returns the mean at each x, of the values that the seeds have there."""
+  return Band(
+    x=list(values),
+    mean=[statistics.fmean(found) for found in values.values()],
+    deviation=[
+      statistics.stdev(found) if len(found) > 1 else 0.0
+      for found in values.values()
+    ],
+  )
 
 
 def draw_bands(
@@ -84,6 +96,7 @@ def draw_bands(
   x_label: str,
   in_percent: bool = False,
   log_x: bool = False,
+  names_of_x: Sequence[str] = (),
 ) -> Figure | None:
   """Draws the mean of each arm, and a band of one deviation around it.
 
@@ -96,6 +109,7 @@ def draw_bands(
     x_label: what is along the axis.
     in_percent: the values are shares.
     log_x: the axis doubles at each mark.
+    names_of_x: what stands at 0, 1, ... in place of these numbers.
 
   Returns:
     The figure; None where no arm has a band.
@@ -122,6 +136,8 @@ def draw_bands(
       axes.tick_params(labelbottom=True, labelleft=True)
       if log_x:
         axes.set_xscale("log", base=2)
+      if names_of_x:
+        axes.set_xticks(range(len(names_of_x)), names_of_x)
       if in_percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_ylim(bottom=0)
