@@ -110,11 +110,16 @@ def xsum() -> ml_collections.ConfigDict:
 
 
 def xsum_t5() -> ml_collections.ConfigDict:
-  """XSum, Flan-T5 XL to base, over 4 chips; not compiled and not run yet.
+  """XSum, Flan-T5 XL to base, over 4 chips; not run yet.
 
   python -m skd_jax.main --config=configs/summarization.py:xsum_t5 \\
     --config.teacher.init_path=FOLDER_OF_flan-t5-xl \\
     --config.student.init_path=FOLDER_OF_flan-t5-base
+
+  On a v5e-4 (16 GB chips) the TPU compiler gives 4.6 of 15.8 GiB per chip:
+
+    python -m benchmarks.tpu.plan --config=configs/summarization.py:xsum_t5 \\
+      --topology=v5e:2x2
 
   An encoder reads the article. T5 and XSum are what GKD (arXiv 2306.13649) was
   measured with, so methods can be compared here with its on-policy KD. Both
