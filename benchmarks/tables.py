@@ -39,6 +39,7 @@ _DRAFTS = "speculative_decoding"
 _DRAWN = (
   "few_prompts",
   "pruned_student",
+  "noisy_references",
   "drafters",
   "methods",
 )  # Those whose plots are shown, in order.
