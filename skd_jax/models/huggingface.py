@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
-import safetensors.numpy
 
 from skd_jax import structs
 from skd_jax.models import lora, weight_files
@@ -388,11 +387,9 @@ def _write_shards(
       value = join(parts, [x.astype(dtype, copy=False) for x in found])
       leaf = parts[0]
       value = value.T if leaf.transpose else value
-      values[leaf.hf_name] = np.ascontiguousarray(value)
+      values[leaf.hf_name] = value
       weight_map[leaf.hf_name] = name
-    safetensors.numpy.save_file(
-      values, os.path.join(folder, name), metadata={"format": "pt"}
-    )
+    weight_files.write(os.path.join(folder, name), values)
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(os.path.join(folder, weight_files.INDEX_FILE), index)

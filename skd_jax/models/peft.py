@@ -69,11 +69,7 @@ def save_adapters(
 
   def write() -> None:
     with huggingface.replaced(os.path.abspath(folder)) as temporary:
-      safetensors.numpy.save_file(
-        {name: np.ascontiguousarray(x) for name, x in tensors.items()},
-        os.path.join(temporary, _WEIGHTS),
-        metadata={"format": "pt"},
-      )
+      weight_files.write(os.path.join(temporary, _WEIGHTS), tensors)
       huggingface.write_json(
         os.path.join(temporary, "adapter_config.json"), settings
       )

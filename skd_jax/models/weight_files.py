@@ -6,9 +6,12 @@ Only safetensors is read, and only files of the folder itself.
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import safetensors
+import safetensors.numpy
 from absl import logging
 
 SINGLE_FILE = "model.safetensors"
@@ -55,6 +58,23 @@ class Source(NamedTuple):
   file: Any
   name: str
   shape: tuple[int, ...]
+
+
+def write(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
+  """Writes arrays into a safetensors file, as readable as any new file.
+
+  Raises:
+    OSError: it cannot be written, as on a full disk.
+  """
+  arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+  with open(path, "wb") as file:
+    mode = os.fstat(file.fileno()).st_mode
+  try:
+    safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+  except safetensors.SafetensorError as error:  # No OSError of Python's.
+    raise OSError(f"{path}: {error}") from None
+  # The library replaces the file by one that its owner alone may read.
+  os.chmod(path, mode)
 
 
 def existing(folder: str | os.PathLike[str], name: str) -> str:
