@@ -3,9 +3,10 @@
 python -m skd_jax.compare --study=configs/studies/pruned_confirmed.py \\
   --workdir=workdir/pruned_student
 
-Written before it was run. pruned_student.py has ipd 1.6 points above the best
-baseline, on_policy_kd, with 10 seeds (p = 0.13), and in each regime of
-noisy_references.py it is above it by 2. One test, on seeds that neither has,
+Written before it was run; it was level, see docs/results/quality.md.
+pruned_student.py has ipd 1.6 points above the best baseline, on_policy_kd, with
+10 seeds (p = 0.13), and in each regime of noisy_references.py it is above it by
+2. One test, on seeds that neither has,
 decides. Teacher and student are those of pruned_student.py, and are taken from
 its workdir where they are there.
 """
