@@ -8,8 +8,8 @@ python -m ruff check .
 python -m ruff format --check .
 pyrefly check --python-interpreter-path "$(command -v python)"
 python -m pytest "$@"
-# What needs eight devices. 5: none of it was asked for.
+# What needs eight devices; one file has most of it. 5: none of it was asked for.
 XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=8" \
-  python -m pytest tests/parallel/test_meshes.py \
+  python -m pytest --dist=load tests/parallel/test_meshes.py \
   tests/parallel/test_mesh_programs.py tests/benchmarks/tpu/test_plan.py "$@" ||
   [ $? -eq 5 ]

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 from absl import flags
+from ml_collections import config_flags
 
 from benchmarks import harness
 from skd_jax import comparison, comparison_runs, grids, messages, methods, train
@@ -158,6 +159,8 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
 
 
 if __name__ == "__main__":
+  config_flags.DEFINE_config_file("config", None, "Of the comparison.")
+  flags.DEFINE_string("workdir", "workdir/compare", "Of the comparison.")
   flags.mark_flag_as_required("config")
   harness.run(
     "method_cost",
