@@ -1,16 +1,34 @@
 """Timing, tables and JSON of the benchmarks."""
 
 import json
+import pathlib
 import subprocess
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks import harness
 from skd_jax import messages
 from skd_jax.reporting import provenance
+from tests import command_lines
+
+ROOT = pathlib.Path(__file__).parents[2]
+PROGRAMS = sorted(
+  ".".join(path.relative_to(ROOT).with_suffix("").parts)
+  for path in (ROOT / "benchmarks").rglob("*.py")
+  if "__main__" in path.read_text("utf-8")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_benchmark_says_what_its_flags_are(name):
+  found = command_lines.run("-m", name, "--help")
+  assert "Traceback" not in found.stderr
+  assert "--helpfull" in found.stdout
 
 
 def test_timing_takes_turns_after_a_warm_up():
