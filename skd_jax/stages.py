@@ -134,7 +134,7 @@ def cache_keys(config: ml_collections.ConfigDict) -> dict[str, CacheKey]:
   }
   if config.teacher_cache.top_k:
     keys["teacher_cache"] = teacher | _teacher_cache_key(config)
-    for task in config.teacher_cache.teachers:
+    for task in config.tasks:  # Where one has a teacher of its own.
       keys[f"teacher_cache_{task}"] = keys["teacher_cache"]
       keys[f"evaluate_teacher_{task}"] = keys["teacher_cache"] | scores
   if config.teacher.quantization:

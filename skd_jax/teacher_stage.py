@@ -13,6 +13,7 @@ its own: they come one after the other, before there is a student.
 import collections
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,34 +43,61 @@ from skd_jax.training.timing import timed
 _BATCHES_PER_PART = 64
 
 
+def score_teacher(
+  experiment: Experiment, teacher: LoadedModel
+) -> dict[str, Any]:
+  """Scores the teacher on all tasks but those that have one of their own.
+
+  Returns:
+    As `scoring.score`; without the mean where tasks are left out.
+  """
+  if not experiment.config.teacher_cache.teachers:
+    return scoring.score(experiment, "teacher", teacher, teacher)
+  scores: dict[str, Any] = {"metrics": {}, "signature": {}, "seconds": 0.0}
+  for task in _tasks_of(experiment):
+    scores = _with_task(experiment, scores, task, teacher)
+  return scores
+
+
 def cache_teacher(
-  experiment: Experiment,
-  teacher: LoadedModel,
-  folder: str | pathlib.Path,
-  task: str = "",
+  experiment: Experiment, teacher: LoadedModel, folder: str | pathlib.Path
 ) -> CachedTeacher | None:
-  """Opens the cache of a teacher; writes what is missing of it.
+  """Opens the cache of the teacher; writes what is missing of it.
 
   Args:
     experiment: the run.
     teacher: the teacher.
     folder: that its weights are read from.
-    task: whose teacher it is; "": of all that have none of their own.
 
   Returns:
-    None where teacher_cache.top_k is 0.
+    The cache of all tasks but those that have a teacher of their own; None
+    where teacher_cache.top_k is 0.
 
   Raises:
     ValueError: the cache is damaged, or was made from another teacher or other
       examples.
   """
+  if not experiment.config.teacher_cache.top_k:
+    return None
+  method_checks.check_top_k(experiment.config, experiment.tasks.vocab_size)
+  tasks = _tasks_of(experiment)
+  return _open_cache(experiment, teacher, folder, "teacher_cache", tasks)
+
+
+def _open_cache(
+  experiment: Experiment,
+  teacher: LoadedModel,
+  folder: str | pathlib.Path,
+  stage: str,
+  tasks: Sequence[str],
+) -> CachedTeacher:
+  """As cache_teacher, of some tasks; in WORKDIR/STAGE."""
   config = experiment.config
   settings, fit = config.teacher_cache, config.distill
-  if not settings.top_k:
-    return None
-  method_checks.check_top_k(config, experiment.tasks.vocab_size)
   whole = train_set(experiment.tasks, fit)
-  split = _of_task(experiment, whole, task)
+  names = [task.name for task in experiment.tasks.tasks]
+  ids = [names.index(task) for task in tasks]
+  split = dataset.select(whole, np.flatnonzero(np.isin(whole.task_id, ids)))
   split = dataset.select(split, input_pipeline.longest_first(split))
   size = _BATCHES_PER_PART * fit.batch_size
   parts = [
@@ -77,7 +105,6 @@ def cache_teacher(
     for response in range(settings.num_responses)
     for start in range(0, len(split), size)
   ]
-  stage = f"teacher_cache_{task}" if task else "teacher_cache"
   path = experiment.workdir / stage
   source = {
     "settings": stages.cache_keys(config)[stage],
@@ -128,10 +155,11 @@ def add_task_teachers(
   Args:
     experiment: the run.
     cache: of the other tasks; their teacher is released.
-    scores: of that teacher, as `scoring.score` returns them.
+    scores: of that teacher, from score_teacher.
 
   Returns:
-    (the cache of all tasks, scores of each task by its teacher).
+    (the cache of all tasks, scores as `scoring.score` returns them, of each
+    task by its teacher).
 
   Raises:
     ValueError: as cache_teacher.
@@ -139,36 +167,39 @@ def add_task_teachers(
   teachers = experiment.config.teacher_cache.teachers
   if not teachers:
     return cache, scores
-  tasks = experiment.tasks.tasks
   parts = list(cache.parts)
-  by_task = {t.name: scores["metrics"].get(t.name) for t in tasks}
-  seconds = scores["seconds"]
   for task, folder in teachers.items():
     teacher = preparation.read_model(
       experiment, "teacher", folder, is_trained=False
     )
-    of_task = scoring.score(experiment, "teacher", teacher, teacher, task)
-    by_task[task] = of_task["metrics"]
-    seconds += of_task["seconds"]
-    more = cache_teacher(experiment, teacher, folder, task)
-    parts += more.parts if more else ()
+    scores = _with_task(experiment, scores, task, teacher)
+    stage = f"teacher_cache_{task}"
+    parts += _open_cache(experiment, teacher, folder, stage, [task]).parts
     release(teacher)
-  metrics = evaluator.summarize(tasks, by_task)
-  return (
-    dataclasses.replace(cache, parts=tuple(parts)),
-    scores | {"metrics": metrics, "seconds": seconds},
-  )
+  metrics = evaluator.summarize(experiment.tasks.tasks, scores["metrics"])
+  cache = dataclasses.replace(cache, parts=tuple(parts))
+  return cache, scores | {"metrics": metrics}
 
 
-def _of_task(
-  experiment: Experiment, split: dataset.TokenizedSet, task: str
-) -> dataset.TokenizedSet:
-  """Returns the examples of a task; "": of those without own teachers."""
+def _tasks_of(experiment: Experiment) -> list[str]:
+  """Returns the tasks that have no teacher of their own."""
   teachers = experiment.config.teacher_cache.teachers
-  names = [t.name for t in experiment.tasks.tasks]
-  chosen = [task] if task else [n for n in names if n not in teachers]
-  ids = [names.index(name) for name in chosen]
-  return dataset.select(split, np.flatnonzero(np.isin(split.task_id, ids)))
+  return [t.name for t in experiment.tasks.tasks if t.name not in teachers]
+
+
+def _with_task(
+  experiment: Experiment,
+  scores: dict[str, Any],
+  task: str,
+  teacher: LoadedModel,
+) -> dict[str, Any]:
+  """Adds the scores of a teacher on one of its tasks."""
+  found = scoring.score(experiment, "teacher", teacher, teacher, task)
+  return {
+    "metrics": scores["metrics"] | {task: found["metrics"]},
+    "signature": scores["signature"] | found["signature"],
+    "seconds": scores["seconds"] + found["seconds"],
+  }
 
 
 def release(model: LoadedModel) -> LoadedModel:

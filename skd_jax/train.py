@@ -36,7 +36,12 @@ from skd_jax.preview import write_example
 from skd_jax.reporting import files
 from skd_jax.scoring import score
 from skd_jax.student_export import export_student
-from skd_jax.teacher_stage import add_task_teachers, cache_teacher, release
+from skd_jax.teacher_stage import (
+  add_task_teachers,
+  cache_teacher,
+  release,
+  score_teacher,
+)
 from skd_jax.training import (
   draft_length,
   generation,
@@ -88,7 +93,7 @@ def train_and_evaluate(
       name: open_baseline(experiment, name) for name in config.baselines
     }
     teacher, teacher_seconds = prepare_model(experiment, "teacher")
-    scores = {"teacher": score(experiment, "teacher", teacher, teacher)}
+    scores = {"teacher": score_teacher(experiment, teacher)}
     folder = config.teacher.path or experiment.workdir / "teacher"
     caches = {
       name: cache_teacher(opened, teacher, folder)

@@ -316,7 +316,8 @@ def two_teachers(start, tmp_path_factory):
 def test_responses_to_a_task_are_those_of_its_teacher(two_teachers, tmp_path):
   other = two_teachers.teacher_cache.teachers.two
   with opened_run(two_teachers, tmp_path) as (opened, teacher):
-    scores = scoring.score(opened, "teacher", teacher, teacher)
+    scores = teacher_stage.score_teacher(opened, teacher)
+    assert list(scores["metrics"]) == ["one"]
     cache, _ = teacher_stage.add_task_teachers(
       opened, cache_of(opened, teacher), scores
     )

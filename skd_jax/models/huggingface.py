@@ -377,19 +377,18 @@ def _write_shards(
     shards[-1].append(parts)
     filled += size
     total += size
+
+  def tensor_of(parts):
+    found = (np.asarray(next(fetched)) for _ in parts)
+    value = join(parts, [x.astype(dtype, copy=False) for x in found])
+    return parts[0].hf_name, value.T if parts[0].transpose else value
+
   weight_map = {}
   for number, shard in enumerate(shards, start=1):
     name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     name = weight_files.SINGLE_FILE if len(shards) == 1 else name
-    values = {}
-    for parts in shard:
-      found = (np.asarray(next(fetched)) for _ in parts)
-      value = join(parts, [x.astype(dtype, copy=False) for x in found])
-      leaf = parts[0]
-      value = value.T if leaf.transpose else value
-      values[leaf.hf_name] = value
-      weight_map[leaf.hf_name] = name
-    weight_files.write(os.path.join(folder, name), values)
+    weight_files.write(os.path.join(folder, name), map(tensor_of, shard))
+    weight_map |= {parts[0].hf_name: name for parts in shard}
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     write_json(os.path.join(folder, weight_files.INDEX_FILE), index)

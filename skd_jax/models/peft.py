@@ -69,7 +69,7 @@ def save_adapters(
 
   def write() -> None:
     with huggingface.replaced(os.path.abspath(folder)) as temporary:
-      weight_files.write(os.path.join(temporary, _WEIGHTS), tensors)
+      weight_files.write(os.path.join(temporary, _WEIGHTS), tensors.items())
       huggingface.write_json(
         os.path.join(temporary, "adapter_config.json"), settings
       )

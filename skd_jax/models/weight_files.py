@@ -6,7 +6,7 @@ Only safetensors is read, and only files of the folder itself.
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,13 +60,20 @@ class Source(NamedTuple):
   shape: tuple[int, ...]
 
 
-def write(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> None:
+def write(
+  path: str | os.PathLike[str], tensors: Iterable[tuple[str, Any]]
+) -> None:
   """Writes arrays into a safetensors file, as readable as any new file.
+
+  Args:
+    path: of the file.
+    tensors: (name, array); taken one by one, so that a view does not keep what
+      it is of beside its copy.
 
   Raises:
     OSError: it cannot be written, as on a full disk.
   """
-  arrays = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+  arrays = {name: np.ascontiguousarray(x) for name, x in tensors}
   with open(path, "wb") as file:
     mode = os.fstat(file.fileno()).st_mode
   try:

@@ -12,7 +12,7 @@ TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T}
 
 def test_weights_are_as_readable_as_what_lies_beside_them(tmp_path):
   path = tmp_path / "model.safetensors"
-  weight_files.write(path, TENSORS)
+  weight_files.write(path, TENSORS.items())
   beside = tmp_path / "config.json"
   beside.write_text("{}")
   assert path.stat().st_mode == beside.stat().st_mode
@@ -29,4 +29,4 @@ def test_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
   monkeypatch.setattr(safetensors.numpy, "save_file", full)
   path = tmp_path / "model.safetensors"
   with pytest.raises(OSError, match=f"{path}: .*No space left on device"):
-    weight_files.write(path, TENSORS)
+    weight_files.write(path, TENSORS.items())
