@@ -39,6 +39,8 @@ COLUMNS: dict[str, str] = {
   "device_limits": "shape what batch length seconds tokens_per_s gbytes_per_s "
   "tflops_per_s of_limit",
   "gpu_kernels": "config layers part kernels",
+  "gpu_plan": "config slice batch microbatches teacher_gib student_gib "
+  "optimizer_gib caches_gib peak_gib available_gib",
   "tpu_plan": "config slice mesh batch microbatches teacher_gib student_gib "
   "optimizer_gib caches_gib peak_gib hbm_gib step_s bound",
   "tpu_cycles": "config slice layers part ops schedule estimate hbm_mb limit "

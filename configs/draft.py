@@ -2,16 +2,18 @@
 
 python -m skd_jax.main --config=configs/draft.py            the demo
 python -m skd_jax.main --config=configs/draft.py:multi30k   real data
+python -m skd_jax.main --config=configs/draft.py:chains     a larger teacher
 """
 
 import ml_collections
 
+from configs import chains as chains_config
 from configs import wmt
 
 
 def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
   """Returns the config of one variant."""
-  variants = {"demo": demo, "multi30k": multi30k}
+  variants = {"demo": demo, "multi30k": multi30k, "chains": chains}
   if variant not in variants:
     raise ValueError(
       f"configs/draft.py:{variant}: the variant must be one of {list(variants)}"
@@ -65,10 +67,33 @@ def multi30k() -> ml_collections.ConfigDict:
   return _for_drafting(config, evaluate_every_steps=100)
 
 
+def chains() -> ml_collections.ConfigDict:
+  """Worked arithmetic, and a teacher for which drafts pay. Not run yet.
+
+  python -m skd_jax.main --config=configs/draft.py:chains
+
+  The teacher has 14 M parameters, thirty times the student's, so that a pass of
+  it takes many times what surrounds it: the pairs above are too small for that.
+  What it writes is almost determined, so that a small student can know it.
+  """
+  config = chains_config.demo()
+  config.task = "chains of sums, a drafter"
+  config.seeds = (0,)
+  config.data.num_steps = 3
+  config.data.max_new_tokens = 33
+  config.data.length_multiple = 33
+  config.teacher.update(
+    hidden_size=512, intermediate_size=1536, num_heads=8, num_kv_heads=8
+  )
+  config.teacher.fit.update(num_steps=600, learning_rate=1e-3)
+  return _for_drafting(config, evaluate_every_steps=55)
+
+
 def _for_drafting(
   config: ml_collections.ConfigDict, evaluate_every_steps: int
 ) -> ml_collections.ConfigDict:
-  config.data.metrics = ("acceptance", "greedy_acceptance", "bleu", "chrf")
+  measured = ("acceptance", "greedy_acceptance")
+  config.data.metrics = (*measured, *config.data.metrics)
   config.evaluate.serving_temperature = 0.7
   config.evaluate.serving_top_p = 0.9
   config.rollout.student_temperature = config.rollout.teacher_temperature = 0.7

@@ -205,6 +205,7 @@ def _main(*arguments):
   return command_lines.run("-m", "skd_jax.main", *arguments)
 
 
+@pytest.mark.slow
 def test_same_command_again_takes_the_finished_stages(workdir, tmp_path):
   before = _read(workdir / "report.json")
   log = (workdir / "metrics.jsonl").read_bytes()

@@ -3,8 +3,7 @@
   python -m benchmarks.gpu.kernels [--quick]
 
 The rollouts of large configs, with 8 rows, are compiled from shapes for an H100
-as h100.txtpb has it. `pip install -e .[gpu-compiler]`, in an environment of its
-own, brings the compiler.
+as h100.txtpb has it; see target.py for the compiler.
 
   kernels  of one draft step or of one verification, each loop times its trips,
            both branches of a condition
@@ -14,16 +13,13 @@ is tuned: there, a product may be a call of cuBLAS in place of a fusion.
 """
 
 import collections
-import pathlib
 import re
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import ml_collections
-from jax.experimental import topologies
 
 from benchmarks import harness
+from benchmarks.gpu import target
 from benchmarks.tpu import listing, programs, schedule
 from configs import wmt
 
@@ -32,28 +28,6 @@ _FREE = frozenset(
 )
 _PARTS = (schedule.DRAFT_STEP, "verify", "commit")
 _QUICK_LAYERS = 2
-
-
-def gpu_devices() -> Sequence[Any]:
-  """Returns an H100 that need not be there; programs can be compiled for it.
-
-  Raises:
-    ValueError: its compiler is not installed.
-  """
-  described = pathlib.Path(__file__).with_name("h100.txtpb").read_text("utf-8")
-  try:
-    found = topologies.get_topology_desc(
-      platform="cuda",
-      topology_name="",
-      topology="1x1x1",
-      target_config=described,
-    )
-  except (RuntimeError, jax.errors.JaxRuntimeError) as error:
-    line = str(error).splitlines()[0]
-    raise ValueError(
-      f"platform = 'cuda': {line}; install skd_jax[gpu-compiler]"
-    ) from None
-  return found.devices[:1]
 
 
 def count(program: listing.Program) -> dict[str, int]:
@@ -93,7 +67,7 @@ def make_rows(
     layers: of both models; 0: all.
   """
   print(name, flush=True)
-  plan = programs.make_plan(config, gpu_devices(), layers=layers)
+  plan = programs.make_plan(config, target.devices("h100"), layers=layers)
   rollout, _, _ = programs.lower_programs(plan)
   text = programs.compile_program(rollout).as_text() or ""
   kernels = count(listing.Program(text))

@@ -91,6 +91,7 @@ def test_text_is_put_in_composed_form(tokenizer):
   assert ids[0].tolist() == ids[1].tolist()
 
 
+@pytest.mark.slow
 def test_training_again_gives_the_same_files(folder, tmp_path):
   code = (
     "import json, sys; from skd_jax.data import tokenizer;"

@@ -357,7 +357,7 @@ def test_cost_of_a_draft_is_what_a_round_takes_longer():
 @pytest.mark.parametrize(
   ("drafter", "num_rows"),
   [
-    ("student", 10_000),
+    ("student", 5_000),
     *(pytest.param(x, 30_000, marks=pytest.mark.slow) for x in DRAFTERS),
   ],
 )

@@ -227,7 +227,9 @@ def test_weights_are_initialized_and_read_where_they_are_placed(
   assert part.size == made.params["embedding"].size // math.prod(shape[1:])
 
 
-@pytest.mark.parametrize("shape", FEW)
+@pytest.mark.parametrize(
+  "shape", [FEW[0], pytest.param(FEW[1], marks=pytest.mark.slow)]
+)
 def test_padded_vocabulary_is_divided_and_changes_nothing(shape, monkeypatch):
   num_tokens = EVEN_FAMILIES["qwen3"].vocab_size
   want = on_one_device("qwen3")
@@ -349,6 +351,7 @@ def test_two_steps_with_adapters_are_those_of_one_device(shape):
   assert all(np.abs(x).max() > 5e-3 for x in b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", FEW[:1])
 def test_two_steps_by_distance_are_those_of_one_device(shape):
   assert_same_two_steps(EVEN_LLAMA, shape, method="mixture_by_distance")
