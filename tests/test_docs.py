@@ -181,6 +181,14 @@ def test_links_of_a_page_lead_to_files(page):
     assert (page.parent / target).exists(), target
 
 
+def test_diff_of_the_smallest_family_is_its_file():
+  text = (_ROOT / "CONTRIBUTING.md").read_text("utf-8")
+  (diff,) = re.findall(r"^```diff\n(.*?)^```$", text, re.M | re.S)
+  *_, name, added = re.split(r"^ (.+)\n", diff, flags=re.M)
+  lines = [line.removeprefix("+") for line in added.splitlines(keepends=True)]
+  assert "".join(lines) == (_ROOT / name).read_text("utf-8")
+
+
 def test_tables_of_methods_and_rules_are_those_of_the_code():
   path = _ROOT / "docs" / "table_checks.py"
   spec = importlib.util.spec_from_file_location("table_checks", path)
