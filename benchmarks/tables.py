@@ -57,6 +57,7 @@ _FILES = {
   "packing": "speed/*/packing.json",
   "device_limits": "speed/*/device_limits.json",
   "gpu_kernels": "gpu/kernels.json",
+  "gpu_plan": "gpu/plan.json",
   "tpu_plan": "tpu/plan.json",
   "tpu_cycles": "tpu/cycles*.json",
 }

@@ -19,7 +19,7 @@ NAMES = {
     "device_limits",
     "gpu_kernels",
   ),
-  "tpu": ("tpu_plan", "tpu_cycles"),
+  "tpu": ("tpu_plan", "gpu_plan", "tpu_cycles"),
 }
 
 
