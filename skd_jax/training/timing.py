@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
-PARTS = ("generate", "verify", "train")  # Of a step of distillation.
+# Of a step of distillation; `wait` is for responses that were begun before, in
+# the place of the first two.
+PARTS = ("generate", "verify", "wait", "train")
 
 # Lowering and XLA; the trace is not in it, as its events nest.
 _COMPILING = (
