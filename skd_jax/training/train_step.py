@@ -177,7 +177,7 @@ def train_step(
     by_distance: what `state.distance` is for, if it is there.
 
   Returns:
-    (the state after the step, without `older`; float32 metrics: `loss_fn`'s
+    (the state after the step, `older` as it was; float32 metrics: `loss_fn`'s
     means, grad_norm, and `teacher_share`, that of the responses, where it
     depends on distance).
   """
@@ -226,6 +226,7 @@ def train_step(
     params=params,
     opt_state=opt_state,
     distance=seen,
+    older=state.older,
   )
   if teacher_head is None and rollout.teacher_top is None:
     del metrics["kl"]  # There is no teacher that it is measured from.
@@ -345,6 +346,7 @@ def make_train_fns(
   of_state = sharding.state_shardings(
     optimizer, jax.eval_shape(init, student.params), of_trained, mesh
   )
+  of_known = older_weights.known(of_state)
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
   return TrainFns(
     loss=loss_fn,
@@ -353,14 +355,8 @@ def make_train_fns(
     step_with=jax.jit(
       step,
       donate_argnums=0,
-      in_shardings=(
-        older_weights.known(of_state),
-        of_frozen,
-        of_head,
-        rows,
-        rows,
-      ),
-      out_shardings=(dataclasses.replace(of_state, older=None), replicated),
+      in_shardings=(of_known, of_frozen, of_head, rows, rows),
+      out_shardings=(of_known, replicated),
     ),
     keep_older=older_weights.make_keep_fn(of_state, older_dtype),
   )
