@@ -26,7 +26,7 @@ from typing import Any
 import jax
 
 from skd_jax import structs
-from skd_jax.training.timing import timed
+from skd_jax.training.timing import WAIT, timed
 
 Responses = tuple[structs.Rollout, dict[str, float]]
 
@@ -105,7 +105,7 @@ class Source:
     begun, self._begun = self._begun, None
     rollout, seconds = begun or self._generate(state, batch, step)
     if self._max_staleness:
-      with timed(seconds, "wait"):
+      with timed(seconds, WAIT):
         jax.block_until_ready(rollout)
     return rollout, seconds
 

@@ -26,7 +26,7 @@ from skd_jax.models import forward
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
 from skd_jax.training import distance
-from skd_jax.training.timing import timed
+from skd_jax.training.timing import WAIT, timed
 
 MODES = ("skd", "on_policy", "teacher", "reference")
 
@@ -219,7 +219,7 @@ def generate_responses(
     took.
   """
   seconds: dict[str, float] = {}
-  generate, verify = ("generate", "verify") if waits else ("wait", "wait")
+  generate, verify = ("generate", "verify") if waits else (WAIT, WAIT)
   if first := round(spec.first_tokens(step)):
     batch = first_tokens(batch, first)
   threshold = spec.threshold_at(step, seen)

@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 
-# Of a step of distillation; `wait` is for responses that were begun before, in
-# the place of the first two.
-PARTS = ("generate", "verify", "wait", "train")
+PARTS = ("generate", "verify", "train")  # Of a step of distillation.
+WAIT = "wait"  # For responses that are begun early, in the place of both.
 
 # Lowering and XLA; the trace is not in it, as its events nest.
 _COMPILING = (
@@ -25,7 +24,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
   Args:
     seconds: by part; no second is in two of them. What runs on a device counts
       where the block waits for it.
-    part: of PARTS.
+    part: of PARTS, or WAIT.
   """
   compiling = 0.0
 
