@@ -16,18 +16,15 @@ from absl import logging
 from skd_jax import config as config_lib
 from skd_jax import field_checks as fields
 from skd_jax import models
-from skd_jax.data import packing
-from skd_jax.data.tasks import TaskSet, TaskSettings
+from skd_jax.data.tasks import TaskSettings
 from skd_jax.decoding import acceptance, sampling
 from skd_jax.evaluation import metrics as metrics_lib
 from skd_jax.losses import cached, divergence, token_losses
-from skd_jax.parallel import sharding
 from skd_jax.reporting import boards, wandb_board
 from skd_jax.training import (
   distance,
   generation,
   health,
-  memory,
   schedules,
   train_step,
 )
@@ -276,6 +273,7 @@ def train_fns(
   loss: token_losses.TokenLoss,
   mesh: jax.sharding.Mesh,
   by_distance: distance.ShareByDistance | None = None,
+  older_dtype: Any = None,
 ) -> train_step.TrainFns:
   """Returns the jitted functions that train a model as a stage says.
 
@@ -287,6 +285,7 @@ def train_fns(
     loss: the loss of a chunk of tokens.
     mesh: the mesh.
     by_distance: that of the GenerationSpec.
+    older_dtype: see train_step.make_train_fns.
   """
   fit = config_lib.get(config, stage)
   longest = train_step.max_warmup(fit.num_steps)
@@ -319,67 +318,7 @@ def train_fns(
     num_microbatches=fit.num_microbatches,
     mesh=mesh,
     by_distance=by_distance,
-  )
-
-
-def step_memory(
-  config: ml_collections.ConfigDict,
-  stage: str,
-  tasks: TaskSet,
-  train: train_step.TrainFns,
-  student: models.LoadedModel,
-  teacher: models.LoadedModel | None = None,
-  num_draft_tokens: int = 1,
-  *,
-  mesh: jax.sharding.Mesh,
-  dtype: Any,
-) -> memory.StepMemory:
-  """Returns what the memory of a stage depends on.
-
-  Args:
-    config: the config.
-    stage: "teacher.fit", "student.fit" or "distill".
-    tasks: the tasks, for the longest prompt and response.
-    train: the functions that train.
-    student: what is trained.
-    teacher: None in SFT, and where it is cached.
-    num_draft_tokens: G; the config's may be 0, for the fastest.
-    mesh: the mesh.
-    dtype: of activations and caches.
-  """
-  fit = config_lib.get(config, stage)
-  generators: dict[str, Any] = {
-    "skd": (student, teacher),
-    "on_policy": (student,),
-    "teacher": (teacher,),
-  }
-  top_k = config.teacher_cache.top_k if stage == "distill" else 0
-  mode = config.rollout.mode
-  if stage != "distill" or top_k:
-    mode = "reference"  # Nothing is generated.
-  prompt = max(task.prompt_length for task in tasks.tasks)
-  rows, response = fit.batch_size, tasks.max_new_tokens
-  if fit.packed_length:
-    in_a_row = fit.packed_length // (prompt + response)
-    multiple = sharding.num_row_shards(mesh) * fit.num_microbatches
-    rows = packing.round_up(-(-rows // in_a_row), rows, multiple)
-    prompt, response = 1, fit.packed_length - 1
-  return memory.StepMemory(
-    student=student,
-    teacher=teacher,
-    generators=generators.get(mode, ()),
-    state=jax.eval_shape(train.init, student.params),
-    mesh=mesh,
-    dtype=dtype,
-    remat=config["teacher" if stage == "teacher.fit" else "student"].remat,
-    batch_size=rows,
-    num_microbatches=fit.num_microbatches,
-    slots=config.rollout.batch_size,
-    prompt=prompt,
-    response=response,
-    num_draft_tokens=num_draft_tokens if mode == "skd" else 1,
-    chunk_size=config.loss.chunk_size,
-    cached_top_k=top_k,
+    older_dtype=older_dtype,
   )
 
 

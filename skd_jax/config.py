@@ -246,6 +246,10 @@ def default_config() -> ml_collections.ConfigDict:
   # Rows that are decoded at once; the others of the batch wait for a free slot.
   # 0 is all. Fewer save time where lengths differ much, and memory.
   config.rollout.batch_size = 0
+  # How many updates older than the student the weights may be that generate the
+  # responses of a step. 0: none. 1: they are generated while the step before
+  # trains; of the modes skd and on_policy; see skd_jax/training/ahead.py.
+  config.rollout.max_staleness = 0
   config.rollout.student_temperature = 0.5
   config.rollout.student_top_p = 0.5
   config.rollout.teacher_temperature = 0.2

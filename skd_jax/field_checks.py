@@ -72,7 +72,7 @@ def no_passwords(config: ml_collections.ConfigDict) -> None:
 
 
 def one_of(
-  config: ml_collections.ConfigDict, field: str, allowed: tuple[str, ...]
+  config: ml_collections.ConfigDict, field: str, allowed: tuple[str | int, ...]
 ) -> None:
   """Refuses a value that is not among those allowed."""
   value = config_lib.get(config, field)

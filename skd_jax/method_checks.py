@@ -26,6 +26,7 @@ def check_method(config: ml_collections.ConfigDict) -> None:
   fields.one_of(config, "loss.objective", ("divergence", "cross_entropy"))
   fields.at_least(config, "loss.verified_k", 1)
   fields.in_unit_interval(config, "loss.unverified_weight")
+  fields.one_of(config, "rollout.max_staleness", (0, 1))
   fields.at_least(config, "teacher_cache.top_k", 0)
   fields.at_least(config, "teacher_cache.num_responses", 1)
   fields.at_least(config, "teacher_cache.verify_records", 0)
@@ -210,6 +211,18 @@ def _about_generation(
     "loss.objective = 'cross_entropy' with rollout.mode = 'on_policy', the "
     "student's own tokens: must be 'divergence', or choose the mode "
     "'reference' (SFT) or 'teacher' (SeqKD)",
+  )
+  lag = f"rollout.max_staleness = {rollout.max_staleness} with"
+  yield (
+    rollout.max_staleness > 0 and mode not in ("skd", "on_policy"),
+    f"{lag} rollout.mode = {mode!r}, in which the student generates nothing: "
+    "must be 0, or choose the mode 'skd' or 'on_policy'",
+  )
+  yield (
+    rollout.max_staleness > 0
+    and min(builders.reference_share(config).extremes) >= 1,
+    f"{lag} rollout.reference_share = {share[0]}, {share[1]}, which leaves "
+    "nothing to generate: must be 0",
   )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 from absl import logging
 
-from skd_jax import builders, config_checks
+from skd_jax import builders, config_checks, stage_memory
 from skd_jax import field_checks as fields
 from skd_jax.experiment import Experiment
 from skd_jax.losses import token_losses
@@ -173,7 +173,7 @@ def _fine_tune(
   model, train = prepare_fine_tuning(experiment, role)
   memory.report(
     stage,
-    builders.step_memory(
+    stage_memory.step_memory(
       config,
       f"{role}.fit",
       experiment.tasks,

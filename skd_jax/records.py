@@ -28,8 +28,9 @@ def step_seconds(lines: Records) -> list[float]:
   Args:
     lines: of metrics.jsonl, one per step, of one stage and seed.
   """
+  parts = (*timing.PARTS, timing.WAIT)
   return [
-    sum(line.get(f"{part}_seconds", 0.0) for part in timing.PARTS)
+    sum(line.get(f"{part}_seconds", 0.0) for part in parts)
     for line in lines
     if "loss" in line or "skipped_steps" in line
   ]

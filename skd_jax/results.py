@@ -133,16 +133,17 @@ def make_report(
     "generate": totals.seconds["generate"],
     # A pass of its own; those of a rollout are in `generate`.
     "verify": totals.seconds["verify"],
+    # For responses that are begun early, in the place of both.
+    "wait": totals.seconds["wait"],
     "train": totals.seconds["train"],
     "baselines": sum(of_baselines.seconds.values())
     - of_baselines.seconds["compile"],
     "evaluate": evaluated,
     "compile": compiling,
   }
+  rare = ("teacher_cache", "verify", "wait", "baselines", "compile")
   times = {
-    name: value
-    for name, value in times.items()
-    if value or name not in ("teacher_cache", "verify", "baselines", "compile")
+    name: value for name, value in times.items() if value or name not in rare
   }
   rates = totals.rates()
   return {

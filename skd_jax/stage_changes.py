@@ -31,10 +31,13 @@ _OF_TRAINING = (
   "beta2",
 )
 _SECTIONS = ("rollout.", "loss.")
+_OF_THE_STATE = ("rollout.max_staleness",)  # They change what it holds.
 
 
 def may_change(field: str) -> bool:
   """Whether a stage that is under way may be continued with another value."""
+  if field in _OF_THE_STATE:
+    return False
   section, _, name = field.rpartition(".")
   is_training = section == "distill" or section.endswith(".fit")
   return field.startswith(_SECTIONS) or (is_training and name in _OF_TRAINING)

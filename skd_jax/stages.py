@@ -56,6 +56,7 @@ _LATER = {
   "packed_length": 0,
   "result": "last",
   "quantization": "",
+  "max_staleness": 0,
 }
 
 # Sections without a meaning where this setting of theirs is 0.

@@ -255,6 +255,14 @@ class Verdict:
 
 
 @struct.dataclass
+class OlderWeights:
+  """What generates the next responses, where that is not the newest state."""
+
+  params: Params  # of TrainState.params, in the dtype that generates
+  distance: jax.Array | None  # TrainState.distance of the same step
+
+
+@struct.dataclass
 class TrainState:
   """All that training changes; what a checkpoint holds."""
 
@@ -263,3 +271,5 @@ class TrainState:
   opt_state: Any  # the optimizer's pytree
   # float32 [2], see training/distance.py; None where nothing depends on it.
   distance: jax.Array | None = None
+  # Of before the last update; None where the newest weights generate.
+  older: OlderWeights | None = None

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from skd_jax import builders, report_page, results
+from skd_jax import builders, report_page, results, stage_memory
 from skd_jax.data import dataset
 from skd_jax.decoding import sampling
 from skd_jax.evaluation import agreement
@@ -43,6 +43,7 @@ from skd_jax.teacher_stage import (
   score_teacher,
 )
 from skd_jax.training import (
+  ahead,
   draft_length,
   generation,
   loop,
@@ -218,10 +219,11 @@ def prepare_distillation(
     builders.token_loss(config, experiment.tasks.vocab_size),
     experiment.mesh,
     spec.by_distance,
+    experiment.dtype if config.rollout.max_staleness else None,
   )
   memory.report(
     "distillation",
-    builders.step_memory(
+    stage_memory.step_memory(
       config,
       "distill",
       experiment.tasks,
@@ -272,9 +274,16 @@ def _distillation_loop(
   teacher, cache = distillation.teacher, distillation.cache
   spec, train = distillation.spec, distillation.train
   teacher_head = teacher.model.head_params(teacher.params)
+  batches = ahead.Lookahead(experiment.train_batches(config.distill, seed))
+  source = ahead.Source(
+    _generate_fn(experiment, distillation, seed),
+    batches,
+    num_steps=config.distill.num_steps,
+    max_staleness=config.rollout.max_staleness,
+  )
   with loop.open_loop(
     train.init(distillation.start.params),
-    experiment.train_batches(config.distill, seed),
+    batches,
     workdir=experiment.workdir,
     name=f"distill_seed_{seed}",
     stage="distill",
@@ -296,32 +305,47 @@ def _distillation_loop(
     open_boards=builders.open_boards(config),
   ) as training:
     for step, batch in training:
-      if cache is not None:
-        rollout, seconds = cache.responses(batch, step)
-      else:
-        rollout, seconds = generation.generate_responses(
-          spec,
-          distillation.rollout_fn,
-          teacher.model,
-          train.params(training.state),
-          teacher.params,
-          batch,
-          sampling.row_keys(seed, step, batch.index),
-          step,
-          training.state.distance,
-        )
+      rollout, seconds = source.responses(training.state, batch, step)
       rollout, stats = trim_and_count(rollout, config.data.length_multiple)
       with timed(seconds, "train"):
-        state, metrics = jax.block_until_ready(
-          train.step(
-            training.state,
-            teacher_head if spec.uses_teacher else None,
-            batch,
-            rollout,
-          )
+        state, metrics = train.step(
+          training.state,
+          teacher_head if spec.uses_teacher else None,
+          batch,
+          rollout,
         )
+      source.begin_next(state, step)
+      with timed(seconds, "train"):
+        jax.block_until_ready((state, metrics))
       training.record(state, metrics, seconds, stats, (batch, rollout))
   return training
+
+
+def _generate_fn(
+  experiment: Experiment, distillation: Distillation, seed: int
+) -> ahead.Generate:
+  """What generates the responses of a step, or reads those of a cache."""
+  waits = not experiment.config.rollout.max_staleness
+  teacher, cache = distillation.teacher, distillation.cache
+
+  def generate(state, batch, step):
+    if cache is not None:
+      return cache.responses(batch, step)
+    params, seen = distillation.train.generating(state)
+    return generation.generate_responses(
+      distillation.spec,
+      distillation.rollout_fn,
+      teacher.model,
+      params,
+      teacher.params,
+      batch,
+      sampling.row_keys(seed, step, batch.index),
+      step,
+      seen,
+      waits,
+    )
+
+  return generate
 
 
 def _keep_samples(

@@ -643,6 +643,20 @@ _BAD = [
     "the folder of the frozen weights",
   ),
   ({"student.lora.alpha": 0.0}, "student.lora.alpha = 0.0", "above 0"),
+  ({"rollout.max_staleness": 2}, "rollout.max_staleness = 2", "[0, 1]"),
+  *(
+    (
+      {"rollout.max_staleness": 1, "rollout.mode": mode},
+      f"rollout.max_staleness = 1 with rollout.mode = '{mode}'",
+      "must be 0, or choose the mode 'skd' or 'on_policy'",
+    )
+    for mode in ("reference", "teacher")
+  ),
+  (
+    {"rollout.max_staleness": 1, "rollout.reference_share": 1.0},
+    "rollout.max_staleness = 1 with rollout.reference_share = 1.0, constant",
+    "must be 0",
+  ),
   ({"teacher_cache.top_k": -1}, "teacher_cache.top_k = -1", "0 or above"),
   (
     {"teacher_cache.top_k": 9, "rollout.mode": "skd"},

@@ -25,7 +25,8 @@ def logged(*seconds, **validations):
 def test_seconds_of_a_step_are_those_of_its_parts_but_for_compiling():
   lines = logged(9, 2, 3)
   lines[0]["compile_seconds"] = 7.0
-  assert records.step_seconds(lines) == [9, 2, 3]
+  lines[1]["wait_seconds"] = 4.0
+  assert records.step_seconds(lines) == [9, 6, 3]
   assert records.step_seconds([]) == []
 
 

@@ -95,6 +95,16 @@ def test_setting_that_came_later_makes_nothing_stale_until_it_is_used():
   assert stages.settings(config, "data")["data.turns"] == "all"
 
 
+def test_lag_is_in_the_keys_of_the_distillation_where_there_is_any():
+  config = config_lib.default_config()
+  before = stages.cache_keys(config)
+  assert "rollout.max_staleness" not in before["distill_seed_0"]
+  config.rollout.max_staleness = 1
+  now = stages.cache_keys(config)
+  assert now["distill_seed_0"]["rollout.max_staleness"] == 1
+  assert now["student_init"] == before["student_init"]
+
+
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_changed_setting_is_stale(tmp_path, is_finished):
   if is_finished:

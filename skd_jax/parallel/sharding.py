@@ -121,8 +121,11 @@ def state_shardings(
     shardings: of the weights; moments are placed as their weights.
     mesh: the mesh.
   """
+  whole = cast(Any, replicated(mesh))
+  of_distance = None if state.distance is None else whole
+  of_older = structs.OlderWeights(params=shardings, distance=of_distance)
   return structs.TrainState(
-    step=cast(Any, replicated(mesh)),
+    step=whole,
     params=shardings,
     opt_state=optax.tree_utils.tree_map_params(
       optimizer.init,
@@ -131,7 +134,8 @@ def state_shardings(
       shardings,
       transform_non_params=lambda _: replicated(mesh),
     ),
-    distance=None if state.distance is None else cast(Any, replicated(mesh)),
+    distance=of_distance,
+    older=None if state.older is None else of_older,
   )
 
 

@@ -125,7 +125,8 @@ def save(
   """
   step = int(state.step)
   args = ocp.args.Composite(
-    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+    state=ocp.args.StandardSave(_fields(state)),
+    data=ocp.args.JsonSave(data_state),
   )
   metrics = None if score is None else {"score": score}
   pauses = iter(RETRY_SECONDS if jax.process_count() == 1 else ())
@@ -198,14 +199,22 @@ def _restore(
   manager: ocp.CheckpointManager, step: int, like: structs.TrainState
 ) -> tuple[structs.TrainState, dict[str, Any]]:
   _check_fits(manager.directory / str(step) / "state", like)
-  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+  abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(like))
   restored = manager.restore(
     step,
     args=ocp.args.Composite(
       state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
     ),
   )
-  return restored["state"], restored["data"]
+  return structs.TrainState(**restored["state"]), restored["data"]
+
+
+def _fields(state: structs.TrainState) -> dict[str, Any]:
+  """Returns what is saved: checkpoints of before know no older weights."""
+  fields = dict(vars(state))
+  if state.older is None:
+    del fields["older"]
+  return fields
 
 
 def _preservation(kept: Kept) -> policies.PreservationPolicy:

@@ -52,13 +52,25 @@ class ShareByDistance:
     share = jnp.clip(_PER_DISTANCE * distance, self.least, self.largest)
     return jnp.where(weight > 0, share, self.largest)
 
-  def after(self, seen: jax.Array, rollout: structs.Rollout) -> jax.Array:
-    """Returns the state after a step, from its responses [B, T]."""
+  def after(
+    self,
+    seen: jax.Array,
+    rollout: structs.Rollout,
+    share: jax.Array | None = None,
+  ) -> jax.Array:
+    """Returns the state after a step.
+
+    Args:
+      seen: the state before it.
+      rollout: its responses [B, T].
+      share: that they are from; None: that of the state before it.
+    """
+    share = self.share(seen) if share is None else share
     slots = jnp.arange(rollout.tokens.shape[1])[None, :]
     judged = slots < rollout.length[:, None]
     judged &= rollout.source != structs.REFERENCE
     replaced = judged & (rollout.source == structs.TEACHER)
-    weight = self.share(seen) * jnp.sum(judged, dtype=jnp.float32)
+    weight = share * jnp.sum(judged, dtype=jnp.float32)
     more = [jnp.sum(replaced, dtype=jnp.float32), weight]
     return _KEPT * seen + jnp.stack(more)
 

@@ -26,7 +26,7 @@ from skd_jax.models import forward
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
 from skd_jax.training import distance
-from skd_jax.training.timing import timed
+from skd_jax.training.timing import WAIT, timed
 
 MODES = ("skd", "on_policy", "teacher", "reference")
 
@@ -192,6 +192,7 @@ def generate_responses(
   row_keys: jax.Array,
   step: int,
   seen: jax.Array | None = None,
+  waits: bool = True,
 ) -> tuple[structs.Rollout, dict[str, float]]:
   """Generates the responses of a step, or takes them from the data set.
 
@@ -208,19 +209,22 @@ def generate_responses(
     row_keys: typed PRNG keys [B].
     step: of the run, for the schedules.
     seen: `TrainState.distance`, for the schedule that depends on it.
+    waits: for the devices; else the responses are under way.
 
   Returns:
     (Rollout [B, T], seconds by part as of timing.py). The rollout has
     `teacher_hidden`, unless the loss needs no teacher. "verify" is the time of
     a teacher pass of its own, and absent where the rollout's own passes, which
-    are in "generate", are all.
+    are in "generate", are all. Where nothing waits, "wait" has what the host
+    took.
   """
   seconds: dict[str, float] = {}
+  generate, verify = ("generate", "verify") if waits else (WAIT, WAIT)
   if first := round(spec.first_tokens(step)):
     batch = first_tokens(batch, first)
   threshold = spec.threshold_at(step, seen)
   share = float(spec.reference_share(step))
-  with timed(seconds, "generate"):
+  with timed(seconds, generate):
     if share >= 1:
       rollout = reference_rollout(batch)
     elif share <= 0:
@@ -233,12 +237,13 @@ def generate_responses(
         student_params, teacher_params, rest, row_keys, threshold
       )
       rollout = merge_references(rollout, batch, is_reference)
-    jax.block_until_ready(rollout)
+    if waits:
+      jax.block_until_ready(rollout)
   if spec.needs_teacher_pass(share):
-    with timed(seconds, "verify"):
-      rollout = jax.block_until_ready(
-        with_teacher_hidden(teacher, teacher_params, batch, rollout)
-      )
+    with timed(seconds, verify):
+      rollout = with_teacher_hidden(teacher, teacher_params, batch, rollout)
+      if waits:
+        jax.block_until_ready(rollout)
   return rollout, seconds
 
 

@@ -102,8 +102,11 @@ class StepMemory:
     length = self.prompt + self.response + self.num_draft_tokens
     # Gathered over fsdp, once before the rollout.
     whole = held_bytes(self.state.params) * self.mesh.shape["fsdp"]
+    cast = whole * jnp.dtype(self.dtype).itemsize // 4
+    if self.state.older is not None and self.mesh.shape["fsdp"] == 1:
+      cast = 0  # The older weights are, and are resident.
     return self._resident() | {
-      "cast weights": whole * jnp.dtype(self.dtype).itemsize // 4,
+      "cast weights": cast,
       "caches": sum(
         cache_bytes(model, self.mesh, slots, length)
         for model in self.generators
@@ -123,6 +126,9 @@ class StepMemory:
       found["responses"] = rows * self._hidden_bytes(
         self.teacher, self.response
       )
+    if self.state.older is not None:
+      found["older weights"] = held_bytes(self.state.older)
+      found["responses"] *= 2  # Those of the next step as well.
     return found
 
   def _rows(self, num_rows: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 PARTS = ("generate", "verify", "train")  # Of a step of distillation.
+WAIT = "wait"  # For responses that are begun early, in the place of both.
 
 # Lowering and XLA; the trace is not in it, as its events nest.
 _COMPILING = (
@@ -23,7 +24,7 @@ def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
   Args:
     seconds: by part; no second is in two of them. What runs on a device counts
       where the block waits for it.
-    part: of PARTS.
+    part: of PARTS, or WAIT.
   """
   compiling = 0.0
 

@@ -123,7 +123,13 @@ class Pieces:
 
 
 def make_pieces(
-  mesh, model_config, teacher_width, rank=0, compact="", **changes
+  mesh,
+  model_config,
+  teacher_width,
+  rank=0,
+  compact="",
+  older_dtype=None,
+  **changes,
 ):
   config = make_config(**changes)
   if rank:
@@ -158,6 +164,7 @@ def make_pieces(
       builders.token_loss(config, vocab_size),
       mesh,
       spec.by_distance,
+      older_dtype,
     ),
     batch=sharding.place_rows(make_prompts(ending), mesh, ROWS),
   )

@@ -357,6 +357,48 @@ def test_two_steps_by_distance_are_those_of_one_device(shape):
   assert_same_two_steps(EVEN_LLAMA, shape, method="mixture_by_distance")
 
 
+@functools.cache
+def lagged_steps(shape, rank):
+  """The responses of three steps with a lag, and the state after them."""
+  mesh = make_mesh(shape)
+  with jax.set_mesh(mesh):
+    pieces = make_pieces(
+      mesh,
+      EVEN_LLAMA,
+      24,
+      rank=rank,
+      older_dtype=jnp.float32,
+      method="mixture_by_distance",
+      **{"distill.learning_rate": 0.03, "rollout.threshold": 0.3},
+    )
+    state, rollouts = pieces.train.init(pieces.student.params), []
+    for _ in range(3):
+      rollouts.append(pieces.generate(*pieces.train.generating(state)))
+      state, _ = pieces.train.step(
+        state, pieces.teacher_head, pieces.batch, rollouts[-1]
+      )
+    for ours, newest in zip(
+      *map(jax.tree.leaves, (state.older.params, state.params)), strict=True
+    ):
+      assert ours.sharding == newest.sharding
+    return jax.device_get((rollouts, state))
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_steps_with_older_weights_are_those_of_one_device(rank):
+  rollouts, state = lagged_steps(FEW[0], rank)
+  want_rollouts, want = lagged_steps((1, 1, 1), rank)
+  for got, expected in zip(rollouts, want_rollouts, strict=True):
+    np.testing.assert_array_equal(got.tokens, expected.tokens)
+  # The second step is from the weights, and by the share, of the first.
+  np.testing.assert_array_equal(rollouts[0].tokens, rollouts[1].tokens)
+  assert np.any(rollouts[2].tokens != rollouts[1].tokens)
+  # Of a step of up to 0.03 in each weight.
+  close = functools.partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-3)
+  jax.tree.map(close, state.older, want.older)
+  np.testing.assert_allclose(state.distance, want.distance, rtol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", FEW)
 def test_probe_finds_on_a_mesh_what_it_finds_on_one_device(shape):

@@ -39,7 +39,7 @@ TEACHER = models.LoadedModel(CONFIG, MODEL, noisy_params(CONFIG, seed=1))
 HEAD = MODEL.head_params(TEACHER.params)
 
 
-def make_train_fns(student):
+def make_train_fns(student, older_dtype=None):
   return train_step.make_train_fns(
     student,
     TEACHER,
@@ -56,6 +56,7 @@ def make_train_fns(student):
     mesh=sharding.make_mesh(
       data=1, fsdp=1, tensor=1, devices=jax.devices()[:1]
     ),
+    older_dtype=older_dtype,
   )
 
 
@@ -101,6 +102,18 @@ def test_step_changes_every_adapter_and_no_other_weight():
   jax.tree.map(
     np.testing.assert_array_equal, frozen, lora.split(load().params)[1]
   )
+
+
+def test_older_weights_are_adapters_alone_and_generate_with_the_base():
+  student = load()
+  train = make_train_fns(student, jnp.float32)
+  state = train.init(student.params)
+  assert sizes(state.older.params) == sizes(state.params)
+  for _ in range(2):
+    before = jax.device_get(train.params(state))
+    state, _ = train.step(state, HEAD, BATCH, rollout())
+    generating, _ = train.generating(state)
+    jax.tree.map(np.testing.assert_array_equal, generating, before)
 
 
 def test_gradient_of_an_adapter_is_that_of_its_kernel_by_the_chain_rule():

@@ -1,11 +1,13 @@
 """What is saved comes back as it was."""
 
+import dataclasses
 import logging
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from skd_jax import structs
@@ -53,6 +55,28 @@ def two(tmp_path_factory):
 def copy(two, tmp_path):
   """A copy of it, to be changed."""
   return shutil.copytree(two, tmp_path / "c")
+
+
+def test_older_weights_are_saved_where_a_state_has_them(tmp_path):
+  older = structs.OlderWeights({"w": jnp.ones(3, jnp.bfloat16)}, jnp.ones(2))
+  with_older = dataclasses.replace(_state(step=7), older=older)
+  for name, state in (("with", with_older), ("without", _state(step=7))):
+    with checkpoint.open_manager(tmp_path / name) as manager:
+      checkpoint.save(manager, state, {})
+    like = jax.tree.map(jnp.zeros_like, state)
+    with checkpoint.open_manager(tmp_path / name) as manager:
+      restored, _ = checkpoint.restore(manager, like)
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+  # As those that were written before there was a lag.
+  tree = ocp.StandardCheckpointHandler().metadata(
+    tmp_path / "without" / "7" / "state"
+  )
+  assert set(tree.tree) == {"step", "params", "opt_state", "distance"}
+  with (
+    checkpoint.open_manager(tmp_path / "without") as manager,
+    pytest.raises(ValueError, match=r"older\.distance has shape None"),
+  ):
+    checkpoint.restore(manager, with_older)
 
 
 def test_state_and_data_position_come_back_bit_for_bit(tmp_path):

@@ -30,7 +30,7 @@ _WEIGHTS = 300 * 32 + 3 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 64) + 32
 _ROWS, _PROMPT, _RESPONSE = 16, 24, 16
 
 
-def _step(**changes):
+def _step(older_dtype=None, **changes):
   mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=jax.devices()[:1])
   remat = changes.get("remat", False)
   model = models.LoadedModel(
@@ -50,6 +50,7 @@ def _step(**changes):
     chunk_size=32,
     num_microbatches=changes.get("num_microbatches", 1),
     mesh=mesh,
+    older_dtype=older_dtype,
   )
   fields = {
     "student": model,
@@ -85,6 +86,19 @@ def test_parts_are_those_counted_by_hand():
   # Keys and values of 2 heads of size 8 in 3 layers, of both models.
   assert generating["caches"] == 2 * 3 * 2 * _ROWS * slots * 2 * 8 * 4
   assert generating["logits"] == _ROWS * 3 * 300 * 4 * 4
+
+
+def test_lag_keeps_older_weights_and_responses_of_two_steps():
+  plain, _ = _step()
+  step, _ = _step(older_dtype=jnp.bfloat16)
+  before, now = plain.training(), step.training()
+  assert now["older weights"] == 2 * _WEIGHTS
+  assert now["responses"] == 2 * before["responses"]
+  assert now == {
+    **before,
+    **{k: now[k] for k in ("older weights", "responses")},
+  }
+  assert step.generating()["cast weights"] == 0  # They are cast already.
 
 
 def test_cached_teacher_takes_its_top_tokens_alone():
