@@ -16,7 +16,7 @@ QUESTION = (
   "Does a student learn as much from responses that are one update old, which "
   "can be generated while it trains, as from fresh ones?"
 )
-METHODS = ("on_policy_kd", "skd", "prob_floor_to_zero")
+METHODS = ("on_policy_kd", "skd")
 LAG = {"rollout.max_staleness": 1}
 ARMS = {
   name: Arm(method, changes)
