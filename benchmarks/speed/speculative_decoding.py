@@ -1,7 +1,8 @@
 """What drafters bring: acceptance, passes saved, and the speed-up by batch.
 
   python -m benchmarks.speed.speculative_decoding [--quick] \\
-    [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--sources=FILE]]
+    [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--sources=FILE]] \\
+    [--num_draft_tokens=8] [--batches=1,4]
 
 All generate the greedy tokens of the teacher: with --sources the answers to its
 lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
@@ -75,6 +76,10 @@ _TEMPLATE = flags.DEFINE_string(
 _NUM_PROMPTS = flags.DEFINE_integer(
   "num_prompts", None, "How many prompts; by default 16.", lower_bound=1
 )
+_NUM_DRAFT_TOKENS = flags.DEFINE_integer(
+  "num_draft_tokens", None, "G; by default 4.", lower_bound=1
+)
+_BATCHES = flags.DEFINE_list("batches", None, "Numbers of rows: 1,4,16.")
 
 PEERS = ("hf_plain", "hf_assisted", "hf_assisted_same", "hf_prompt_lookup")
 
@@ -334,8 +339,14 @@ def read_students(pair: Pair, asked: Sequence[str]) -> dict[str, LoadedModel]:
 def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   pair, settings = pair_lib.from_flags(quick), QUICK if quick else Settings()
-  if _NUM_PROMPTS.value:
-    settings = dataclasses.replace(settings, num_prompts=_NUM_PROMPTS.value)
+  given: dict[str, Any] = {
+    "num_prompts": _NUM_PROMPTS.value,
+    "num_draft_tokens": _NUM_DRAFT_TOKENS.value,
+    "batches": _BATCHES.value and tuple(map(int, _BATCHES.value)),
+  }
+  settings = dataclasses.replace(
+    settings, **{name: value for name, value in given.items() if value}
+  )
   students = read_students(pair, _STUDENTS.value)
   if students:
     pair = dataclasses.replace(pair, student=next(iter(students.values())))
