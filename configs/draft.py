@@ -68,13 +68,18 @@ def multi30k() -> ml_collections.ConfigDict:
 
 
 def chains() -> ml_collections.ConfigDict:
-  """Worked arithmetic, and a teacher for which drafts pay. Not run yet.
+  """Worked arithmetic, and a teacher for which drafts pay.
 
   python -m skd_jax.main --config=configs/draft.py:chains
 
   The teacher has 14 M parameters, thirty times the student's, so that a pass of
   it takes many times what surrounds it: the pairs above are too small for that.
   What it writes is almost determined, so that a small student can know it.
+
+  One CPU core: 33 minutes, 21 of them for the teacher, one seed. 89.9 % of the
+  proposals are accepted, of the start's 81.4 %; greedily 89.7 and 83.7 %. The
+  student itself solves 3.6 %, its teacher 77.8. 11.6 % of the tokens were
+  replaced. How fast it drafts: docs/results/speed.md.
   """
   config = chains_config.demo()
   config.task = "chains of sums, a drafter"
