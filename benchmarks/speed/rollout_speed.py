@@ -28,6 +28,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.speed import batches as batches_lib
 from benchmarks.speed import pair as pair_lib
 from benchmarks.speed import peers, regimes, rollouts
 from benchmarks.speed.pair import Pair
@@ -35,7 +36,6 @@ from benchmarks.speed.regimes import Regime
 from benchmarks.speed.rollouts import Contestant
 from skd_jax import structs
 
-_BATCHES = flags.DEFINE_list("batches", None, "Numbers of rows: 1,4,16,64.")
 _TOKENS = flags.DEFINE_integer("tokens", None, "T; by default 64.")
 
 PEERS = ("hf_student", "hf_teacher", "hf_assisted")
@@ -163,8 +163,8 @@ def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
   pair = pair_lib.from_flags(quick)
   print(pair.name)
   settings = QUICK if quick else Settings()
-  if _BATCHES.value:
-    batches = tuple((int(size), 3) for size in _BATCHES.value)
+  if asked := batches_lib.from_flags():
+    batches = tuple((size, 3) for size in asked)
     # A teacher is tuned with as many rows as are timed: one program less.
     settings = dataclasses.replace(
       settings, batches=batches, tune_rows=max(size for size, _ in batches)

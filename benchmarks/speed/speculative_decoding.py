@@ -45,6 +45,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.speed import batches as batches_lib
 from benchmarks.speed import draft_prompts, peers
 from benchmarks.speed import pair as pair_lib
 from benchmarks.speed.draft_contestants import (
@@ -79,7 +80,6 @@ _NUM_PROMPTS = flags.DEFINE_integer(
 _NUM_DRAFT_TOKENS = flags.DEFINE_integer(
   "num_draft_tokens", None, "G; by default 4.", lower_bound=1
 )
-_BATCHES = flags.DEFINE_list("batches", None, "Numbers of rows: 1,4,16.")
 
 PEERS = ("hf_plain", "hf_assisted", "hf_assisted_same", "hf_prompt_lookup")
 
@@ -342,7 +342,7 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   given: dict[str, Any] = {
     "num_prompts": _NUM_PROMPTS.value,
     "num_draft_tokens": _NUM_DRAFT_TOKENS.value,
-    "batches": _BATCHES.value and tuple(map(int, _BATCHES.value)),
+    "batches": batches_lib.from_flags(),
   }
   settings = dataclasses.replace(
     settings, **{name: value for name, value in given.items() if value}
