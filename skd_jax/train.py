@@ -53,7 +53,7 @@ from skd_jax.training import (
 )
 from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
-from skd_jax.training.timing import timed
+from skd_jax.training.timing import WAIT, timed
 from skd_jax.training.train_step import TrainFns
 from skd_jax.validation import validation_callbacks
 
@@ -325,14 +325,14 @@ def _generate_fn(
   experiment: Experiment, distillation: Distillation, seed: int
 ) -> ahead.Generate:
   """What generates the responses of a step, or reads those of a cache."""
-  waits = not experiment.config.rollout.max_staleness
+  is_early = experiment.config.rollout.max_staleness > 0
   teacher, cache = distillation.teacher, distillation.cache
 
   def generate(state, batch, step):
     if cache is not None:
       return cache.responses(batch, step)
     params, seen = distillation.train.generating(state)
-    return generation.generate_responses(
+    arguments = (
       distillation.spec,
       distillation.rollout_fn,
       teacher.model,
@@ -342,8 +342,12 @@ def _generate_fn(
       sampling.row_keys(seed, step, batch.index),
       step,
       seen,
-      waits,
     )
+    if not is_early:
+      return generation.generate_responses(*arguments)
+    seconds: dict[str, float] = {}
+    with timed(seconds, WAIT):
+      return generation.begin_responses(*arguments), seconds
 
   return generate
 

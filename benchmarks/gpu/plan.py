@@ -1,7 +1,8 @@
 """Does my config fit one GPU? Compiled for it, without the card.
 
   python -m benchmarks.gpu.plan [--quick]
-  python -m benchmarks.gpu.plan --config=configs/wmt.py:gemma --gpu=h100
+  python -m benchmarks.gpu.plan --config=configs/wmt.py:gemma \\
+    --config.mesh.tensor=1 --config.student.lora.rank=16 --gpu=h100
 
 As benchmarks/tpu/plan.py, which says what the rows are; without seconds. The
 card grants XLA 95 % of its memory, if XLA_PYTHON_CLIENT_MEM_FRACTION=.95 asks

@@ -26,7 +26,7 @@ from skd_jax.models import forward
 from skd_jax.models.loading import LoadedModel
 from skd_jax.parallel import sharding
 from skd_jax.training import distance
-from skd_jax.training.timing import WAIT, timed
+from skd_jax.training.timing import timed
 
 MODES = ("skd", "on_policy", "teacher", "reference")
 
@@ -192,7 +192,6 @@ def generate_responses(
   row_keys: jax.Array,
   step: int,
   seen: jax.Array | None = None,
-  waits: bool = True,
 ) -> tuple[structs.Rollout, dict[str, float]]:
   """Generates the responses of a step, or takes them from the data set.
 
@@ -209,42 +208,78 @@ def generate_responses(
     row_keys: typed PRNG keys [B].
     step: of the run, for the schedules.
     seen: `TrainState.distance`, for the schedule that depends on it.
-    waits: for the devices; else the responses are under way.
 
   Returns:
     (Rollout [B, T], seconds by part as of timing.py). The rollout has
     `teacher_hidden`, unless the loss needs no teacher. "verify" is the time of
     a teacher pass of its own, and absent where the rollout's own passes, which
-    are in "generate", are all. Where nothing waits, "wait" has what the host
-    took.
+    are in "generate", are all.
   """
   seconds: dict[str, float] = {}
-  generate, verify = ("generate", "verify") if waits else (WAIT, WAIT)
+  params = student_params, teacher_params
+  with timed(seconds, "generate"):
+    batch, share, rollout = jax.block_until_ready(
+      _begin(spec, rollout_fn, params, batch, row_keys, step, seen)
+    )
+  if spec.needs_teacher_pass(share):
+    with timed(seconds, "verify"):
+      rollout = jax.block_until_ready(
+        with_teacher_hidden(teacher, teacher_params, batch, rollout)
+      )
+  return rollout, seconds
+
+
+def begin_responses(
+  spec: GenerationSpec,
+  rollout_fn: RolloutFn,
+  teacher: structs.LanguageModel,
+  student_params: structs.Params,
+  teacher_params: structs.Params,
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  step: int,
+  seen: jax.Array | None = None,
+) -> structs.Rollout:
+  """As generate_responses, but waits for no device.
+
+  Returns:
+    The rollout [B, T], which is under way.
+  """
+  params = student_params, teacher_params
+  batch, share, rollout = _begin(
+    spec, rollout_fn, params, batch, row_keys, step, seen
+  )
+  if spec.needs_teacher_pass(share):
+    return with_teacher_hidden(teacher, teacher_params, batch, rollout)
+  return rollout
+
+
+def _begin(
+  spec: GenerationSpec,
+  rollout_fn: RolloutFn,
+  params: tuple[structs.Params, structs.Params],
+  batch: structs.Batch,
+  row_keys: jax.Array,
+  step: int,
+  seen: jax.Array | None,
+) -> tuple[structs.Batch, float, structs.Rollout]:
+  """Returns (the batch as it is read, share of references, rollout).
+
+  Of the rollout a teacher pass of its own may be missing.
+  """
   if first := round(spec.first_tokens(step)):
     batch = first_tokens(batch, first)
   threshold = spec.threshold_at(step, seen)
   share = float(spec.reference_share(step))
-  with timed(seconds, generate):
-    if share >= 1:
-      rollout = reference_rollout(batch)
-    elif share <= 0:
-      rollout = rollout_fn(
-        student_params, teacher_params, batch, row_keys, threshold
-      )
-    else:
-      is_reference, rest = choose_references(batch, row_keys, share)
-      rollout = rollout_fn(
-        student_params, teacher_params, rest, row_keys, threshold
-      )
-      rollout = merge_references(rollout, batch, is_reference)
-    if waits:
-      jax.block_until_ready(rollout)
-  if spec.needs_teacher_pass(share):
-    with timed(seconds, verify):
-      rollout = with_teacher_hidden(teacher, teacher_params, batch, rollout)
-      if waits:
-        jax.block_until_ready(rollout)
-  return rollout, seconds
+  if share >= 1:
+    return batch, share, reference_rollout(batch)
+  is_reference, rest = None, batch
+  if share > 0:
+    is_reference, rest = choose_references(batch, row_keys, share)
+  rollout = rollout_fn(*params, rest, row_keys, threshold)
+  if is_reference is not None:
+    rollout = merge_references(rollout, batch, is_reference)
+  return batch, share, rollout
 
 
 @jax.jit

@@ -91,9 +91,11 @@ def pieces(method, lag):
   return spec, make_rollout_fn(spec), train
 
 
-def generate(method, params, batch, step, seen, waits=True):
+def generate(
+  method, params, batch, step, seen, how=generation.generate_responses
+):
   spec, rollout_fn, _ = pieces(method, 0)
-  return generation.generate_responses(
+  return how(
     spec,
     rollout_fn,
     MODEL,
@@ -103,8 +105,10 @@ def generate(method, params, batch, step, seen, waits=True):
     sampling.row_keys(3, step, batch.index),
     step,
     seen,
-    waits,
   )
+
+
+begin = functools.partial(generate, how=generation.begin_responses)
 
 
 def learn(train, state, batch, rollout):
@@ -148,7 +152,9 @@ def run(workdir, method, lag, *, stop_at=None, events=None):
   def generate_fn(state, batch, step):
     events.append(f"generate {step}")
     params, seen = train.generating(state)
-    return generate(method, params, batch, step, seen, not lag)
+    if lag:
+      return begin(method, params, batch, step, seen), {}
+    return generate(method, params, batch, step, seen)
 
   batches = ahead.Lookahead(Prompts())
   source = ahead.Source(
@@ -241,8 +247,7 @@ def test_nothing_is_waited_for_where_responses_are_begun(method, monkeypatch):
 
   batch, seen = next(Prompts()), jnp.zeros(2)
   monkeypatch.setattr(jax, "block_until_ready", refuse)
-  _, seconds = generate(method, START, batch, 0, seen, False)
-  assert set(seconds) - {"compile"} == {"wait"}
+  begin(method, START, batch, 0, seen)
   with pytest.raises(AssertionError, match="waits"):
     generate(method, START, batch, 0, seen)
 
