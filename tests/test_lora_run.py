@@ -32,18 +32,11 @@ _VALUE = "base_model.model.model.layers.0.self_attn.v_proj"
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
   """A workdir with an untrained teacher and student, to start from."""
-  folder = tmp_path_factory.mktemp("start")
-  (folder / "data").mkdir()
-  tiny_run.write_data(folder / "data")
-  config = methods.change(
-    tiny_run.config(folder / "data"),
-    {"teacher.fit.num_steps": 0, "student.fit.num_steps": 0},
-  )
-  opened = experiment.open_experiment(config, folder / "workdir")
+  opened = tiny_run.open_untrained(tmp_path_factory)
   with jax.set_mesh(opened.mesh):
     for stage in ("teacher", "student_init"):
       preparation.prepare_model(opened, stage)
-  return folder / "workdir"
+  return opened.workdir
 
 
 def make_config(start):

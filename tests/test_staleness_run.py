@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from skd_jax import experiment, methods, preparation, train
+from skd_jax import preparation, train
 from skd_jax.training import generation, loop
 from tests import tiny_run
 
@@ -18,14 +18,9 @@ STEPS = 5
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
   """(experiment, distillation), of models that are not trained."""
-  folder = tmp_path_factory.mktemp("prepared")
-  (folder / "data").mkdir()
-  tiny_run.write_data(folder / "data")
-  config = methods.change(
-    tiny_run.config(folder / "data"),
-    {
-      "teacher.fit.num_steps": 0,
-      "student.fit.num_steps": 0,
+  opened = tiny_run.open_untrained(
+    tmp_path_factory,
+    **{
       "distill.num_steps": STEPS,
       "distill.learning_rate": 0.02,
       "distill.evaluate_every_steps": 0,
@@ -33,7 +28,6 @@ def prepared(tmp_path_factory):
       "rollout.max_staleness": 1,
     },
   )
-  opened = experiment.open_experiment(config, folder / "workdir")
   with jax.set_mesh(opened.mesh):
     teacher, start = (
       preparation.prepare_model(opened, stage)[0]

@@ -11,7 +11,6 @@ import pytest
 
 from skd_jax import (
   experiment,
-  methods,
   models,
   preparation,
   scoring,
@@ -30,22 +29,12 @@ _WIDTH = 24  # Of the teacher alone: by it, its weights are told apart.
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
   """A workdir with an untrained teacher and student, to start from."""
-  folder = tmp_path_factory.mktemp("start")
-  (folder / "data").mkdir()
-  tiny_run.write_data(folder / "data")
-  config = methods.change(
-    tiny_run.config(folder / "data"),
-    {
-      "teacher.fit.num_steps": 0,
-      "student.fit.num_steps": 0,
-      "teacher.hidden_size": _WIDTH,
-    },
-  )
-  opened = experiment.open_experiment(config, folder / "workdir")
+  width = {"teacher.hidden_size": _WIDTH}
+  opened = tiny_run.open_untrained(tmp_path_factory, **width)
   with jax.set_mesh(opened.mesh):
     for stage in ("teacher", "student_init"):
       preparation.prepare_model(opened, stage)
-  return folder / "workdir"
+  return opened.workdir
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import ml_collections
 import pytest
 
 from skd_jax import config as config_lib
-from skd_jax import methods, train
+from skd_jax import experiment, methods, train
 
 SECRET = "hf_planted_in_the_environment"  # While the run is made.
 
@@ -85,6 +85,23 @@ def finish(factory: pytest.TempPathFactory) -> pathlib.Path:
           patch.setenv(name, SECRET)
         train.train_and_evaluate(config(folder / "data"), folder / "workdir")
   return folder / "workdir"
+
+
+def open_untrained(
+  factory: pytest.TempPathFactory, **changes
+) -> experiment.Experiment:
+  """Opens a run whose teacher and student start are not trained at all.
+
+  Args:
+    factory: of the folder; WORKDIR, and ../data as of `finish`.
+    **changes: other settings, by dotted names.
+  """
+  folder = factory.mktemp("untrained")
+  (folder / "data").mkdir()
+  write_data(folder / "data")
+  untrained = {"teacher.fit.num_steps": 0, "student.fit.num_steps": 0}
+  changed = methods.change(config(folder / "data"), untrained | changes)
+  return experiment.open_experiment(changed, folder / "workdir")
 
 
 def from_finished(
