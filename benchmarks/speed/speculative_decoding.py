@@ -2,7 +2,7 @@
 
   python -m benchmarks.speed.speculative_decoding [--quick] \\
     [--teacher=HF_FOLDER [--student=[NAME=]HF_FOLDER ...] [--sources=FILE]] \\
-    [--num_draft_tokens=8] [--batches=1,4]
+    [--draft_tokens=8] [--batches=1,4]
 
 All generate the greedy tokens of the teacher: with --sources the answers to its
 lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
@@ -77,8 +77,8 @@ _TEMPLATE = flags.DEFINE_string(
 _NUM_PROMPTS = flags.DEFINE_integer(
   "num_prompts", None, "How many prompts; by default 16.", lower_bound=1
 )
-_NUM_DRAFT_TOKENS = flags.DEFINE_integer(
-  "num_draft_tokens", None, "G; by default 4.", lower_bound=1
+_DRAFT_TOKENS = flags.DEFINE_integer(
+  "draft_tokens", None, "G; by default 4.", lower_bound=1
 )
 
 PEERS = ("hf_plain", "hf_assisted", "hf_assisted_same", "hf_prompt_lookup")
@@ -341,7 +341,7 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
   pair, settings = pair_lib.from_flags(quick), QUICK if quick else Settings()
   given: dict[str, Any] = {
     "num_prompts": _NUM_PROMPTS.value,
-    "num_draft_tokens": _NUM_DRAFT_TOKENS.value,
+    "num_draft_tokens": _DRAFT_TOKENS.value,
     "batches": batches_lib.from_flags(),
   }
   settings = dataclasses.replace(
