@@ -19,6 +19,11 @@ PY
 # Once, and again when the requirements have changed.
 stamp="$venv/installed${extra:+-$extra}"
 if [ ! "$stamp" -nt setup.py ]; then
-  "$venv/bin/python" -m pip install --quiet --editable ".${extra:+[$extra]}"
+  if ! "$venv/bin/python" -m pip install --quiet --editable \
+      ".${extra:+[$extra]}"; then
+    echo "pip failed. If an install into $venv was cut off before, remove that" \
+      "folder and try again." >&2
+    exit 1
+  fi
   touch "$stamp"
 fi

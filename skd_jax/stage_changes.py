@@ -16,7 +16,7 @@ from absl import logging
 from skd_jax import stages
 from skd_jax.parallel import processes
 from skd_jax.reporting import files
-from skd_jax.training import checkpoint
+from skd_jax.training import checkpoint, schedules
 
 # Of a training stage; they change no shape of its checkpoint.
 _OF_TRAINING = (
@@ -31,13 +31,15 @@ _OF_TRAINING = (
   "beta2",
 )
 _SECTIONS = ("rollout.", "loss.")
-_OF_THE_STATE = ("rollout.max_staleness",)  # They change what it holds.
 
 
-def may_change(field: str) -> bool:
+def may_change(field: str, before: Any, now: Any) -> bool:
   """Whether a stage that is under way may be continued with another value."""
-  if field in _OF_THE_STATE:
+  # The state has older weights, or a distance, or it has none.
+  if field == "rollout.max_staleness":
     return False
+  if field == "rollout.threshold_schedule":
+    return schedules.BY_DISTANCE not in (before, now)
   section, _, name = field.rpartition(".")
   is_training = section == "distill" or section.endswith(".fit")
   return field.startswith(_SECTIONS) or (is_training and name in _OF_TRAINING)
@@ -68,7 +70,8 @@ def _accept(workdir: pathlib.Path, keys: Mapping[str, stages.CacheKey]) -> None:
     changed = stages.changed_settings(workdir, name, key)
     if not changed:
       continue
-    if stages.is_finished(workdir, name) or not all(map(may_change, changed)):
+    allowed = (may_change(field, *both) for field, both in changed.items())
+    if stages.is_finished(workdir, name) or not all(allowed):
       return
     step = checkpoint.newest_step(workdir, name)
     changes.append({"stage": name, "step": step, "changed": changed})

@@ -68,8 +68,17 @@ def test_changes_are_of_training_rollout_and_loss_alone():
   refused = ("distill.batch_size", "student.num_layers", "data.dir", "seed")
   # A checkpoint has older weights, or it has none.
   refused += ("rollout.max_staleness",)
-  assert all(map(stage_changes.may_change, allowed))
-  assert not any(map(stage_changes.may_change, refused))
+  assert all(stage_changes.may_change(field, 1, 2) for field in allowed)
+  assert not any(stage_changes.may_change(field, 1, 2) for field in refused)
+
+
+def test_schedule_by_distance_is_neither_taken_up_nor_left_under_way():
+  def may_change(before, now):
+    return stage_changes.may_change("rollout.threshold_schedule", before, now)
+
+  assert may_change("constant", "linear")
+  assert not may_change("constant", "distance")
+  assert not may_change("distance", "linear")
 
 
 def test_draft_length_is_measured_again_with_other_settings(workdir):
