@@ -1,0 +1,59 @@
+"""Length as the axis: worked arithmetic of 2, 4 and 8 steps, a pruned student.
+
+python -m skd_jax.compare --study=configs/studies/chain_length.py \\
+  --workdir=workdir/chain_length
+
+Written before it was run. One teacher has learned chains of 2 to 8 steps. A
+step starts from the result before it, so that an answer of H steps is right
+only if none of its H results is wrong.
+"""
+
+import ml_collections
+
+from configs.studies import pruned_student
+from skd_jax import grids
+from skd_jax.study import Arm, Study
+
+_LENGTHS = (2, 4, 8)  # H.
+
+
+def _sizes(num_steps: int) -> dict[str, int]:
+  """What chains of H steps need: see configs/chains.py."""
+  max_new_tokens = 8 * num_steps + 10
+  return {
+    "data.num_steps": num_steps,
+    "data.max_prompt_length": 2 * num_steps + 6,
+    "data.max_new_tokens": max_new_tokens,
+    "data.length_multiple": max_new_tokens,
+  }
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The pruned student of pruned_student.py, its teacher of all lengths."""
+  config = pruned_student.get_config()
+  config.task = "chains of sums of several lengths, pruned student"
+  config.update_from_flattened_dict(_sizes(max(_LENGTHS)))
+  config.data.min_steps = 2
+  config.teacher.fit.num_steps = 3000
+  return config
+
+
+STUDY = Study(
+  name="chain_length",
+  question=(
+    "Does what a student should learn from depend on how long its answers are, "
+    "where one wrong step makes all that follow wrong?"
+  ),
+  regimes={
+    f"{num_steps} steps": {**_sizes(num_steps), "data.min_steps": 0}
+    for num_steps in _LENGTHS
+  },
+  arms={name: Arm(name) for name in (*grids.BASELINES, "mixture_by_distance")},
+  baselines=grids.BASELINES,
+  seeds=10,
+  metric="accuracy",
+  stopping=(
+    "All arms have 10 seeds in every regime; no arm is added, dropped or tuned "
+    "on the test split."
+  ),
+)
