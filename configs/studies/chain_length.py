@@ -3,9 +3,9 @@
 python -m skd_jax.compare --study=configs/studies/chain_length.py \\
   --workdir=workdir/chain_length
 
-Written before it was run. One teacher has learned chains of 2 to 8 steps. A
-step starts from the result before it, so that an answer of H steps is right
-only if none of its H results is wrong.
+Written before it was run, after a pilot with one seed of the baselines. One
+teacher has learned chains of 2 to 8 steps. A step starts from the result before
+it, so that an answer of H steps is right only if none of its results is wrong.
 """
 
 import ml_collections
@@ -48,7 +48,9 @@ STUDY = Study(
     f"{num_steps} steps": {**_sizes(num_steps), "data.min_steps": 0}
     for num_steps in _LENGTHS
   },
-  arms={name: Arm(name) for name in (*grids.BASELINES, "mixture_by_distance")},
+  arms={
+    name: Arm(name) for name in (*grids.BASELINES, "skd", "mixture_by_distance")
+  },
   baselines=grids.BASELINES,
   seeds=10,
   metric="accuracy",
