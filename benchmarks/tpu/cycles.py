@@ -46,7 +46,7 @@ from skd_jax.losses import chunked
 PROGRAMS = ("rollout", "train")
 _QUICK_LAYERS = 2
 # A loss in one chunk is no loop, and is not told from what follows it.
-_QUICK_CHUNK = 256
+_CHUNK = 256
 
 
 def count(
@@ -158,9 +158,10 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
   given = flags.FLAGS.config
   if given is not None:
     wanted = [(given.task, given, flags.FLAGS.topology)]
-  elif quick:
-    wanted = wanted[:1]
-    wanted[0][1].loss.chunk_size = _QUICK_CHUNK
+  else:
+    wanted = wanted[:1] if quick else wanted
+    for _, config, _ in wanted:
+      config.loss.chunk_size = _CHUNK
   if not all(topology for _, _, topology in wanted):
     raise ValueError("topology = None: must be a slice, such as v5e:2x4")
   layers = flags.FLAGS.layers or (_QUICK_LAYERS if quick else 0)
