@@ -113,6 +113,11 @@ GRIDS: Mapping[str, Sequence[Variant]] = {
     *_vary("g", "mixture", "rollout.threshold", (0.05, 0.1, 0.2, 0.5)),
     *_of(BASELINES),
   ],
+  "student_temperature": [
+    Variant(f"T={t:g}, {method}", method, {"rollout.student_temperature": t})
+    for t in (0.25, 0.5, 1.0)
+    for method in ("on_policy_kd", "skd")
+  ],
   # The tokens are the same: look at the seconds.
   "draft_length": _vary(
     "G", "skd", "rollout.num_draft_tokens", (1, 2, 4, 8, 16)
