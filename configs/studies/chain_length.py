@@ -63,7 +63,7 @@ STUDY = Study(
   seeds=10,
   metric="accuracy",
   stopping=(
-    "All arms have 10 seeds in every regime; no further arm is added, dropped or "
-    "tuned on the test split."
+    "All arms have 10 seeds in every regime; no further arm is added, dropped "
+    "or tuned on the test split."
   ),
 )
