@@ -119,9 +119,10 @@ class ModelDrafter:
   ) -> structs.DecodeState:
     """Reads the tokens that the teacher generated alone, but the last two.
 
-    unread = 3, the response so far `a b c d e`, `a` was read:
+    unread = 3, the response so far `a b c d e`, of which the teacher generated
+    c, d and e alone; `a` may not have been read, `b` was not:
 
-      slots read   b c d . .    chunks from the first unread one on; what is
+      slots read   a b c . .    chunks from the first unread one on; what is
                                 read behind them is stale, as ever
     """
     tokens = sequences(state, batch)
