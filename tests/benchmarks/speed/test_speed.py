@@ -102,6 +102,15 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
   tiny, monkeypatch, capsys
 ):
   monkeypatch.setattr(peers, "missing", lambda needed: "torch not installed")
+  # Every pass costs the same, but to judge a tree twice as much.
+  costs = draft_costs.PassCosts(
+    draft=1, first_draft=1, judge=1, judge_tree=2, prompt=1, draft_prompt=1
+  )
+  monkeypatch.setattr(
+    speculative_decoding,
+    "measure_costs",
+    lambda teacher, drafters, **sizes: dict.fromkeys(drafters, costs),
+  )
   rows = speculative_decoding.make_rows(
     tiny, DRAFTS, students={"self": tiny.teacher, "third": tiny.student}
   )
@@ -118,8 +127,10 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
     row = found["self", batch]
     assert (row["acceptance"], row["tokens_per_pass"]) == (1, 5)
     assert row["by_position"] == [1] * 4
-    assert row["predicted_speedup"] > 0
-    assert row["tree_bound"] > 0
+    # A prompt and 10 tokens, or two prompts and two rounds of four drafts. All
+    # of it is accepted: a tree costs more, and saves nothing.
+    assert row["predicted_speedup"] == pytest.approx(11 / (2 + 2 * 5))
+    assert row["tree_bound"] == pytest.approx(11 / (2 + 2 * 6))
     assert "tree_bound" not in found["prompt_lookup", batch]
     assert found["plain", batch]["speedup"] == 1
     for what in ours:
