@@ -94,6 +94,11 @@ class LanguageModel:
   head_params: Callable[[Params], Params]
   init_cache: Callable[[int, int], Cache]
 
+  @property
+  def reads_one_sequence(self) -> bool:
+    """Whether `apply` reads a prompt as it reads a response."""
+    return type(self).prefill is LanguageModel.prefill
+
   def prefill(
     self,
     params: Params,

@@ -7,6 +7,7 @@ the slot, nor on what the other slots hold.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -93,8 +94,9 @@ def refill(
   batch: structs.Batch,
   stop_table: stopping.StopTable,
   num_refilled: int,
+  first_waits: jax.Array | None = None,
 ) -> structs.DecodeState:
-  """Gives the next rows to free slots, and lets every model read the prompts.
+  """Gives the next rows to free slots, and lets the models read the prompts.
 
   Rows 0..2 are done, 3 is the next, B = 4, slots 0 and 2 are free, two are
   refilled:
@@ -112,6 +114,7 @@ def refill(
     batch: the prompts [Q, P].
     stop_table: where the search of each row's task starts.
     num_refilled: slots refilled at once.
+    first_waits: as in `run`.
   """
   num_rows, num_slots = batch.prompt.shape[0], state.row.shape[0]
   slots = jnp.nonzero(state.done, size=num_refilled, fill_value=num_slots)[0]
@@ -126,10 +129,18 @@ def refill(
     caches = jax.tree.map(
       lambda x: jnp.zeros((num_refilled, *x.shape[1:]), x.dtype), caches
     )
-  caches = tuple(
-    model.prefill(params, prompt, length, cache)
-    for (model, params), cache in zip(models, caches, strict=True)
-  )
+
+  def read(n, cache):
+    model, params = models[n]
+    prefill = functools.partial(model.prefill, params, prompt, length)
+    if n > 0 or first_waits is None:
+      return prefill(cache)
+    # A loop works on the cache in place, where `jax.lax.cond` would copy it.
+    turns = 1 - first_waits.astype(jnp.int32)
+    return jax.lax.fori_loop(0, turns, lambda _, cache: prefill(cache), cache)
+
+  caches = tuple(read(n, cache) for n, cache in enumerate(caches))
+  unread = 0 if first_waits is None else jnp.where(first_waits, length, 0)
 
   def put(buffer, values):
     return buffer.at[slots].set(values, mode="drop")
@@ -151,7 +162,7 @@ def refill(
     done=put(state.done, batch.index[rows] < 0),
     num_rounds=put(state.num_rounds, 0),
     interventions=jax.tree.map(lambda x: put(x, 0), state.interventions),
-    unread=put(state.unread, 0),
+    unread=put(state.unread, unread),
   )
 
 
@@ -225,6 +236,7 @@ def run(
   max_new_tokens: int,
   num_draft_tokens: int,
   keep_teacher_hidden: bool,
+  first_waits: jax.Array | None = None,
 ) -> structs.Rollout:
   """Decodes every row: calls `one_round` until all are done.
 
@@ -237,6 +249,8 @@ def run(
     max_new_tokens: T.
     num_draft_tokens: G.
     keep_teacher_hidden: as in init_state.
+    first_waits: bool [], whether the first model reads no prompt: it is in
+      `unread`. None: every model reads them.
 
   Returns:
     Rollout [Q, T].
@@ -266,8 +280,11 @@ def run(
   def live(state):
     return ~jnp.all(state.done)
 
+  def fill_slots(state, num_refilled):
+    return refill(models, state, batch, stop_table, num_refilled, first_waits)
+
   if batch_size == num_rows:
-    state = refill(models, state, batch, stop_table, num_slots)
+    state = fill_slots(state, num_slots)
     return jax.lax.while_loop(live, one_round, state).rollout
 
   # A prompt pass over few rows costs nearly what it does over many: slots wait
@@ -282,7 +299,7 @@ def run(
   def fill(state):
     return jax.lax.while_loop(
       can_refill,
-      lambda state: refill(models, state, batch, stop_table, num_refilled),
+      lambda state: fill_slots(state, num_refilled),
       state,
     )
 

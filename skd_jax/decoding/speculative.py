@@ -10,7 +10,8 @@ accepted as a whole is followed by one more token of the teacher's. G = 3:
 
 So a teacher pass emits 1 to G + 1 tokens. arXiv 2211.17192, 2302.01318. If no
 row drafts, the teacher generates one token per row, as it does alone: so a
-drafter that does not pay is switched off, and tried again now and then.
+drafter that does not pay is switched off, and tried again now and then. One of
+which it is known before does not even read the prompts until it is tried.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 from skd_jax import structs
 from skd_jax.decoding import loop, rollout, stopping, verification
@@ -31,9 +34,12 @@ FULL_DRAFTS = {"draft_cost": 0.0, "round_cost": 0.0, "expected_acceptance": 1.0}
 
 # A drafter that is switched off is tried in a round so late that the trial
 # costs a small part of the rounds before it; then four times as late, and on.
+# Of a prompt that it has not read yet, four tokens cost a pass over one.
 _FIRST_TRIAL = 16
 _ROUNDS_PER_COST = 32
 _NUM_TRIALS = 10
+_TOKENS_PER_PASS = 4
+_NEVER = np.iinfo(np.int32).max
 # Tokens of a row that weigh as much as what the batch shows of it.
 _TOKENS_OF_BATCH = 4
 
@@ -81,12 +87,14 @@ def speculative_decode(
     drafted.
   """
 
+  costs = _Costs(draft_cost, round_cost)
+
   def one_round(state):
     keys = row_keys[state.row]
-    lengths = _draft_lengths(
+    plan = _plan(
       state,
       drafter.can_draft(state, batch) & ~state.done,
-      _Costs(draft_cost, round_cost),
+      costs,
       expected_acceptance,
       num_draft_tokens,
       by_batch=same_responses(drafter, teacher),
@@ -95,10 +103,12 @@ def speculative_decode(
 
     def drafted(state):
       proposal, state = drafter.propose(
-        state, batch, keys, lengths, num_draft_tokens
+        state, batch, keys, plan.lengths, num_draft_tokens
       )
-      verdict, state = _verify(drafter, teacher, state, proposal, lengths, keys)
-      state = dataclasses.replace(state, unread=jnp.zeros_like(lengths))
+      verdict, state = _verify(
+        drafter, teacher, state, proposal, plan.lengths, keys
+      )
+      state = dataclasses.replace(state, unread=jnp.zeros_like(state.unread))
       return loop.commit(state, verdict, stop_table)
 
     def alone(state):
@@ -114,9 +124,17 @@ def speculative_decode(
       )
       return loop.commit(state, verdict, stop_table)
 
-    return _choose(jnp.any(lengths > 0), drafted, alone, state)
+    state = jax.lax.fori_loop(
+      0, 1 - jnp.minimum(plan.num_alone, 1), lambda _, s: drafted(s), state
+    )
+    return _until_a_row_is_done(alone, state, plan.num_alone)
 
   policies = [p for p in (drafter.policy, teacher) if p is not None]
+  first_waits = None
+  if drafter.policy is not None and drafter.policy.model.reads_one_sequence:
+    rate = jnp.reshape(jnp.float32(expected_acceptance), 1)
+    best = costs.best_length(rate, jnp.ones_like(rate), num_draft_tokens)
+    first_waits = best[0] == 0
   return loop.run(
     tuple((policy.model, policy.params) for policy in policies),
     batch,
@@ -126,6 +144,7 @@ def speculative_decode(
     max_new_tokens=max_new_tokens,
     num_draft_tokens=num_draft_tokens,
     keep_teacher_hidden=False,
+    first_waits=first_waits,
   )
 
 
@@ -192,24 +211,44 @@ class _Costs:
     shortening = jnp.argmax(speed[:, ::-1], axis=1).astype(jnp.int32)
     return num_draft_tokens - shortening
 
-  def is_trial(self, num_rounds: jax.Array) -> jax.Array:
-    """Returns the rows whose drafter is tried if it is off, bool [B].
+  def rounds_to_trial(
+    self, num_rounds: jax.Array, num_unread: jax.Array
+  ) -> jax.Array:
+    """Returns after how many rounds a drafter that is off is tried, int32 [B].
 
-    To draft and to judge one token adds at most 1 / _ROUNDS_PER_COST to the
-    rounds before. What the drafter reads of the tokens that it has missed comes
-    on top: one pass for _CHUNK of them, see drafters.py.
+    To draft and to judge one token, and to read the prompt, adds at most
+    1 / _ROUNDS_PER_COST to the rounds before. What the drafter reads of the
+    tokens that it has missed comes on top: one pass for _CHUNK of them, see
+    drafters.py.
 
     Args:
       num_rounds: int32 [B], of the response so far.
+      num_unread: int32 [B], tokens of the prompt that the drafter has to read.
     """
-    cost = jnp.float32(self.draft_cost + self.round_cost)
+    reading = num_unread.astype(jnp.float32) / _TOKENS_PER_PASS
+    cost = self.draft_cost * (1 + reading) + self.round_cost
     first = jnp.maximum(jnp.ceil(_ROUNDS_PER_COST * cost), _FIRST_TRIAL)
-    trials = first * 4.0 ** jnp.arange(_NUM_TRIALS, dtype=jnp.float32)
-    rounds = num_rounds.astype(jnp.float32)
-    return jnp.any(rounds[:, None] == trials[None, :], axis=1)
+    later = 4.0 ** jnp.arange(_NUM_TRIALS, dtype=jnp.float32)
+    trials = first[:, None] * later[None, :]
+    left = trials - num_rounds[:, None].astype(jnp.float32)
+    left = jnp.min(jnp.where(left < 0, jnp.inf, left), axis=1)
+    return jnp.minimum(left, _NEVER // 2).astype(jnp.int32)
 
 
-def _draft_lengths(
+@struct.dataclass
+class _Plan:
+  """What the next rounds do.
+
+  lengths: int32 [B], in 0..G, how many tokens each row drafts in the next one.
+  num_alone: int32 [], for how many rounds no row drafts, if none is done
+    before; 0 where a row drafts.
+  """
+
+  lengths: jax.Array
+  num_alone: jax.Array
+
+
+def _plan(
   state: structs.DecodeState,
   can_draft: jax.Array,
   costs: _Costs,
@@ -218,8 +257,8 @@ def _draft_lengths(
   *,
   by_batch: bool,
   are_waiting: jax.Array,
-) -> jax.Array:
-  """Returns how many tokens each row drafts.
+) -> _Plan:
+  """Decides how many tokens each row drafts.
 
   The rate of acceptance is that of all tokens judged so far. A round takes as
   long for one row that drafts as for all, so the rows decide together where
@@ -236,13 +275,12 @@ def _draft_lengths(
     num_draft_tokens: G.
     by_batch: whether the rows decide together.
     are_waiting: bool [], whether prompts wait for a slot.
-
-  Returns:
-    int32 [B], in 0..G.
   """
   accepted = (state.length - state.num_rounds).astype(jnp.float32)
   judged = accepted + state.interventions.count.astype(jnp.float32)
   num_rounds = state.num_rounds
+  # What is unread beyond one token a round is the prompt.
+  num_unread = jnp.maximum(state.unread - num_rounds, 0)
   rate = (accepted + expected_acceptance) / (judged + 1)
   share = jnp.ones(can_draft.shape, jnp.float32)
   if by_batch:
@@ -252,29 +290,41 @@ def _draft_lengths(
     slowest = jnp.min(jnp.where(state.done, 1, of_rows))
     rate = jnp.where(are_waiting, of_all, slowest)[None]
     num_rounds = jnp.max(jnp.where(state.done, 0, num_rounds))[None]
+    num_unread = jnp.max(jnp.where(state.done, 0, num_unread))[None]
     num_live = jnp.sum((~state.done).astype(jnp.float32))
     drafting = jnp.sum(can_draft.astype(jnp.float32))
     share = (drafting / jnp.maximum(num_live, 1))[None]
   lengths = costs.best_length(rate, share, num_draft_tokens)
-  can_pay = costs.best_length(jnp.ones_like(rate), share, num_draft_tokens) > 0
-  is_tried = (lengths == 0) & costs.is_trial(num_rounds) & can_pay
-  return jnp.where(can_draft, jnp.where(is_tried, 1, lengths), 0)
+  all_rows, surely = jnp.ones_like(share), jnp.ones_like(rate)
+  can_pay = costs.best_length(surely, share, num_draft_tokens) > 0
+  to_trial = costs.rounds_to_trial(num_rounds, num_unread)
+  is_tried = (lengths == 0) & (to_trial == 0) & can_pay
+  lengths = jnp.where(can_draft, jnp.where(is_tried, 1, lengths), 0)
+
+  # Off, whichever rows have a proposal: so it stays until the next trial, as
+  # the rate changes with judged tokens and with rows that are done alone.
+  off = costs.best_length(rate, all_rows, num_draft_tokens) == 0
+  may_pay = costs.best_length(surely, all_rows, num_draft_tokens) > 0
+  num_off = jnp.where(off, jnp.where(may_pay, to_trial, _NEVER), 0)
+  num_alone = jnp.maximum(jnp.min(jnp.where(state.done, _NEVER, num_off)), 1)
+  return _Plan(lengths, jnp.where(jnp.any(lengths > 0), 0, num_alone))
 
 
-def _choose(
-  which: jax.Array,
-  if_true: _RoundFn,
-  if_false: _RoundFn,
-  state: structs.DecodeState,
+def _until_a_row_is_done(
+  one_round: _RoundFn, state: structs.DecodeState, num_rounds: jax.Array
 ) -> structs.DecodeState:
-  """Returns what one of two functions makes of the state.
+  """Runs at most `num_rounds` rounds; int32 [], 0: none."""
+  done = state.done
 
-  They are loops of one turn or none, which work on the caches in place, where
-  `jax.lax.cond` would copy them.
-  """
-  turns = which.astype(jnp.int32)
-  state = jax.lax.fori_loop(0, turns, lambda _, s: if_true(s), state)
-  return jax.lax.fori_loop(turns, 1, lambda _, s: if_false(s), state)
+  def goes_on(carry):
+    left, state = carry
+    return (left > 0) & jnp.all(state.done == done)
+
+  return jax.lax.while_loop(
+    goes_on,
+    lambda carry: (carry[0] - 1, one_round(carry[1])),
+    (num_rounds, state),
+  )[1]
 
 
 @jax.named_scope("verify")

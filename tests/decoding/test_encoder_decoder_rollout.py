@@ -189,3 +189,29 @@ def test_greedy_teacher_generates_with_a_drafter_what_it_does_alone(family):
   )(student, teacher)
   alone = decode(teacher, batch, KEYS, structs.TEACHER)
   assert as_lists(helped) == as_lists(alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
+def test_drafter_that_starts_switched_off_has_read_the_source(family):
+  _, teacher = policies(family)
+  teacher = dataclasses.replace(teacher, sampling=sampling.GREEDY)
+  result = jax.jit(
+    lambda teacher: speculative_decode(
+      ModelDrafter(teacher),
+      teacher,
+      make_batch(PROMPTS),
+      KEYS,
+      stopping.make_stop_table(V, ()),
+      num_draft_tokens=3,
+      max_new_tokens=24,
+      draft_cost=0.1,
+      round_cost=0.1,
+      expected_acceptance=0.1,
+    )
+  )(teacher)
+  drafted = np.asarray(result.source) == structs.STUDENT
+  assert not np.any(drafted[:, :16])  # It is tried after 16 rounds.
+  assert np.all(drafted[:, 16])
+  # One draft of one token and its follower, then three in four.
+  np.testing.assert_array_equal(np.sum(drafted[:, 18:], axis=1), 5)

@@ -293,6 +293,72 @@ def test_drafter_that_becomes_good_is_found_and_has_read_all():
   )
 
 
+def test_drafter_known_to_be_useless_reads_no_prompt():
+  of_drafter = []
+  drafter = count_calls(Policy(STUDENT, MODEL, sampling.GREEDY), of_drafter)
+  arguments = Policy(TEACHER, MODEL, sampling.GREEDY), *inputs(stops=(EOS,))
+
+  def decode(expected_acceptance):
+    of_drafter.clear()
+    result = run(
+      ModelDrafter(drafter),
+      *arguments,
+      draft_cost=0.5,
+      expected_acceptance=expected_acceptance,
+    )
+    jax.effects_barrier()
+    assert as_lists(result) == as_lists(run_alone(*arguments))
+
+  decode(0.1)
+  assert not of_drafter
+  decode(0.9)
+  assert of_drafter
+
+
+@pytest.mark.parametrize(
+  ("prompt_size", "batch_size", "trial"),
+  [
+    (5, None, 16),
+    # 32 * (0.1 * (1 + 40 / 4) + 0.2): what it reads costs more.
+    (40, None, 42),
+    pytest.param(5, 1, 16, marks=pytest.mark.slow),
+  ],
+)
+def test_drafter_reads_the_prompt_when_it_is_tried(
+  prompt_size, batch_size, trial
+):
+  model, num_tokens = sum_model(), 64
+  params = {
+    **TEACHER,
+    "table": TEACHER["table"][0],
+    "good_from": jnp.int32(0),
+  }
+  policy = Policy(params, model, sampling.GREEDY)
+  prompts = [[1, 2, 3, 4, 5] * (prompt_size // 5), [3, 4]]
+  arguments = policy, *inputs(prompts, size=prompt_size)
+  found = speculative_decode(
+    ModelDrafter(policy),
+    *arguments,
+    num_draft_tokens=G,
+    max_new_tokens=num_tokens,
+    batch_size=batch_size,
+    draft_cost=0.1,
+    round_cost=0.2,
+    expected_acceptance=0.1,
+  )
+  alone = rollout.decode(
+    *arguments, max_new_tokens=num_tokens, source=structs.TEACHER
+  )
+  np.testing.assert_array_equal(found.tokens, alone.tokens)
+  drafted = np.asarray(found.source) == structs.STUDENT
+  assert np.flatnonzero(drafted[0])[0] == trial
+  # All of it is accepted: it has read the prompt, and what it missed.
+  np.testing.assert_array_equal(
+    found.draft_tokens[drafted], found.tokens[drafted]
+  )
+  assert np.mean(drafted[:, trial + 8 :]) == pytest.approx(0.75, abs=0.1)
+
+
 @pytest.mark.slow
 def test_lookup_waits_for_enough_rows_that_it_can_serve():
   # Of four rows one repeats itself: 3 accepted tokens are 3 / 4 a row.
