@@ -2,54 +2,54 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks import harness
+from skd_jax import structs
 from skd_jax.decoding.policy import Policy
 
-_NUM_PASSES = 8  # In the loop in which a pass is timed.
+_NUM_PASSES = 8  # In the loop in which a pass or a round is timed.
 
 
 @dataclasses.dataclass(frozen=True)
 class PassCosts:
   """In passes of the teacher alone, over one token of each row.
 
+  num_draft_tokens: G.
   draft: of the drafter, over one token.
-  first_draft: of the drafter, over two, as it reads in the first step: it may
-    not have read the token before the last.
-  judge: of the teacher, over the last token and G drafted ones.
-  judge_tree: of the teacher, over the last token and 2 G drafted ones.
+  one_round: G passes of the drafter, the first over two tokens, as it may not
+    have read the one before the last, and one of the teacher over G + 1. They
+    follow each other as in decoding: what one model reads drives the weights of
+    the other from the caches of a processor.
+  second_choices: how much longer the teacher takes for G more tokens.
   prompt: of the teacher, over the prompts.
   draft_prompt: of the drafter, over the prompts.
   """
 
+  num_draft_tokens: int
   draft: float
-  first_draft: float
-  judge: float
-  judge_tree: float
+  one_round: float
+  second_choices: float
   prompt: float
   draft_prompt: float
 
   @property
   def adaptation(self) -> dict[str, float]:
     """The costs as `speculative_decode` takes them."""
-    once = self.judge - 1 + self.first_draft - self.draft
+    once = self.one_round - 1 - self.num_draft_tokens * self.draft
     return {"draft_cost": self.draft, "round_cost": max(once, 0.0)}
 
   @property
   def of_tree(self) -> "PassCosts":
     """The costs where each place of a draft has two choices."""
-    return dataclasses.replace(self, judge=self.judge_tree)
+    longer = self.one_round + self.second_choices
+    return dataclasses.replace(self, one_round=longer)
 
   def speedup(
-    self,
-    num_tokens: Sequence[int],
-    num_rounds: Sequence[int],
-    num_draft_tokens: int,
+    self, num_tokens: Sequence[int], num_rounds: Sequence[int]
   ) -> float:
     """Predicts how many times as fast as with the teacher alone batches are.
 
@@ -57,13 +57,10 @@ class PassCosts:
       num_tokens: of the longest response of each batch: passes of the teacher
         alone.
       num_rounds: of the row of each batch that needs most of them.
-      num_draft_tokens: G.
     """
     alone = len(num_tokens) * self.prompt + sum(num_tokens)
     prompts = len(num_rounds) * (self.prompt + self.draft_prompt)
-    drafts = self.first_draft + (num_draft_tokens - 1) * self.draft
-    one_round = self.judge + drafts
-    return alone / (prompts + sum(num_rounds) * one_round)
+    return alone / (prompts + sum(num_rounds) * self.one_round)
 
 
 def measure_costs(
@@ -89,8 +86,11 @@ def measure_costs(
   """
   size = prompt_size + new_tokens + num_draft_tokens + _NUM_PASSES
 
+  def tokens(num_tokens):
+    return jnp.zeros((batch_size, num_tokens), jnp.int32)
+
   def passes(policy, num_tokens):
-    return _passes(policy, batch_size, num_tokens, size)
+    return functools.partial(_run_passes, policy, tokens(num_tokens), size=size)
 
   calls = {
     "alone": passes(teacher, 1),
@@ -101,17 +101,19 @@ def measure_costs(
   for name, policy in drafters.items():
     if policy is not None:
       calls[f"{name}: draft"] = passes(policy, 1)
-      calls[f"{name}: first"] = passes(policy, 2)
       calls[f"{name}: prompt"] = passes(policy, prompt_size)
+      calls[f"{name}: round"] = functools.partial(
+        _run_rounds, policy, teacher, tokens(num_draft_tokens + 1), size=size
+      )
   timed = harness.interleaved(calls, repeats)
   alone = min(timed["alone"])
   costs = {what: min(seconds) / alone for what, seconds in timed.items()}
   return {
     name: PassCosts(
+      num_draft_tokens=num_draft_tokens,
       draft=costs.get(f"{name}: draft", 0.0),
-      first_draft=costs.get(f"{name}: first", 0.0),
-      judge=costs["judge"],
-      judge_tree=costs["judge_tree"],
+      one_round=costs.get(f"{name}: round", costs["judge"]),
+      second_choices=max(costs["judge_tree"] - costs["judge"], 0.0),
       prompt=costs["prompt"],
       draft_prompt=costs.get(f"{name}: prompt", 0.0),
     )
@@ -119,28 +121,64 @@ def measure_costs(
   }
 
 
-def _passes(
-  policy: Policy, batch_size: int, num_tokens: int, size: int
-) -> Callable[[], Any]:
-  """Returns what runs passes of a model over n tokens a row, in a loop."""
-  tokens = jnp.zeros((batch_size, num_tokens), jnp.int32)
-  return functools.partial(_run_passes, policy, tokens, size=size)
+def _stride(num_tokens: int, size: int) -> int:
+  """How far passes over n tokens read on, so that the cache has room."""
+  return min(num_tokens, (size - num_tokens) // (_NUM_PASSES - 1))
+
+
+def _read(
+  policy: Policy,
+  tokens: jax.Array,
+  first: jax.Array,
+  cache: structs.Cache,
+) -> tuple[jax.Array, structs.Cache]:
+  """One pass; returns the likeliest followers, int32 [B, n], and the cache."""
+  slots = jnp.broadcast_to(first + jnp.arange(tokens.shape[1]), tokens.shape)
+  hidden, cache = policy.model.apply(policy.params, tokens, slots, cache)
+  best = jnp.argmax(policy.logits(hidden), axis=-1)
+  return best.astype(jnp.int32), cache
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def _run_passes(policy: Policy, tokens: jax.Array, *, size: int) -> jax.Array:
-  """Passes read on from each other as far as the cache has room."""
-  num_tokens, model = tokens.shape[1], policy.model
-  stride = min(num_tokens, (size - num_tokens) // (_NUM_PASSES - 1))
+  """Runs passes over n tokens a row, [B, n], one after the other."""
+  stride = _stride(tokens.shape[1], size)
 
   def one_pass(i, carry):
     tokens, cache = carry
-    slots = i * stride + jnp.arange(num_tokens)
-    hidden, cache = model.apply(
-      policy.params, tokens, jnp.broadcast_to(slots, tokens.shape), cache
-    )
-    best = jnp.argmax(policy.logits(hidden), axis=-1)
-    return best.astype(jnp.int32), cache
+    return _read(policy, tokens, i * stride, cache)
 
-  start = tokens, model.init_cache(tokens.shape[0], size)
+  start = tokens, policy.model.init_cache(tokens.shape[0], size)
   return jax.lax.fori_loop(0, _NUM_PASSES, one_pass, start)[0]
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _run_rounds(
+  drafter: Policy, teacher: Policy, tokens: jax.Array, *, size: int
+) -> jax.Array:
+  """Runs rounds of the passes of both models, on [B, G + 1] tokens."""
+  num_read = tokens.shape[1]
+  stride = _stride(num_read, size)
+
+  def one_round(i, carry):
+    tokens, draft_cache, cache = carry
+    first = i * stride
+    drafted, draft_cache = _read(drafter, tokens[:, :2], first, draft_cache)
+
+    def draft(g, carry):
+      tokens, cache = carry
+      last = jax.lax.dynamic_slice_in_dim(tokens, g, 1, axis=1)
+      new, cache = _read(drafter, last, first + g, cache)
+      return tokens.at[:, g + 1].set(new[:, 0]), cache
+
+    tokens = tokens.at[:, 1].set(drafted[:, -1])
+    tokens, draft_cache = jax.lax.fori_loop(
+      1, num_read - 1, draft, (tokens, draft_cache)
+    )
+    tokens, cache = _read(teacher, tokens, first, cache)
+    return tokens, draft_cache, cache
+
+  caches = (
+    p.model.init_cache(tokens.shape[0], size) for p in (drafter, teacher)
+  )
+  return jax.lax.fori_loop(0, _NUM_PASSES, one_round, (tokens, *caches))[0]

@@ -50,7 +50,6 @@ def bound(
   batches: Sequence[structs.Batch],
   rollouts: Sequence[structs.Rollout],
   costs: PassCosts,
-  num_draft_tokens: int,
 ) -> float:
   """Predicts how many times as fast as alone the teacher is with a tree.
 
@@ -59,14 +58,13 @@ def bound(
     batches: the prompts, of [B, P].
     rollouts: [B, T], what the greedy teacher generates from each.
     costs: of the passes.
-    num_draft_tokens: G.
   """
   rounds = [
-    most_rounds(student, batch, rollout, num_draft_tokens, 2)
+    most_rounds(student, batch, rollout, costs.num_draft_tokens, 2)
     for batch, rollout in zip(batches, rollouts, strict=True)
   ]
   longest = [int(np.max(rollout.length)) for rollout in rollouts]
-  return costs.of_tree.speedup(longest, rounds, num_draft_tokens)
+  return costs.of_tree.speedup(longest, rounds)
 
 
 def most_rounds(

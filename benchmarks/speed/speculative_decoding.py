@@ -27,7 +27,8 @@ lines, up to EOS, else a fixed number of tokens. Rows, by `what`:
   tokens_per_pass    that a pass of the teacher emits in a row
   draft_cost         of one drafted token, in passes of the teacher alone
   round_cost         how much longer a round takes besides, in such passes: to
-                     judge a draft, and to begin one with two tokens
+                     judge a draft, to begin one with two tokens, and to read
+                     the weights of two models in turns
   speedup            over plain, in turns; of hf_ over hf_plain
   predicted_speedup  what the rounds that were needed and the measured costs
                      give. Rows that wait for the slowest are counted; a round
@@ -206,7 +207,6 @@ def _ours(
           batches,
           rollouts,
           costs[what],
-          settings.num_draft_tokens,
         )
       }
     seen = _count(rollouts, settings)
@@ -291,7 +291,6 @@ def _drafted(
   predicted = of_drafter.speedup(
     [int(np.max(batch.length)) for batch in result],
     [int(np.max(batch.num_rounds)) for batch in result],
-    length,
   )
   return {
     "num_draft_tokens": length,

@@ -162,6 +162,10 @@ def _accept_as_drawn(
   return inputs.tokens == inputs.teacher_tokens()
 
 
+# The teacher's own draw is emitted, whatever was proposed.
+AS_DRAWN = acceptance.Rule(_accept_as_drawn, "sample")
+
+
 @struct.dataclass
 class PromptLookup:
   """Proposes what followed the latest earlier occurrence of the last tokens.
@@ -190,8 +194,8 @@ class PromptLookup:
 
   @property
   def rule(self) -> acceptance.Rule:
-    """The teacher's own draw is emitted, whatever was proposed."""
-    return acceptance.Rule(_accept_as_drawn, "sample")
+    """What is accepted was drawn by the teacher itself."""
+    return AS_DRAWN
 
   def can_draft(
     self, state: structs.DecodeState, batch: structs.Batch

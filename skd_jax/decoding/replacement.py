@@ -6,26 +6,15 @@ import jax.numpy as jnp
 from skd_jax.decoding import acceptance, sampling
 
 
-def generation_log_probs(
-  rule: acceptance.Rule,
-  teacher_logits: jax.Array,
-  teacher_sampling: sampling.Sampling,
-) -> jax.Array:
-  """Returns what the teacher generates from where it corrects no token.
+def generation_sampling(
+  rule: acceptance.Rule, teacher_sampling: sampling.Sampling
+) -> sampling.Sampling:
+  """Returns how the teacher generates where it corrects no token.
 
-  That is also what it corrects from, unless `rule.replace` is `residual`.
-
-  Args:
-    rule: `argmax` is greedy; the others sample.
-    teacher_logits: float32 [..., V], raw.
-    teacher_sampling: the teacher's temperature and top-p.
-
-  Returns:
-    float32 [..., V], normalised.
+  It also corrects so, unless `rule.replace` is `residual`. With `argmax` it is
+  greedy.
   """
-  greedy = rule.replace == "argmax"
-  how = sampling.GREEDY if greedy else teacher_sampling
-  return sampling.warp(teacher_logits, how)
+  return sampling.GREEDY if rule.replace == "argmax" else teacher_sampling
 
 
 def residual_log_probs(

@@ -24,7 +24,7 @@ from flax import struct
 
 from skd_jax import structs
 from skd_jax.decoding import loop, rollout, stopping, verification
-from skd_jax.decoding.drafters import Drafter
+from skd_jax.decoding.drafters import AS_DRAWN, Drafter
 from skd_jax.decoding.policy import Policy
 
 _RoundFn = Callable[[structs.DecodeState], structs.DecodeState]
@@ -360,7 +360,9 @@ def _verify(
     row_keys,
     state.length,
     jnp.float32(1),
-    drafter.rule,
+    # A greedy teacher accepts its own token alone, whoever proposed it: this
+    # takes no look at what the drafter held of the others.
+    AS_DRAWN if teacher.sampling.temperature == 0 else drafter.rule,
   )
   before = state.interventions
   rejected = (verdict.num_tokens <= lengths).astype(jnp.int32)

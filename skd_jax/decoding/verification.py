@@ -17,7 +17,7 @@ from skd_jax.decoding import acceptance, legs
 from skd_jax.decoding import sampling as sampling_lib
 from skd_jax.decoding.policy import Policy
 from skd_jax.decoding.replacement import (
-  generation_log_probs,
+  generation_sampling,
   residual_log_probs,
 )
 from skd_jax.parallel import sharding
@@ -225,12 +225,14 @@ class _Draft:
   positions: jax.Array  # int32 [B, n], in the response
   thresholds: jax.Array  # float32 [B, n], of the rule
 
-  def draw(self, log_probs: jax.Array, role: int) -> jax.Array:
+  def draw(
+    self, logits: jax.Array, how: sampling_lib.Sampling, role: int
+  ) -> jax.Array:
     """Draws a token at every drafted position: [B, G, V] -> int32 [B, G]."""
-    positions = self.positions[:, : log_probs.shape[1]]
+    positions = self.positions[:, : logits.shape[1]]
     uniform = sampling_lib.draw_uniform(self.row_keys, role, positions)
-    tokens = sampling_lib.draw_token(
-      log_probs.reshape(-1, log_probs.shape[-1]), uniform.reshape(-1)
+    tokens, _ = sampling_lib.draw(
+      logits.reshape(-1, logits.shape[-1]), how, uniform.reshape(-1)
     )
     return tokens.reshape(positions.shape)
 
@@ -254,7 +256,8 @@ def _accept(draft: _Draft, before: structs.Interventions | None) -> jax.Array:
 
   def draw_as_teacher():
     return draft.draw(
-      generation_log_probs(rule, teacher_logits, teacher.sampling),
+      teacher_logits,
+      generation_sampling(rule, teacher.sampling),
       sampling_lib.TEACHER_DRAW,
     )
 
@@ -296,8 +299,7 @@ def _of_student(draft: _Draft) -> dict[str, Any]:
     return student.logits(draft.proposal.hidden)
 
   def draw_again():
-    log_probs = sampling_lib.warp(logits(), student.sampling)
-    return draft.draw(log_probs, sampling_lib.SECOND_DRAW)
+    return draft.draw(logits(), student.sampling, sampling_lib.SECOND_DRAW)
 
   return {
     "student_logits": logits,
@@ -327,21 +329,22 @@ def _draw_replacement(
 
   student, teacher, rule = draft.student, draft.teacher, draft.rule
   logits = there(draft.teacher_logits)
-  log_probs = generation_log_probs(rule, logits, teacher.sampling)
-  if rule.replace == "residual":
-    if student is None:
-      raise ValueError("replace = 'residual': must have a student that drafted")
-    hidden = there(draft.proposal.hidden, draft.proposal.tokens.shape[1] - 1)
-    proposed = sampling_lib.warp(student.logits(hidden), student.sampling)
-    target = rule.target_fn(
-      proposed, logits, teacher.sampling, there(draft.thresholds)
-    )
-    log_probs = jnp.where(
-      there(is_generated)[:, None],
-      log_probs,
-      residual_log_probs(target, proposed),
-    )
+  how = generation_sampling(rule, teacher.sampling)
   uniform = sampling_lib.draw_uniform(
     draft.row_keys, sampling_lib.TEACHER_DRAW, there(draft.positions)
+  )
+  if rule.replace != "residual":
+    return sampling_lib.draw(logits, how, uniform)[0]
+  if student is None:
+    raise ValueError("replace = 'residual': must have a student that drafted")
+  hidden = there(draft.proposal.hidden, draft.proposal.tokens.shape[1] - 1)
+  proposed = sampling_lib.warp(student.logits(hidden), student.sampling)
+  target = rule.target_fn(
+    proposed, logits, teacher.sampling, there(draft.thresholds)
+  )
+  log_probs = jnp.where(
+    there(is_generated)[:, None],
+    sampling_lib.warp(logits, how),
+    residual_log_probs(target, proposed),
   )
   return sampling_lib.draw_token(log_probs, uniform)

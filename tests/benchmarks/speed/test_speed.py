@@ -104,7 +104,12 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
   monkeypatch.setattr(peers, "missing", lambda needed: "torch not installed")
   # Every pass costs the same, but to judge a tree twice as much.
   costs = draft_costs.PassCosts(
-    draft=1, first_draft=1, judge=1, judge_tree=2, prompt=1, draft_prompt=1
+    num_draft_tokens=4,
+    draft=1,
+    one_round=5,
+    second_choices=1,
+    prompt=1,
+    draft_prompt=1,
   )
   monkeypatch.setattr(
     speculative_decoding,
@@ -142,10 +147,10 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
 
 def test_speed_of_a_pair_is_predicted_from_its_passes():
   costs = draft_costs.PassCosts(
+    num_draft_tokens=4,
     draft=0.1,
-    first_draft=0.25,
-    judge=1.2,
-    judge_tree=1.4,
+    one_round=1.75,
+    second_choices=0.2,
     prompt=2.0,
     draft_prompt=0.5,
   )
@@ -153,9 +158,9 @@ def test_speed_of_a_pair_is_predicted_from_its_passes():
     {"draft_cost": 0.1, "round_cost": 0.35}
   )
   # Two batches: 2 prompts and 30 tokens, or 2 prompts of both and 12 rounds.
-  found = costs.speedup([10, 20], [5, 7], num_draft_tokens=4)
+  found = costs.speedup([10, 20], [5, 7])
   assert found == pytest.approx((4 + 30) / (5 + 12 * 1.75))
-  found = costs.of_tree.speedup([10, 20], [5, 7], num_draft_tokens=4)
+  found = costs.of_tree.speedup([10, 20], [5, 7])
   assert found == pytest.approx((4 + 30) / (5 + 12 * 1.95))
 
 
