@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import harness
 from skd_jax import structs
@@ -67,43 +68,55 @@ def measure_costs(
   teacher: Policy,
   drafters: Mapping[str, Policy | None],
   *,
-  batch_size: int,
-  prompt_size: int,
-  new_tokens: int,
+  batch: structs.Batch,
+  cache_size: int,
+  slots: tuple[int, int],
   num_draft_tokens: int,
   repeats: int,
 ) -> dict[str, PassCosts]:
   """Times the passes in turns.
 
+  A pass costs more, the more slots of its cache are in use.
+
   Args:
     teacher: the teacher.
     drafters: by name; None: it has no model.
-    batch_size: B.
-    prompt_size: P.
-    new_tokens: T.
+    batch: the prompts [B, P].
+    cache_size: slots of the caches; it has to hold G more than the last slot.
+    slots: in use before the first pass over a response, and before the last.
     num_draft_tokens: G.
     repeats: how often each pass is timed.
   """
-  size = prompt_size + new_tokens + num_draft_tokens + _NUM_PASSES
+  first_slots = np.linspace(*slots, _NUM_PASSES).astype(np.int32)
 
   def tokens(num_tokens):
-    return jnp.zeros((batch_size, num_tokens), jnp.int32)
+    return jnp.zeros((batch.prompt.shape[0], num_tokens), jnp.int32)
 
   def passes(policy, num_tokens):
-    return functools.partial(_run_passes, policy, tokens(num_tokens), size=size)
+    return functools.partial(
+      _run_passes, policy, tokens(num_tokens), first_slots, size=cache_size
+    )
+
+  def prompts(policy):
+    return functools.partial(_read_prompts, policy, batch, size=cache_size)
 
   calls = {
     "alone": passes(teacher, 1),
     "judge": passes(teacher, num_draft_tokens + 1),
     "judge_tree": passes(teacher, 2 * num_draft_tokens + 1),
-    "prompt": passes(teacher, prompt_size),
+    "prompt": prompts(teacher),
   }
   for name, policy in drafters.items():
     if policy is not None:
       calls[f"{name}: draft"] = passes(policy, 1)
-      calls[f"{name}: prompt"] = passes(policy, prompt_size)
+      calls[f"{name}: prompt"] = prompts(policy)
       calls[f"{name}: round"] = functools.partial(
-        _run_rounds, policy, teacher, tokens(num_draft_tokens + 1), size=size
+        _run_rounds,
+        policy,
+        teacher,
+        tokens(num_draft_tokens + 1),
+        first_slots,
+        size=cache_size,
       )
   timed = harness.interleaved(calls, repeats)
   alone = min(timed["alone"])
@@ -121,11 +134,6 @@ def measure_costs(
   }
 
 
-def _stride(num_tokens: int, size: int) -> int:
-  """How far passes over n tokens read on, so that the cache has room."""
-  return min(num_tokens, (size - num_tokens) // (_NUM_PASSES - 1))
-
-
 def _read(
   policy: Policy,
   tokens: jax.Array,
@@ -140,13 +148,29 @@ def _read(
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _run_passes(policy: Policy, tokens: jax.Array, *, size: int) -> jax.Array:
+def _read_prompts(
+  policy: Policy, batch: structs.Batch, *, size: int
+) -> structs.Cache:
+  """Reads prompts, again and again; the head takes no part."""
+  return jax.lax.fori_loop(
+    0,
+    _NUM_PASSES,
+    lambda _, cache: policy.model.prefill(
+      policy.params, batch.prompt, batch.prompt_length, cache
+    ),
+    policy.model.init_cache(batch.prompt.shape[0], size),
+  )
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _run_passes(
+  policy: Policy, tokens: jax.Array, first_slots: jax.Array, *, size: int
+) -> jax.Array:
   """Runs passes over n tokens a row, [B, n], one after the other."""
-  stride = _stride(tokens.shape[1], size)
 
   def one_pass(i, carry):
     tokens, cache = carry
-    return _read(policy, tokens, i * stride, cache)
+    return _read(policy, tokens, first_slots[i], cache)
 
   start = tokens, policy.model.init_cache(tokens.shape[0], size)
   return jax.lax.fori_loop(0, _NUM_PASSES, one_pass, start)[0]
@@ -154,15 +178,18 @@ def _run_passes(policy: Policy, tokens: jax.Array, *, size: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="size")
 def _run_rounds(
-  drafter: Policy, teacher: Policy, tokens: jax.Array, *, size: int
+  drafter: Policy,
+  teacher: Policy,
+  tokens: jax.Array,
+  first_slots: jax.Array,
+  *,
+  size: int,
 ) -> jax.Array:
   """Runs rounds of the passes of both models, on [B, G + 1] tokens."""
-  num_read = tokens.shape[1]
-  stride = _stride(num_read, size)
 
   def one_round(i, carry):
     tokens, draft_cache, cache = carry
-    first = i * stride
+    first = first_slots[i]
     drafted, draft_cache = _read(drafter, tokens[:, :2], first, draft_cache)
 
     def draft(g, carry):
@@ -173,12 +200,11 @@ def _run_rounds(
 
     tokens = tokens.at[:, 1].set(drafted[:, -1])
     tokens, draft_cache = jax.lax.fori_loop(
-      1, num_read - 1, draft, (tokens, draft_cache)
+      1, tokens.shape[1] - 1, draft, (tokens, draft_cache)
     )
     tokens, cache = _read(teacher, tokens, first, cache)
     return tokens, draft_cache, cache
 
-  caches = (
-    p.model.init_cache(tokens.shape[0], size) for p in (drafter, teacher)
-  )
+  policies = drafter, teacher
+  caches = (p.model.init_cache(tokens.shape[0], size) for p in policies)
   return jax.lax.fori_loop(0, _NUM_PASSES, one_round, (tokens, *caches))[0]

@@ -94,7 +94,7 @@ class Settings:
   """Sizes of the measurement; `prompt_size` is not that of --sources."""
 
   batches: tuple[int, ...] = (1, 4, 16)
-  repeats: int = 3
+  repeats: int = 5
   num_prompts: int = 16
   prompt_size: int = 32
   new_tokens: int = 64
@@ -183,19 +183,21 @@ def _ours(
 ]:
   """Returns what decodes the prompts, by `what`; costs and trees by drafter."""
   batches = prompts.batches(batch_size, settings.new_tokens)
-  costs = measure_costs(
-    contestants["plain"].teacher,
-    {w: c.drafter.policy for w, c in contestants.items() if c.drafter},
-    batch_size=batch_size,
-    prompt_size=prompts.size,
-    new_tokens=settings.new_tokens,
-    num_draft_tokens=settings.num_draft_tokens,
-    repeats=settings.repeats,
-  )
   calls: dict[str, Callable[[], Any]] = {
     what: decoder.bind(contestant, batches)
     for what, contestant in contestants.items()
   }
+  longest = [int(np.max(rollout.length)) for rollout in calls["plain"]()]
+  first = int(np.mean([np.mean(batch.prompt_length) for batch in batches]))
+  costs = measure_costs(
+    contestants["plain"].teacher,
+    {w: c.drafter.policy for w, c in contestants.items() if c.drafter},
+    batch=batches[0],
+    cache_size=prompts.size + settings.new_tokens + settings.num_draft_tokens,
+    slots=(first, first + int(np.mean(longest)) - 1),
+    num_draft_tokens=settings.num_draft_tokens,
+    repeats=settings.repeats,
+  )
   trees: dict[str, harness.Row] = {}
   for what in costs:
     rollouts = calls[what]()
