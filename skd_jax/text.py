@@ -16,7 +16,13 @@ from skd_jax import structs
 from skd_jax.data import stop_strings as stop_strings_lib
 from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.data.prompts import make_prompt_batch
-from skd_jax.decoding import draft_stats, sampling, speculative, stopping
+from skd_jax.decoding import (
+  draft_lengths,
+  draft_stats,
+  sampling,
+  speculative,
+  stopping,
+)
 from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding.drafters import Drafter, ModelDrafter
 from skd_jax.decoding.policy import Policy
@@ -171,7 +177,7 @@ class TextGenerator:
     """Decodes a batch with and without the drafter, and compares the times."""
     alone_seconds, alone = _timed(lambda: self._plain(batch))
     seconds, rollout = _timed(
-      lambda: self._speculate(batch, speculative.FULL_DRAFTS)
+      lambda: self._speculate(batch, draft_lengths.FULL_DRAFTS)
     )
     self.speedup = alone_seconds / seconds
     self.tokens_per_second = int(np.sum(rollout.length)) / seconds
@@ -179,7 +185,7 @@ class TextGenerator:
     if speculative.same_responses(drafter, self._policy(self.model)):
       # To decode is to read weights: a pass costs as many as it reads.
       drafts = _num_weights(drafter.policy.params) if drafter.policy else 0
-      self.costs = speculative.measured_costs(
+      self.costs = draft_lengths.measured_costs(
         alone_seconds / np.max(alone.length),
         seconds / np.max(rollout.num_rounds),
         self.num_draft_tokens,
@@ -190,7 +196,7 @@ class TextGenerator:
   def _adaptation(self) -> dict[str, float]:
     """Returns how drafts adapt, once the first batch has been measured."""
     if not self.costs or not sum(self.stats.judged):
-      return dict(speculative.FULL_DRAFTS)
+      return dict(draft_lengths.FULL_DRAFTS)
     return {**self.costs, "expected_acceptance": self.stats.acceptance}
 
   def _make_decode_fns(self) -> tuple[DecodeFn, DecodeFn]:

@@ -112,7 +112,7 @@ def test_drafts_cost_nothing_where_their_length_would_change_the_answers(
 ):
   measured = {"draft_cost": 0.5, "round_cost": 0.1}
   monkeypatch.setattr(
-    text.speculative, "measured_costs", lambda *seconds, draft_cost: measured
+    text.draft_lengths, "measured_costs", lambda *seconds, draft_cost: measured
   )
   for temperature, costs in ((0.0, measured), (1.0, {})):
     drafted = text.TextGenerator(
@@ -129,7 +129,7 @@ def test_draft_that_does_not_pay_is_off_from_the_second_batch_on(
   # Each drafted token costs more than the pass that it can save.
   measured = {"draft_cost": 1.5, "round_cost": 0.1}
   monkeypatch.setattr(
-    text.speculative, "measured_costs", lambda *seconds, draft_cost: measured
+    text.draft_lengths, "measured_costs", lambda *seconds, draft_cost: measured
   )
   drafted = text.TextGenerator(model, tokenizer, draft=model, **OPTIONS)
   answers = list(drafted.answers(lines))

@@ -9,7 +9,13 @@ import jax
 from benchmarks.speed import regimes
 from benchmarks.speed.pair import Pair
 from skd_jax import models, structs
-from skd_jax.decoding import rollout, sampling, speculative, stopping
+from skd_jax.decoding import (
+  draft_lengths,
+  rollout,
+  sampling,
+  speculative,
+  stopping,
+)
 from skd_jax.decoding.drafters import Drafter, ModelDrafter, PromptLookup
 from skd_jax.decoding.policy import Policy
 from skd_jax.models.loading import LoadedModel
@@ -74,7 +80,7 @@ class Decoder:
     self,
     contestant: Contestant,
     batches: Sequence[structs.Batch],
-    adaptation: Mapping[str, float] = speculative.FULL_DRAFTS,
+    adaptation: Mapping[str, float] = draft_lengths.FULL_DRAFTS,
   ) -> Callable[[], list[structs.Rollout]]:
     """Returns what decodes the batches, one after the other."""
     decode = functools.partial(self._plain, contestant.teacher)

@@ -62,7 +62,7 @@ from benchmarks.speed.draft_prompts import Prompts
 from benchmarks.speed.pair import Pair
 from skd_jax import models, structs, text
 from skd_jax.data import tokenizer as tokenizer_lib
-from skd_jax.decoding import draft_stats, speculative
+from skd_jax.decoding import draft_lengths, draft_stats
 from skd_jax.models import loading
 from skd_jax.models.loading import LoadedModel
 
@@ -82,6 +82,9 @@ _NUM_PROMPTS = flags.DEFINE_integer(
 )
 _DRAFT_TOKENS = flags.DEFINE_integer(
   "draft_tokens", None, "G; by default 4.", lower_bound=1
+)
+_REPEATS = flags.DEFINE_integer(
+  "repeats", None, "How often each is timed; by default 5.", lower_bound=1
 )
 
 PEERS = ("hf_plain", "hf_assisted", "hf_assisted_same", "hf_prompt_lookup")
@@ -216,7 +219,7 @@ def _ours(
     calls[f"{what}_adaptive"] = decoder.bind(
       contestants[what],
       batches,
-      {**speculative.FULL_DRAFTS, **costs[what].adaptation, **known},
+      {**draft_lengths.FULL_DRAFTS, **costs[what].adaptation, **known},
     )
   return calls, costs, trees
 
@@ -366,6 +369,7 @@ def rows_from_flags(quick: bool) -> list[harness.Row]:
     "num_prompts": _NUM_PROMPTS.value,
     "num_draft_tokens": _DRAFT_TOKENS.value,
     "batches": batches_lib.from_flags(),
+    "repeats": _REPEATS.value,
   }
   settings = dataclasses.replace(
     settings, **{name: value for name, value in given.items() if value}

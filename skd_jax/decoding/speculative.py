@@ -19,29 +19,19 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import struct
 
 from skd_jax import structs
-from skd_jax.decoding import loop, rollout, stopping, verification
+from skd_jax.decoding import (
+  draft_lengths,
+  loop,
+  rollout,
+  stopping,
+  verification,
+)
 from skd_jax.decoding.drafters import AS_DRAWN, Drafter
 from skd_jax.decoding.policy import Policy
 
 _RoundFn = Callable[[structs.DecodeState], structs.DecodeState]
-
-# The last arguments of `speculative_decode`, where all drafts have G tokens.
-FULL_DRAFTS = {"draft_cost": 0.0, "round_cost": 0.0, "expected_acceptance": 1.0}
-
-# A drafter that is switched off is tried in a round so late that the trial
-# costs a small part of the rounds before it; then four times as late, and on.
-# Of a prompt that it has not read yet, four tokens cost a pass over one.
-_FIRST_TRIAL = 16
-_ROUNDS_PER_COST = 32
-_NUM_TRIALS = 10
-_TOKENS_PER_PASS = 4
-_NEVER = np.iinfo(np.int32).max
-# Tokens of a row that weigh as much as what the batch shows of it.
-_TOKENS_OF_BATCH = 4
 
 
 def speculative_decode(
@@ -87,16 +77,16 @@ def speculative_decode(
     drafted.
   """
 
-  costs = _Costs(draft_cost, round_cost)
+  adaptation = draft_lengths.Adaptation(
+    num_draft_tokens, draft_cost, round_cost, expected_acceptance
+  )
 
   def one_round(state):
     keys = row_keys[state.row]
-    plan = _plan(
+    plan = draft_lengths.plan(
       state,
       drafter.can_draft(state, batch) & ~state.done,
-      costs,
-      expected_acceptance,
-      num_draft_tokens,
+      adaptation,
       by_batch=same_responses(drafter, teacher),
       are_waiting=state.next_row < batch.prompt.shape[0],
     )
@@ -132,9 +122,7 @@ def speculative_decode(
   policies = [p for p in (drafter.policy, teacher) if p is not None]
   first_waits = None
   if drafter.policy is not None and drafter.policy.model.reads_one_sequence:
-    rate = jnp.reshape(jnp.float32(expected_acceptance), 1)
-    best = costs.best_length(rate, jnp.ones_like(rate), num_draft_tokens)
-    first_waits = best[0] == 0
+    first_waits = adaptation.starts_off()
   return loop.run(
     tuple((policy.model, policy.params) for policy in policies),
     batch,
@@ -155,159 +143,6 @@ def same_responses(drafter: Drafter, teacher: Policy) -> bool:
   a row with other drafts has another response of the same distribution.
   """
   return teacher.sampling.temperature == 0 or drafter.policy is None
-
-
-def measured_costs(
-  alone_seconds: float,
-  round_seconds: float,
-  num_draft_tokens: int,
-  draft_cost: float = 0.0,
-) -> dict[str, float]:
-  """Returns {"draft_cost", "round_cost"} of measured times, at least 0.
-
-  Args:
-    alone_seconds: of a pass of the teacher alone.
-    round_seconds: of a round in which G tokens are drafted and judged.
-    num_draft_tokens: G.
-    draft_cost: of one drafted token, as known or estimated.
-  """
-  total = max(round_seconds / alone_seconds - 1, 0.0)
-  draft_cost = min(draft_cost, total / num_draft_tokens)
-  return {
-    "draft_cost": draft_cost,
-    "round_cost": total - draft_cost * num_draft_tokens,
-  }
-
-
-@dataclasses.dataclass(frozen=True)
-class _Costs:
-  """See `speculative_decode`."""
-
-  draft_cost: jax.Array | float
-  round_cost: jax.Array | float
-
-  def best_length(
-    self, rate: jax.Array, share: jax.Array, num_draft_tokens: int
-  ) -> jax.Array:
-    """Returns the draft length that emits the most per time.
-
-    If a drafted token is accepted with probability a, a draft of n tokens emits
-    1 + a + ... + a^n (arXiv 2211.17192, theorem 3.8); a row without a draft
-    emits 1.
-
-    Args:
-      rate: float32 [B], a.
-      share: float32 [B], of the rows that would draft.
-      num_draft_tokens: G.
-
-    Returns:
-      int32 [B], in 0..G; the longest of equals.
-    """
-    lengths = jnp.arange(num_draft_tokens + 1, dtype=jnp.float32)[None, :]
-    accepted = jnp.cumsum(rate[:, None] ** lengths, axis=1) - 1
-    costs = jnp.where(lengths > 0, self.round_cost, 0.0)
-    costs += self.draft_cost * lengths
-    speed = (1 + share[:, None] * accepted) / (1 + costs)
-    shortening = jnp.argmax(speed[:, ::-1], axis=1).astype(jnp.int32)
-    return num_draft_tokens - shortening
-
-  def rounds_to_trial(
-    self, num_rounds: jax.Array, num_unread: jax.Array
-  ) -> jax.Array:
-    """Returns after how many rounds a drafter that is off is tried, int32 [B].
-
-    To draft and to judge one token, and to read the prompt, adds at most
-    1 / _ROUNDS_PER_COST to the rounds before. What the drafter reads of the
-    tokens that it has missed comes on top: one pass for _CHUNK of them, see
-    drafters.py.
-
-    Args:
-      num_rounds: int32 [B], of the response so far.
-      num_unread: int32 [B], tokens of the prompt that the drafter has to read.
-    """
-    reading = num_unread.astype(jnp.float32) / _TOKENS_PER_PASS
-    cost = self.draft_cost * (1 + reading) + self.round_cost
-    first = jnp.maximum(jnp.ceil(_ROUNDS_PER_COST * cost), _FIRST_TRIAL)
-    later = 4.0 ** jnp.arange(_NUM_TRIALS, dtype=jnp.float32)
-    trials = first[:, None] * later[None, :]
-    left = trials - num_rounds[:, None].astype(jnp.float32)
-    left = jnp.min(jnp.where(left < 0, jnp.inf, left), axis=1)
-    return jnp.minimum(left, _NEVER // 2).astype(jnp.int32)
-
-
-@struct.dataclass
-class _Plan:
-  """What the next rounds do.
-
-  lengths: int32 [B], in 0..G, how many tokens each row drafts in the next one.
-  num_alone: int32 [], for how many rounds no row drafts, if none is done
-    before; 0 where a row drafts.
-  """
-
-  lengths: jax.Array
-  num_alone: jax.Array
-
-
-def _plan(
-  state: structs.DecodeState,
-  can_draft: jax.Array,
-  costs: _Costs,
-  expected_acceptance: jax.Array | float,
-  num_draft_tokens: int,
-  *,
-  by_batch: bool,
-  are_waiting: jax.Array,
-) -> _Plan:
-  """Decides how many tokens each row drafts.
-
-  The rate of acceptance is that of all tokens judged so far. A round takes as
-  long for one row that drafts as for all, so the rows decide together where
-  that changes no response; else each by itself, so that no row depends on
-  those beside it. If no prompt waits for a slot, the batch ends with its
-  slowest row, and it is the rate of that one that decides. Where drafting does
-  not pay it is tried with one token now and then, if it can pay at all.
-
-  Args:
-    state: what was generated so far.
-    can_draft: bool [B], the rows that have a proposal.
-    costs: of drafting.
-    expected_acceptance: in [0, 1], of the first tokens.
-    num_draft_tokens: G.
-    by_batch: whether the rows decide together.
-    are_waiting: bool [], whether prompts wait for a slot.
-  """
-  accepted = (state.length - state.num_rounds).astype(jnp.float32)
-  judged = accepted + state.interventions.count.astype(jnp.float32)
-  num_rounds = state.num_rounds
-  # What is unread beyond one token a round is the prompt.
-  num_unread = jnp.maximum(state.unread - num_rounds, 0)
-  rate = (accepted + expected_acceptance) / (judged + 1)
-  share = jnp.ones(can_draft.shape, jnp.float32)
-  if by_batch:
-    of_all = (jnp.sum(accepted) + expected_acceptance) / (jnp.sum(judged) + 1)
-    weight = judged / (judged + _TOKENS_OF_BATCH)
-    of_rows = weight * rate + (1 - weight) * of_all
-    slowest = jnp.min(jnp.where(state.done, 1, of_rows))
-    rate = jnp.where(are_waiting, of_all, slowest)[None]
-    num_rounds = jnp.max(jnp.where(state.done, 0, num_rounds))[None]
-    num_unread = jnp.max(jnp.where(state.done, 0, num_unread))[None]
-    num_live = jnp.sum((~state.done).astype(jnp.float32))
-    drafting = jnp.sum(can_draft.astype(jnp.float32))
-    share = (drafting / jnp.maximum(num_live, 1))[None]
-  lengths = costs.best_length(rate, share, num_draft_tokens)
-  all_rows, surely = jnp.ones_like(share), jnp.ones_like(rate)
-  can_pay = costs.best_length(surely, share, num_draft_tokens) > 0
-  to_trial = costs.rounds_to_trial(num_rounds, num_unread)
-  is_tried = (lengths == 0) & (to_trial == 0) & can_pay
-  lengths = jnp.where(can_draft, jnp.where(is_tried, 1, lengths), 0)
-
-  # Off, whichever rows have a proposal: so it stays until the next trial, as
-  # the rate changes with judged tokens and with rows that are done alone.
-  off = costs.best_length(rate, all_rows, num_draft_tokens) == 0
-  may_pay = costs.best_length(surely, all_rows, num_draft_tokens) > 0
-  num_off = jnp.where(off, jnp.where(may_pay, to_trial, _NEVER), 0)
-  num_alone = jnp.maximum(jnp.min(jnp.where(state.done, _NEVER, num_off)), 1)
-  return _Plan(lengths, jnp.where(jnp.any(lengths > 0), 0, num_alone))
 
 
 def _until_a_row_is_done(

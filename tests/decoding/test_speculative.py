@@ -11,13 +11,10 @@ from scipy import stats
 
 from skd_jax import structs
 from skd_jax.decoding import draft_stats, rollout, sampling, stopping
+from skd_jax.decoding.draft_lengths import FULL_DRAFTS
 from skd_jax.decoding.drafters import ModelDrafter, PromptLookup
 from skd_jax.decoding.policy import Policy
-from skd_jax.decoding.speculative import (
-  FULL_DRAFTS,
-  measured_costs,
-  speculative_decode,
-)
+from skd_jax.decoding.speculative import speculative_decode
 from tests import reference
 from tests.conftest import (
   make_batch,
@@ -408,16 +405,6 @@ def test_response_does_not_depend_on_the_rows_beside_it(drafter):
   found = first_rows(PROMPTS[:5])
   jax.tree.map(np.testing.assert_array_equal, found, first_rows([[4, 4]] * 5))
   assert 0 < np.mean(found[1]) < 1  # Some tokens are drafts.
-
-
-def test_cost_of_a_draft_is_what_a_round_takes_longer():
-  costs = measured_costs(2.0, 5.0, 3, draft_cost=0.2)
-  assert costs == pytest.approx({"draft_cost": 0.2, "round_cost": 0.9})
-  # No more than what was measured.
-  costs = measured_costs(2.0, 5.0, 3, draft_cost=0.7)
-  assert costs == pytest.approx({"draft_cost": 0.5, "round_cost": 0.0})
-  costs = measured_costs(2.0, 1.9, 3, draft_cost=0.2)
-  assert costs == {"draft_cost": 0, "round_cost": 0}
 
 
 @pytest.mark.parametrize(
