@@ -8,7 +8,8 @@ import jax
 
 from benchmarks.speed import regimes
 from benchmarks.speed.pair import Pair
-from skd_jax import models, structs
+from skd_jax import models, structs, text
+from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import (
   draft_lengths,
   rollout,
@@ -18,6 +19,7 @@ from skd_jax.decoding import (
 )
 from skd_jax.decoding.drafters import Drafter, ModelDrafter, PromptLookup
 from skd_jax.decoding.policy import Policy
+from skd_jax.models import loading
 from skd_jax.models.loading import LoadedModel
 
 TUNED = "student_80pct"
@@ -127,4 +129,34 @@ def make_contestants(
       lambda pair: measure(Contestant(policy(pair.teacher), student)),
     )
     found[TUNED] = Contestant(policy(tuned.pair.teacher), student)
+  return found
+
+
+def read_students(pair: Pair, asked: Sequence[str]) -> dict[str, LoadedModel]:
+  """Reads the students that are asked for, by name.
+
+  Args:
+    pair: whose teacher they draft for.
+    asked: FOLDER, which is called student, or NAME=FOLDER.
+
+  Raises:
+    ValueError, FileNotFoundError: a folder cannot be read, a name is there
+      twice, or a student is larger than the teacher or has other tokens.
+  """
+  found: dict[str, LoadedModel] = {}
+  for one in asked:
+    name, _, folder = one.rpartition("=")
+    name = name or "student"
+    if name in found:
+      raise ValueError(f"--student={one}: must have a NAME= of its own")
+    size = pair.teacher.config.vocab_size
+    if pair.tokenizer:
+      tokenizer_lib.check_same_vocabulary(
+        tokenizer_lib.load_tokenizer(pair.tokenizer),
+        tokenizer_lib.load_tokenizer(folder),
+        size,
+        models.load_config(folder).vocab_size,
+      )
+    found[name] = loading.load_model(folder, vocab_size=size)
+    text.check_draft(found[name], pair.teacher)
   return found

@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import harness
 from skd_jax import structs
 from skd_jax.decoding.policy import Policy
 
-_NUM_PASSES = 8  # In the loop in which a pass or a round is timed.
+_NUM_PASSES = 8  # Or rounds, in the loop that is timed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,53 @@ class PassCosts:
     return alone / (prompts + sum(num_rounds) * self.one_round)
 
 
-def measure_costs(
+@dataclasses.dataclass(frozen=True)
+class Passes:
+  """What is to be timed, and what the times come to.
+
+  calls: `passes: WHAT` -> runs it, _NUM_PASSES times, or a prompt once.
+  drafters: whose costs these are.
+  num_draft_tokens: G.
+  """
+
+  calls: Mapping[str, Callable[[], Any]]
+  drafters: Sequence[str]
+  num_draft_tokens: int
+
+  def costs(
+    self, seconds: Mapping[str, Sequence[float]]
+  ) -> dict[str, PassCosts]:
+    """Returns the costs, by drafter.
+
+    Args:
+      seconds: of each call, and maybe of others.
+    """
+    alone = min(seconds[_name("alone")]) / _NUM_PASSES
+
+    def cost(what, num_passes=_NUM_PASSES):
+      timed = seconds.get(_name(what))
+      return min(timed) / num_passes / alone if timed else None
+
+    judge = cost("judge")
+    return {
+      name: PassCosts(
+        num_draft_tokens=self.num_draft_tokens,
+        draft=cost(f"{name}, draft") or 0.0,
+        one_round=cost(f"{name}, round") or judge,
+        second_choices=max(cost("judge_tree") - judge, 0.0),
+        prompt=cost("prompt", 1),
+        draft_prompt=cost(f"{name}, prompt", 1) or 0.0,
+      )
+      for name in self.drafters
+    }
+
+
+def _name(what: str) -> str:
+  """Of a call; not that of a contestant."""
+  return f"passes: {what}"
+
+
+def make_passes(
   teacher: Policy,
   drafters: Mapping[str, Policy | None],
   *,
@@ -72,9 +118,8 @@ def measure_costs(
   cache_size: int,
   slots: tuple[int, int],
   num_draft_tokens: int,
-  repeats: int,
-) -> dict[str, PassCosts]:
-  """Times the passes in turns.
+) -> Passes:
+  """Returns the passes of a teacher and its drafters.
 
   A pass costs more, the more slots of its cache are in use.
 
@@ -85,7 +130,6 @@ def measure_costs(
     cache_size: slots of the caches; it has to hold G more than the last slot.
     slots: in use before the first pass over a response, and before the last.
     num_draft_tokens: G.
-    repeats: how often each pass is timed.
   """
   first_slots = np.linspace(*slots, _NUM_PASSES).astype(np.int32)
 
@@ -108,9 +152,9 @@ def measure_costs(
   }
   for name, policy in drafters.items():
     if policy is not None:
-      calls[f"{name}: draft"] = passes(policy, 1)
-      calls[f"{name}: prompt"] = prompts(policy)
-      calls[f"{name}: round"] = functools.partial(
+      calls[f"{name}, draft"] = passes(policy, 1)
+      calls[f"{name}, prompt"] = prompts(policy)
+      calls[f"{name}, round"] = functools.partial(
         _run_rounds,
         policy,
         teacher,
@@ -118,20 +162,8 @@ def measure_costs(
         first_slots,
         size=cache_size,
       )
-  timed = harness.interleaved(calls, repeats)
-  alone = min(timed["alone"])
-  costs = {what: min(seconds) / alone for what, seconds in timed.items()}
-  return {
-    name: PassCosts(
-      num_draft_tokens=num_draft_tokens,
-      draft=costs.get(f"{name}: draft", 0.0),
-      one_round=costs.get(f"{name}: round", costs["judge"]),
-      second_choices=max(costs["judge_tree"] - costs["judge"], 0.0),
-      prompt=costs["prompt"],
-      draft_prompt=costs.get(f"{name}: prompt", 0.0),
-    )
-    for name in drafters
-  }
+  named = {_name(what): call for what, call in calls.items()}
+  return Passes(named, tuple(drafters), num_draft_tokens)
 
 
 def _read(
@@ -151,13 +183,11 @@ def _read(
 def _read_prompts(
   policy: Policy, batch: structs.Batch, *, size: int
 ) -> structs.Cache:
-  """Reads prompts, again and again; the head takes no part."""
-  return jax.lax.fori_loop(
-    0,
-    _NUM_PASSES,
-    lambda _, cache: policy.model.prefill(
-      policy.params, batch.prompt, batch.prompt_length, cache
-    ),
+  """Reads prompts; the head takes no part."""
+  return policy.model.prefill(
+    policy.params,
+    batch.prompt,
+    batch.prompt_length,
     policy.model.init_cache(batch.prompt.shape[0], size),
   )
 

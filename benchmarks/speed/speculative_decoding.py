@@ -56,14 +56,14 @@ from benchmarks.speed.draft_contestants import (
   Contestant,
   Decoder,
   make_contestants,
+  read_students,
 )
-from benchmarks.speed.draft_costs import PassCosts, measure_costs
+from benchmarks.speed.draft_costs import PassCosts, Passes, make_passes
 from benchmarks.speed.draft_prompts import Prompts
 from benchmarks.speed.pair import Pair
-from skd_jax import models, structs, text
-from skd_jax.data import tokenizer as tokenizer_lib
+from skd_jax import structs
 from skd_jax.decoding import draft_lengths, draft_stats
-from skd_jax.models import loading
+from skd_jax.decoding.drafters import Drafter
 from skd_jax.models.loading import LoadedModel
 
 _STUDENTS = flags.DEFINE_multi_string(
@@ -155,24 +155,29 @@ def make_rows(
   others = {} if missing else _make_peers(pair, prompts, settings)
   rows: list[harness.Row] = []
   for batch_size in settings.batches:
-    calls, costs, trees = _ours(
-      decoder, contestants, prompts, batch_size, settings
-    )
-    calls |= {
+    ours = _ours(decoder, contestants, prompts, batch_size, settings)
+    calls = ours.calls | {
       what: functools.partial(call, batch_size)
       for what, call in others.items()
       if batch_size == 1 or what == PEERS[0]
     }
     print(f"batch {batch_size}: {', '.join(calls)}", flush=True)
-    rows += [
-      row | trees.get(row["what"], {})
-      for row in _race(calls, costs, pair, batch_size, settings)
-    ]
+    rows += _race(calls, ours, pair, batch_size, settings)
     if missing:
       print(f"NOT RUN: {', '.join(PEERS)}: {missing}", flush=True)
       absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
       rows += [{"what": what, **absent} for what in PEERS]
   return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ours:
+  """calls: what decodes the prompts, by `what`; the rest by drafter."""
+
+  calls: Mapping[str, Callable[[], Any]]
+  passes: Passes
+  drafters: Mapping[str, Drafter]
+  batches: Sequence[structs.Batch]
 
 
 def _ours(
@@ -181,47 +186,34 @@ def _ours(
   prompts: Prompts,
   batch_size: int,
   settings: Settings,
-) -> tuple[
-  dict[str, Callable[[], Any]], dict[str, PassCosts], dict[str, harness.Row]
-]:
-  """Returns what decodes the prompts, by `what`; costs and trees by drafter."""
+) -> _Ours:
+  """Returns what takes part at one batch size, once costs are known."""
   batches = prompts.batches(batch_size, settings.new_tokens)
   calls: dict[str, Callable[[], Any]] = {
     what: decoder.bind(contestant, batches)
     for what, contestant in contestants.items()
   }
+  drafters = {w: c.drafter for w, c in contestants.items() if c.drafter}
   longest = [int(np.max(rollout.length)) for rollout in calls["plain"]()]
   first = int(np.mean([np.mean(batch.prompt_length) for batch in batches]))
-  costs = measure_costs(
+  passes = make_passes(
     contestants["plain"].teacher,
-    {w: c.drafter.policy for w, c in contestants.items() if c.drafter},
+    {what: drafter.policy for what, drafter in drafters.items()},
     batch=batches[0],
     cache_size=prompts.size + settings.new_tokens + settings.num_draft_tokens,
     slots=(first, first + int(np.mean(longest)) - 1),
     num_draft_tokens=settings.num_draft_tokens,
-    repeats=settings.repeats,
   )
-  trees: dict[str, harness.Row] = {}
-  for what in costs:
-    rollouts = calls[what]()
-    drafter = contestants[what].drafter
-    if drafter and drafter.policy:
-      trees[what] = {
-        "tree_bound": draft_trees.bound(
-          drafter.policy,
-          batches,
-          rollouts,
-          costs[what],
-        )
-      }
-    seen = _count(rollouts, settings)
+  costs = passes.costs(harness.interleaved(passes.calls, settings.repeats))
+  for what in drafters:
+    seen = _count(calls[what](), settings)
     known = {"expected_acceptance": seen.acceptance} if any(seen.judged) else {}
     calls[f"{what}_adaptive"] = decoder.bind(
       contestants[what],
       batches,
       {**draft_lengths.FULL_DRAFTS, **costs[what].adaptation, **known},
     )
-  return calls, costs, trees
+  return _Ours(calls, passes, drafters, batches)
 
 
 def _make_peers(
@@ -254,58 +246,73 @@ def _make_peers(
 
 def _race(
   calls: Mapping[str, Callable[[], Any]],
-  costs: Mapping[str, PassCosts],
+  ours: _Ours,
   pair: Pair,
   batch_size: int,
   settings: Settings,
 ) -> list[harness.Row]:
-  """Times all contestants at one batch size, in turns."""
+  """Times all contestants at one batch size, and the passes, in turns."""
   results = {what: call() for what, call in calls.items()}
-  timed = harness.interleaved(calls, settings.repeats)
+  timed = harness.interleaved({**calls, **ours.passes.calls}, settings.repeats)
   seconds = {what: min(times) for what, times in timed.items()}
+  costs = ours.passes.costs(timed)
   plain = _answers(results["plain"])
   rows = []
   for what, result in results.items():
     answers = _answers(result)
     alone = PEERS[0] if what in PEERS else "plain"
     same = [a == b for a, b in zip(answers, plain, strict=True)]
-    rows.append(
-      {
-        "what": what,
-        "batch": batch_size,
-        "tokens_per_s": sum(map(len, answers)) / seconds[what],
-        "speedup": seconds[alone] / seconds[what],
-        # The tuned student has another teacher.
-        "same_tokens": None if TUNED in what else float(np.mean(same)),
-        "prompts": len(answers),
-        "pair": pair.name,
-        **_drafted(what, result, costs, settings),
-      }
-    )
+    row = {
+      "what": what,
+      "batch": batch_size,
+      "tokens_per_s": sum(map(len, answers)) / seconds[what],
+      "speedup": seconds[alone] / seconds[what],
+      # The tuned student has another teacher.
+      "same_tokens": None if TUNED in what else float(np.mean(same)),
+      "prompts": len(answers),
+      "pair": pair.name,
+    }
+    of_drafter = costs.get(what.removesuffix("_adaptive"))
+    if of_drafter:
+      row |= _drafted(result, of_drafter, settings)
+    # Predictions are those of drafts of one length.
+    if what in ours.drafters:
+      row |= _predicted(ours, what, result, costs[what])
+    rows.append(row)
   return rows
 
 
 def _drafted(
-  what: str, result: Any, costs: Mapping[str, PassCosts], settings: Settings
+  result: Sequence[structs.Rollout], costs: PassCosts, settings: Settings
 ) -> harness.Row:
   """Returns the columns of a row that has a drafter of ours."""
-  of_drafter = costs.get(what.removesuffix("_adaptive"))
-  if of_drafter is None:
-    return {}
-  length, stats = settings.num_draft_tokens, _count(result, settings)
-  predicted = of_drafter.speedup(
-    [int(np.max(batch.length)) for batch in result],
-    [int(np.max(batch.num_rounds)) for batch in result],
-  )
+  stats = _count(result, settings)
   return {
-    "num_draft_tokens": length,
+    "num_draft_tokens": settings.num_draft_tokens,
     "acceptance": stats.acceptance,
     "by_position": [round(x, 2) for x in stats.acceptance_by_position],
     "tokens_per_pass": stats.tokens_per_pass,
-    **of_drafter.adaptation,
-    # It is that of drafts of one length.
-    "predicted_speedup": None if what.endswith("_adaptive") else predicted,
+    **costs.adaptation,
   }
+
+
+def _predicted(
+  ours: _Ours,
+  what: str,
+  result: Sequence[structs.Rollout],
+  costs: PassCosts,
+) -> harness.Row:
+  """Returns what the costs give for the rounds that were needed."""
+  row = {
+    "predicted_speedup": costs.speedup(
+      [int(np.max(batch.length)) for batch in result],
+      [int(np.max(batch.num_rounds)) for batch in result],
+    )
+  }
+  student = ours.drafters[what].policy
+  if student is not None:
+    row["tree_bound"] = draft_trees.bound(student, ours.batches, result, costs)
+  return row
 
 
 def _count(
@@ -330,36 +337,6 @@ def _answers(result: Any) -> Answers:
     for batch in jax.device_get(result)
     for row, length in zip(batch.tokens, batch.length, strict=True)
   ]
-
-
-def read_students(pair: Pair, asked: Sequence[str]) -> dict[str, LoadedModel]:
-  """Reads the students that are asked for, by name.
-
-  Args:
-    pair: whose teacher they draft for.
-    asked: FOLDER, which is called student, or NAME=FOLDER.
-
-  Raises:
-    ValueError, FileNotFoundError: a folder cannot be read, a name is there
-      twice, or a student is larger than the teacher or has other tokens.
-  """
-  found: dict[str, LoadedModel] = {}
-  for one in asked:
-    name, _, folder = one.rpartition("=")
-    name = name or "student"
-    if name in found:
-      raise ValueError(f"--student={one}: must have a NAME= of its own")
-    size = pair.teacher.config.vocab_size
-    if pair.tokenizer:
-      tokenizer_lib.check_same_vocabulary(
-        tokenizer_lib.load_tokenizer(pair.tokenizer),
-        tokenizer_lib.load_tokenizer(folder),
-        size,
-        models.load_config(folder).vocab_size,
-      )
-    found[name] = loading.load_model(folder, vocab_size=size)
-    text.check_draft(found[name], pair.teacher)
-  return found
 
 
 def rows_from_flags(quick: bool) -> list[harness.Row]:

@@ -112,9 +112,9 @@ def test_speculative_decoding_has_a_row_for_each_drafter(
     draft_prompt=1,
   )
   monkeypatch.setattr(
-    speculative_decoding,
-    "measure_costs",
-    lambda teacher, drafters, **sizes: dict.fromkeys(drafters, costs),
+    draft_costs.Passes,
+    "costs",
+    lambda passes, seconds: dict.fromkeys(passes.drafters, costs),
   )
   rows = speculative_decoding.make_rows(
     tiny, DRAFTS, students={"self": tiny.teacher, "third": tiny.student}
@@ -212,7 +212,7 @@ def test_a_pair_of_ones_own_answers_lines_to_their_end(tmp_path):
   prompts = draft_prompts.from_file(str(path), pair, "{source}", 3)
   assert len({len(row) for row in prompts.rows}) == 3
   assert prompts.eos_ids
-  students = speculative_decoding.read_students(pair, [f"one={student}"])
+  students = draft_contestants.read_students(pair, [f"one={student}"])
   rows = speculative_decoding.make_rows(
     dataclasses.replace(pair, student=students["one"]),
     dataclasses.replace(DRAFTS, num_prompts=3),
@@ -227,10 +227,10 @@ def test_a_pair_of_ones_own_answers_lines_to_their_end(tmp_path):
   with pytest.raises(ValueError, match="--num_prompts=4: must be at most 3"):
     draft_prompts.from_file(str(path), pair, "{source}", 4)
   with pytest.raises(ValueError, match="must have a NAME= of its own"):
-    speculative_decoding.read_students(pair, [student, student])
+    draft_contestants.read_students(pair, [student, student])
   small = pair_lib.from_folder(student)
   with pytest.raises(ValueError, match=r"draft: it has .* weights, must have"):
-    speculative_decoding.read_students(small, [teacher])
+    draft_contestants.read_students(small, [teacher])
 
 
 def test_transformers_generates_what_our_student_generates(tiny):
