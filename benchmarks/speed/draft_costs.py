@@ -12,7 +12,7 @@ import numpy as np
 from skd_jax import structs
 from skd_jax.decoding.policy import Policy
 
-_NUM_PASSES = 8  # Or rounds, in the loop that is timed.
+_NUM_PASSES = 16  # Or rounds, in the loop that is timed.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,13 +156,14 @@ def make_rows(
   rows: list[harness.Row] = []
   for batch_size in settings.batches:
     ours = _ours(decoder, contestants, prompts, batch_size, settings)
-    calls = ours.calls | {
+    others_here = {
       what: functools.partial(call, batch_size)
       for what, call in others.items()
       if batch_size == 1 or what == PEERS[0]
     }
-    print(f"batch {batch_size}: {', '.join(calls)}", flush=True)
-    rows += _race(calls, ours, pair, batch_size, settings)
+    names = ", ".join([*ours.calls, *others_here])
+    print(f"batch {batch_size}: {names}", flush=True)
+    rows += _race(ours, others_here, pair, batch_size, settings)
     if missing:
       print(f"NOT RUN: {', '.join(PEERS)}: {missing}", flush=True)
       absent = {"batch": batch_size, "tokens_per_s": None, "note": missing}
@@ -245,15 +246,18 @@ def _make_peers(
 
 
 def _race(
-  calls: Mapping[str, Callable[[], Any]],
   ours: _Ours,
+  others: Mapping[str, Callable[[], Any]],
   pair: Pair,
   batch_size: int,
   settings: Settings,
 ) -> list[harness.Row]:
   """Times all contestants at one batch size, and the passes, in turns."""
-  results = {what: call() for what, call in calls.items()}
-  timed = harness.interleaved({**calls, **ours.passes.calls}, settings.repeats)
+  results = {w: call() for w, call in {**ours.calls, **others}.items()}
+  # The passes are short: first, or after torch, they would find cold caches.
+  timed = harness.interleaved(
+    {**ours.calls, **ours.passes.calls, **others}, settings.repeats
+  )
   seconds = {what: min(times) for what, times in timed.items()}
   costs = ours.passes.costs(timed)
   plain = _answers(results["plain"])
