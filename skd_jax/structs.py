@@ -230,7 +230,7 @@ class DecodeState:
   done: jax.Array  # bool [B]
   num_rounds: jax.Array  # int32 [B]
   interventions: Interventions  # [B]
-  unread: jax.Array  # int32 [B], tokens that a drafter missed in a row
+  unread: jax.Array  # int32 [B], tokens of each row that a drafter missed
   # Of the rows.
   rollout: Rollout
 

@@ -127,7 +127,7 @@ def make_passes(
     teacher: the teacher.
     drafters: by name; None: it has no model.
     batch: the prompts [B, P].
-    cache_size: slots of the caches; it has to hold G more than the last slot.
+    cache_size: slots of the caches; what is read beyond them is not kept.
     slots: in use before the first pass over a response, and before the last.
     num_draft_tokens: G.
   """

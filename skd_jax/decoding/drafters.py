@@ -35,7 +35,10 @@ class Drafter(Protocol):
 
   @property
   def rule(self) -> acceptance.Rule:
-    """How a proposal is judged so that the distribution is the teacher's."""
+    """How a proposal is judged so that the distribution is the teacher's.
+
+    A greedy teacher judges by AS_DRAWN, whoever proposes.
+    """
     ...
 
   def can_draft(
@@ -117,7 +120,9 @@ class ModelDrafter:
   def _catch_up(
     self, state: structs.DecodeState, batch: structs.Batch
   ) -> structs.DecodeState:
-    """Reads the tokens that the teacher generated alone, but the last two.
+    """Reads what the teacher generated alone, and the prompt if it was left.
+
+    The last two tokens are not read here, see below.
 
     unread = 3, the response so far `a b c d e`, of which the teacher generated
     c, d and e alone; `a` may not have been read, `b` was not:

@@ -94,7 +94,7 @@ def refill(
   batch: structs.Batch,
   stop_table: stopping.StopTable,
   num_refilled: int,
-  first_waits: jax.Array | None = None,
+  first_waits: jax.Array | None,
 ) -> structs.DecodeState:
   """Gives the next rows to free slots, and lets the models read the prompts.
 

@@ -76,7 +76,6 @@ def speculative_decode(
     Rollout [Q, T] without `teacher_hidden`; its source says which tokens were
     drafted.
   """
-
   adaptation = draft_lengths.Adaptation(
     num_draft_tokens, draft_cost, round_cost, expected_acceptance
   )
