@@ -195,9 +195,10 @@ class TextGenerator:
 
   def _adaptation(self) -> dict[str, float]:
     """Returns how drafts adapt, once the first batch has been measured."""
-    if not self.costs or not sum(self.stats.judged):
+    expectations = self.stats.expectations
+    if not self.costs or not expectations:
       return dict(draft_lengths.FULL_DRAFTS)
-    return {**self.costs, "expected_acceptance": self.stats.acceptance}
+    return {**self.costs, **expectations}
 
   def _make_decode_fns(self) -> tuple[DecodeFn, DecodeFn]:
     """Returns what decodes a batch: the model alone, and with the drafter.

@@ -208,11 +208,14 @@ def _ours(
   costs = passes.costs(harness.interleaved(passes.calls, settings.repeats))
   for what in drafters:
     seen = _count(calls[what](), settings)
-    known = {"expected_acceptance": seen.acceptance} if any(seen.judged) else {}
     calls[f"{what}_adaptive"] = decoder.bind(
       contestants[what],
       batches,
-      {**draft_lengths.FULL_DRAFTS, **costs[what].adaptation, **known},
+      {
+        **draft_lengths.FULL_DRAFTS,
+        **costs[what].adaptation,
+        **seen.expectations,
+      },
     )
   return _Ours(calls, passes, drafters, batches)
 

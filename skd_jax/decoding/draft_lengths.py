@@ -28,8 +28,8 @@ _ROUNDS_PER_COST = 32
 _NUM_TRIALS = 10
 _TOKENS_PER_PASS = 4
 _NO_TRIAL = 2.0**30  # Rounds until it.
-# Tokens of a row that weigh as much as what the batch shows of it.
-_TOKENS_OF_BATCH = 4
+# Tokens of a row that weigh as much as what is expected of the slowest row.
+_TOKENS_OF_SLOWEST = 8
 
 
 def measured_costs(
@@ -59,17 +59,22 @@ class Adaptation:
   """What decides how long drafts are.
 
   num_draft_tokens: G, the most.
-  draft_cost, round_cost, expected_acceptance: see `speculative_decode`.
+  draft_cost, round_cost, expected_acceptance, slowest_acceptance: see
+    `speculative_decode`.
   """
 
   num_draft_tokens: int
   draft_cost: jax.Array | float
   round_cost: jax.Array | float
   expected_acceptance: jax.Array | float
+  slowest_acceptance: jax.Array | float | None = None
 
-  def starts_off(self) -> jax.Array:
-    """Returns whether no row drafts at first, bool []."""
-    rate = jnp.reshape(jnp.float32(self.expected_acceptance), 1)
+  def starts_off(self, *, by_batch: bool, are_waiting: bool) -> jax.Array:
+    """Returns whether no row drafts at first, bool []; arguments as of plan."""
+    rate = self.expected_acceptance
+    if by_batch and not are_waiting and self.slowest_acceptance is not None:
+      rate = self.slowest_acceptance
+    rate = jnp.reshape(jnp.float32(rate), 1)
     return self.best_length(rate, jnp.ones_like(rate))[0] == 0
 
   def best_length(self, rate: jax.Array, share: jax.Array) -> jax.Array:
@@ -152,10 +157,7 @@ def plan(
     are_waiting: bool [], whether prompts wait for a slot.
   """
   rate = _acceptance(
-    state,
-    adaptation.expected_acceptance,
-    by_batch=by_batch,
-    are_waiting=are_waiting,
+    state, adaptation, by_batch=by_batch, are_waiting=are_waiting
   )
   num_rounds = state.num_rounds
   # What is unread beyond one token a round is the prompt.
@@ -188,7 +190,7 @@ def plan(
 
 def _acceptance(
   state: structs.DecodeState,
-  expected: jax.Array | float,
+  adaptation: Adaptation,
   *,
   by_batch: bool,
   are_waiting: jax.Array,
@@ -200,20 +202,25 @@ def _acceptance(
 
   Args:
     state: see plan; so are the others.
-    expected: in [0, 1], as much as one token that was judged.
+    adaptation: with what is expected.
     by_batch: for the batch as one.
     are_waiting: bool [].
 
   Returns:
     float32 [B], or [1] for the batch.
   """
+  expected = adaptation.expected_acceptance
   accepted = (state.length - state.num_rounds).astype(jnp.float32)
   judged = accepted + state.interventions.count.astype(jnp.float32)
   rate = (accepted + expected) / (judged + 1)
   if not by_batch:
     return rate
   of_all = (jnp.sum(accepted) + expected) / (jnp.sum(judged) + 1)
-  weight = judged / (judged + _TOKENS_OF_BATCH)
-  of_rows = weight * rate + (1 - weight) * of_all
+  # Of many rows one looks slow by chance: the fewer of its tokens were judged,
+  # the more counts what such a row had in other batches, or what this one has.
+  usual = adaptation.slowest_acceptance
+  usual = of_all if usual is None else usual
+  weight = judged / (judged + _TOKENS_OF_SLOWEST)
+  of_rows = weight * rate + (1 - weight) * usual
   slowest = jnp.min(jnp.where(state.done, 1, of_rows))
   return jnp.where(are_waiting, of_all, slowest)[None]

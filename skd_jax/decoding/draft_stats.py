@@ -21,12 +21,16 @@ class DraftStats:
 
   judged: drafted tokens that were judged, by their place in the draft.
   accepted: those of them that were emitted.
+  slowest_judged, slowest_accepted: the same of the row of each batch that took
+    the most rounds, which the others waited for; in all places.
   emitted: tokens of all responses.
   rounds: teacher passes, summed over the rows.
   """
 
   judged: Sequence[int] = ()  # G, or 0 before anything is counted
   accepted: Sequence[int] = ()
+  slowest_judged: int = 0
+  slowest_accepted: int = 0
   emitted: int = 0
   rounds: int = 0
 
@@ -41,6 +45,8 @@ class DraftStats:
     return DraftStats(
       judged=add(self.judged, other.judged),
       accepted=add(self.accepted, other.accepted),
+      slowest_judged=self.slowest_judged + other.slowest_judged,
+      slowest_accepted=self.slowest_accepted + other.slowest_accepted,
       emitted=self.emitted + other.emitted,
       rounds=self.rounds + other.rounds,
     )
@@ -49,6 +55,22 @@ class DraftStats:
   def acceptance(self) -> float:
     """The share of the judged tokens that was accepted; 0 if there are none."""
     return sum(self.accepted) / max(sum(self.judged), 1)
+
+  @property
+  def expectations(self) -> dict[str, float]:
+    """What `speculative_decode` may expect of more such prompts.
+
+    Nothing, if no token was judged.
+    """
+    if not sum(self.judged):
+      return {}
+    slowest = self.acceptance
+    if self.slowest_judged:
+      slowest = self.slowest_accepted / self.slowest_judged
+    return {
+      "expected_acceptance": self.acceptance,
+      "slowest_acceptance": slowest,
+    }
 
   @property
   def acceptance_by_position(self) -> list[float]:
@@ -66,7 +88,7 @@ def count(rollout: structs.Rollout, num_draft_tokens: int) -> DraftStats:
   """Counts the drafts of responses.
 
   Args:
-    rollout: [B, T], of `speculative_decode`, on the host.
+    rollout: [B, T], a batch of `speculative_decode`, on the host.
     num_draft_tokens: G.
   """
   positions = np.arange(rollout.tokens.shape[1])[None, :]
@@ -82,9 +104,13 @@ def count(rollout: structs.Rollout, num_draft_tokens: int) -> DraftStats:
     counts = np.bincount(place[which], minlength=num_draft_tokens)
     return tuple(counts[:num_draft_tokens].tolist())
 
+  judged = accepted | (emitted & replaced)
+  slowest = np.argmax(rollout.num_rounds)
   return DraftStats(
-    judged=by_place(accepted | (emitted & replaced)),
+    judged=by_place(judged),
     accepted=by_place(accepted),
+    slowest_judged=int(judged[slowest].sum()),
+    slowest_accepted=int(accepted[slowest].sum()),
     emitted=int(emitted.sum()),
     rounds=int(np.sum(rollout.num_rounds)),
   )

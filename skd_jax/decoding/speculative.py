@@ -47,6 +47,7 @@ def speculative_decode(
   draft_cost: jax.Array | float = 0.0,
   round_cost: jax.Array | float = 0.0,
   expected_acceptance: jax.Array | float = 1.0,
+  slowest_acceptance: jax.Array | float | None = None,
 ) -> structs.Rollout:
   """Generates the teacher's responses with a drafter's help; to be jitted.
 
@@ -71,14 +72,22 @@ def speculative_decode(
       judge a draft, in passes alone; the same for 1 to G tokens.
     expected_acceptance: float32 [], in [0, 1], of the first drafted tokens; it
       counts as much as one token that was judged.
+    slowest_acceptance: the same of the row that a batch ends with, which
+      decides where no prompt waits for a slot; None: not known.
 
   Returns:
     Rollout [Q, T] without `teacher_hidden`; its source says which tokens were
     drafted.
   """
   adaptation = draft_lengths.Adaptation(
-    num_draft_tokens, draft_cost, round_cost, expected_acceptance
+    num_draft_tokens,
+    draft_cost,
+    round_cost,
+    expected_acceptance,
+    slowest_acceptance,
   )
+  by_batch = same_responses(drafter, teacher)
+  num_prompts = batch.prompt.shape[0]
 
   def one_round(state):
     keys = row_keys[state.row]
@@ -86,8 +95,8 @@ def speculative_decode(
       state,
       drafter.can_draft(state, batch) & ~state.done,
       adaptation,
-      by_batch=same_responses(drafter, teacher),
-      are_waiting=state.next_row < batch.prompt.shape[0],
+      by_batch=by_batch,
+      are_waiting=state.next_row < num_prompts,
     )
 
     def drafted(state):
@@ -121,7 +130,9 @@ def speculative_decode(
   policies = [p for p in (drafter.policy, teacher) if p is not None]
   first_waits = None
   if drafter.policy is not None and drafter.policy.model.reads_one_sequence:
-    first_waits = adaptation.starts_off()
+    first_waits = adaptation.starts_off(
+      by_batch=by_batch, are_waiting=num_prompts > (batch_size or num_prompts)
+    )
   return loop.run(
     tuple((policy.model, policy.params) for policy in policies),
     batch,

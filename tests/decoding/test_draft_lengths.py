@@ -96,7 +96,7 @@ def test_rounds_alone_are_those_in_which_no_row_would_draft(prompt_unread):
 
 def test_drafter_that_can_never_pay_is_not_tried():
   never = Adaptation(G, 1.5, 0.0, 1.0)
-  assert never.starts_off()
+  assert never.starts_off(by_batch=True, are_waiting=False)
   state = make_state(0, 0, 48)  # Where it would be tried.
   found = plan(state, jnp.ones(1, bool), never, **NO_ROWS_WAIT)
   assert found.lengths.tolist() == [0]
@@ -105,9 +105,43 @@ def test_drafter_that_can_never_pay_is_not_tried():
 
 def test_rows_without_a_proposal_do_not_switch_a_drafter_off():
   adaptation = Adaptation(G, 0.0, 0.5, 1.0)
-  assert not adaptation.starts_off()
+  assert not adaptation.starts_off(by_batch=True, are_waiting=False)
   found = plan(
     make_state([3, 3], 0), jnp.zeros(2, bool), adaptation, **NO_ROWS_WAIT
   )
   # The next round may have one.
   assert int(found.num_alone) == 1
+
+
+@pytest.mark.parametrize(
+  ("by_batch", "are_waiting", "drafts"),
+  [(True, False, False), (True, True, True), (False, False, True)],
+)
+def test_usual_slowest_row_decides_first_where_a_batch_ends_with_it(
+  by_batch, are_waiting, drafts
+):
+  # A draft of one token pays from 0.5 on.
+  adaptation = Adaptation(1, 0.0, 0.5, 0.8, slowest_acceptance=0.4)
+  assert drafts != adaptation.starts_off(
+    by_batch=by_batch, are_waiting=are_waiting
+  )
+  found = plan(
+    make_state([0, 0], 0),
+    jnp.ones(2, bool),
+    adaptation,
+    by_batch=by_batch,
+    are_waiting=jnp.bool_(are_waiting),
+  )
+  assert found.lengths.tolist() == [drafts, drafts]
+
+
+def test_few_rejections_do_not_make_a_row_slower_than_the_usual_slowest():
+  adaptation = Adaptation(G, 0.0, 0.5, 0.8, slowest_acceptance=0.7)
+
+  def lengths(rejected):
+    state = make_state([8, 9, 0], [1, 0, rejected])
+    return plan(state, jnp.ones(3, bool), adaptation, **NO_ROWS_WAIT).lengths
+
+  assert lengths(3).tolist() == [G] * 3
+  # As many as are no chance: 8 tokens weigh as much as what is usual.
+  assert lengths(24).tolist() == [0] * 3

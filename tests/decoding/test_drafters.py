@@ -104,11 +104,24 @@ def test_drafts_are_counted_by_place():
     [],
   ]
   stats = draft_stats.count(make_rollout(rows, [3, 2, 0]), 3)
-  assert stats == draft_stats.DraftStats((4, 3, 1), (3, 2, 1), 10, 5)
+  # The first row has the most rounds: k R k k k f R, 6 judged.
+  assert stats == draft_stats.DraftStats((4, 3, 1), (3, 2, 1), 6, 4, 10, 5)
+  assert stats.expectations == pytest.approx(
+    {"expected_acceptance": 6 / 8, "slowest_acceptance": 4 / 6}
+  )
   assert stats.acceptance == pytest.approx(6 / 8)
   assert stats.acceptance_by_position == pytest.approx([3 / 4, 2 / 3, 1])
   assert stats.tokens_per_pass == 2
   twice = stats + stats
-  assert twice == draft_stats.DraftStats((8, 6, 2), (6, 4, 2), 20, 10)
+  assert twice == draft_stats.DraftStats((8, 6, 2), (6, 4, 2), 12, 8, 20, 10)
   assert draft_stats.DraftStats() + stats == stats
   assert draft_stats.DraftStats().acceptance == 0
+
+
+def test_nothing_is_expected_where_nothing_was_judged():
+  kept, follows = (5, 0, 5), (5, 1, 5)
+  stats = draft_stats.count(make_rollout([[follows] * 3], [3]), 3)
+  assert stats.expectations == {}
+  # The slowest row drafted nothing: what is known is that of the others.
+  stats = draft_stats.count(make_rollout([[follows] * 3, [kept]], [3, 1]), 3)
+  assert set(stats.expectations.values()) == {1}

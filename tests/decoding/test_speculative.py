@@ -195,7 +195,7 @@ def test_slowest_row_decides_where_no_prompt_waits_for_a_slot():
   assert np.all(np.asarray(result.num_rounds)[:3] < 20)
   # By what is accepted of the others it would draft to its end.
   slow = jax.tree.map(lambda x: x[3:], result)
-  assert sum(count(slow).judged) <= 9
+  assert sum(count(slow).judged) <= 16
 
 
 def count_calls(policy, calls):
