@@ -12,7 +12,6 @@ sequence that attends to itself; fused_attention.py says which is used.
 """
 
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -65,51 +64,6 @@ def attend_itself(
   slots = jnp.broadcast_to(jnp.arange(query.shape[1]), query.shape[:2])
   return attend(
     query, key, value, slots, starts, window=window, cap=cap, blocks=blocks
-  )
-
-
-def attend_to_cache(
-  query: jax.Array,
-  key: jax.Array,
-  value: jax.Array,
-  cache: Mapping[str, jax.Array],
-  positions: jax.Array,
-  *,
-  window: int | None,
-  cap: float | None,
-  blocks: BlockSparsity | None = None,
-) -> jax.Array:
-  """Mixes the values of a cache, in which those of the queries are already.
-
-  A long prompt, which begins in slot 0, attends to itself alone: a kernel needs
-  a mask that is known before anything runs.
-
-  Args:
-    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
-    key: [B, N, n, H], of the queries.
-    value: [B, N, n, H], likewise.
-    cache: "k" and "v", [B, N, S, H].
-    positions: int32 [B, n], the slot of each query.
-    window: as in attend_itself.
-    cap: likewise.
-    blocks: likewise.
-
-  Returns:
-    [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
-  """
-
-  def whole():
-    k, v = cache["k"], cache["v"]
-    return attend(query, k, v, positions, window=window, cap=cap, blocks=blocks)
-
-  if _kernel(query, cap, blocks, packed=False) == "scores":
-    return whole()
-  return jax.lax.cond(
-    jnp.all(positions[:, 0] == 0),
-    lambda: attend_itself(
-      query, key, value, window=window, cap=cap, blocks=blocks
-    ),
-    whole,
   )
 
 
@@ -299,12 +253,16 @@ def attention_mask(
 
 
 def write_slots(
-  cache: jax.Array, new: jax.Array, positions: jax.Array
+  cache: jax.Array, new: jax.Array, positions: jax.Array | None
 ) -> jax.Array:
   """Writes new [B, n, N, H] to the slots positions [B, n] of [B, N, S, H].
 
-  A slot past the end of the cache is dropped, never clamped onto a valid one.
+  None: to the first n. A slot past the end of the cache is dropped, never
+  clamped onto a valid one.
   """
+  if positions is None:
+    first = new[:, : cache.shape[2]].transpose(0, 2, 1, 3).astype(cache.dtype)
+    return jax.lax.dynamic_update_slice(cache, first, (0, 0, 0, 0))
   # A scatter, since it was the fastest of six in a decode loop on a 2-core CPU
   # (B=16, N=4, S=96, H=32, 6 arrays; microseconds per step, n=1 and n=5):
   # scatter 261 and 636, vmapped dynamic_update_slice 294 and 660, one

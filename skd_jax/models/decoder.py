@@ -16,6 +16,7 @@ The cache is a list with one {"k", "v"} of [B, N, S, H] a layer. Layers with a
 window keep all S slots too.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -62,15 +63,21 @@ class Decoder(nnx.Module):
   def __call__(
     self,
     tokens: jax.Array,
-    positions: jax.Array,
+    positions: jax.Array | None,
     cache: structs.Cache,
     *,
     dtype: Any,
     remat: bool,
     packed: bool,
   ) -> tuple[jax.Array, structs.Cache]:
-    """tokens, positions [B, n] -> hidden [B, n, D] and the written cache."""
+    """tokens, positions [B, n] -> hidden [B, n, D] and the written cache.
+
+    Without positions they are 0..n - 1, and what the cache holds is stale.
+    """
     config = self.config
+    given = positions
+    if positions is None:
+      positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if config.has_last_position and not packed:
       longest = config.max_position_embeddings
       if tokens.shape[1] > longest:
@@ -107,7 +114,7 @@ class Decoder(nnx.Module):
       one_layer = functools.partial(
         block,
         tables=tables[ropes[i]],
-        positions=positions,
+        positions=positions if given is not None else None,
         cache=None if cache is None else cache[i],
         starts=starts,
       )
@@ -139,6 +146,31 @@ def init_params(
   # Names of layers are strings, since checkpoints return dict keys as strings.
   params["layers"] = {str(i): p for i, p in params["layers"].items()}
   return params
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderModel(structs.LanguageModel):
+  """A decoder; its `apply` takes None for the positions of a prompt.
+
+  These are 0..n - 1 in every row, and nothing else is in the cache: a prompt
+  attends to itself, and is written in one piece.
+  """
+
+  @property
+  def reads_one_sequence(self) -> bool:
+    """As in LanguageModel."""
+    return True
+
+  def prefill(
+    self,
+    params: structs.Params,
+    prompt: jax.Array,
+    prompt_length: jax.Array,
+    cache: structs.Cache,
+  ) -> structs.Cache:
+    """As in LanguageModel."""
+    del prompt_length
+    return self.apply(params, prompt, None, cache)[1]
 
 
 def create(
@@ -209,7 +241,7 @@ def create(
 
     return [{"k": zeros(), "v": zeros()} for _ in range(config.num_layers)]
 
-  return structs.LanguageModel(
+  return DecoderModel(
     apply=apply,
     head=head,
     head_params=head_params,

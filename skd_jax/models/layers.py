@@ -14,8 +14,8 @@ from flax import nnx
 
 from skd_jax.models import lora
 from skd_jax.models.attention import (
+  attend,
   attend_itself,
-  attend_to_cache,
   place_cache,
   write_slots,
 )
@@ -208,11 +208,14 @@ class Attention(nnx.Module):
     self,
     x: jax.Array,
     tables: tuple[jax.Array, jax.Array],
-    positions: jax.Array,
+    positions: jax.Array | None,
     cache: dict[str, jax.Array] | None,
     starts: jax.Array | None,
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:
-    """x [B, n, D], positions [B, n] -> [B, n, D] and the written cache."""
+    """x [B, n, D], positions [B, n] -> [B, n, D] and the written cache.
+
+    Without positions, what the cache holds is stale, and x is written in front.
+    """
     batch, n, _ = x.shape
     heads = (batch, n, -1, self.config.head_dim)
     query, key, value = self.query(x), self.key(x), self.value(x)
@@ -230,14 +233,15 @@ class Attention(nnx.Module):
       "cap": self.config.attention_soft_cap,
       "blocks": self.blocks,
     }
-    if cache is None:
-      mixed = attend_itself(query, *own, starts, **options)
-    else:
+    if cache is not None:
       cache = {
         "k": place_cache(write_slots(cache["k"], key, positions)),
         "v": place_cache(write_slots(cache["v"], value, positions)),
       }
-      mixed = attend_to_cache(query, *own, cache, positions, **options)
+    if cache is None or positions is None:
+      mixed = attend_itself(query, *own, starts, **options)
+    else:
+      mixed = attend(query, cache["k"], cache["v"], positions, **options)
     return self.out(mixed), cache
 
 
@@ -309,7 +313,7 @@ class Block(nnx.Module):
     self,
     x: jax.Array,
     tables: tuple[jax.Array, jax.Array],
-    positions: jax.Array,
+    positions: jax.Array | None,
     cache: dict[str, jax.Array] | None,
     starts: jax.Array | None,
   ) -> tuple[jax.Array, dict[str, jax.Array] | None]:

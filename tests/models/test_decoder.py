@@ -42,8 +42,10 @@ def plain_logits(model, params, tokens):
   return logits
 
 
-def cached_logits(model, params, tokens, lengths, steps):
+def cached_logits(model, params, tokens, lengths, steps, given=True):
   """Prefills right-padded rows, then feeds `steps` tokens at a time.
+
+  The positions of the prompts are `given`, or not; the cache is not empty.
 
   Returns a list with, for each row, the logits of its tokens [m, V].
   """
@@ -52,8 +54,10 @@ def cached_logits(model, params, tokens, lengths, steps):
   width = lengths.max()
   prompt = jnp.where(np.arange(width) < lengths[:, None], tokens[:, :width], 5)
   positions = jnp.broadcast_to(jnp.arange(width), prompt.shape)
-  cache = model.init_cache(rows, total)
-  logits, cache = jitted(model)(params, prompt, positions, cache)
+  cache = jax.tree.map(lambda x: x + 9, model.init_cache(rows, total))
+  logits, cache = jitted(model)(
+    params, prompt, positions if given else None, cache
+  )
   out = [[logits[b, : lengths[b]]] for b in range(rows)]
   for n in steps:
     positions = jnp.asarray(lengths[:, None] + np.arange(n), jnp.int32)
@@ -65,12 +69,13 @@ def cached_logits(model, params, tokens, lengths, steps):
   return [np.concatenate(row) for row in out]
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["positions", "prompt"])
 @pytest.mark.parametrize("config", [LLAMA, GEMMA], ids=["llama", "gemma"])
-def test_cache_gives_the_logits_of_the_whole_sequence(config):
+def test_cache_gives_the_logits_of_the_whole_sequence(config, given):
   model, params = create(config), noisy_params(config)
   tokens = tokens_of(config, (3, 16))
   want = np.asarray(plain_logits(model, params, tokens))
-  got = cached_logits(model, params, tokens, [3, 5, 1], [1, 5, 1])
+  got = cached_logits(model, params, tokens, [3, 5, 1], [1, 5, 1], given)
   for b, row in enumerate(got):
     np.testing.assert_allclose(row, want[b, : len(row)], atol=2e-5)
 

@@ -134,7 +134,7 @@ def lowered(mesh, config, length, *, rows=1, packed=False, cached=False):
     positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
     if cached:
       cache = model.init_cache(rows, length + 8)
-      return model.apply(params, tokens, positions, cache)[0]
+      return model.apply(params, tokens, None, cache)[0]
     hidden, _ = model.apply(params, tokens, positions, None, packed=packed)
     return jnp.sum(hidden.astype(jnp.float32))
 
@@ -181,9 +181,8 @@ def test_a_data_parallel_group_reads_its_prompts_with_the_kernel():
   model = models.create(EVEN_LLAMA, dtype=jnp.bfloat16)
 
   def prefill(params, tokens):
-    positions = jnp.broadcast_to(jnp.arange(2048), tokens.shape)
     cache = model.init_cache(tokens.shape[0], 2056)
-    return model.apply(params, tokens, positions, cache)[0]
+    return model.apply(params, tokens, None, cache)[0]
 
   with jax.sharding.use_abstract_mesh(mesh_of("tpu", (2, 1, 2))):
     found = (
