@@ -274,6 +274,7 @@ def train_fns(
   mesh: jax.sharding.Mesh,
   by_distance: distance.ShareByDistance | None = None,
   older_dtype: Any = None,
+  older_is_whole: bool = False,
 ) -> train_step.TrainFns:
   """Returns the jitted functions that train a model as a stage says.
 
@@ -285,7 +286,7 @@ def train_fns(
     loss: the loss of a chunk of tokens.
     mesh: the mesh.
     by_distance: that of the GenerationSpec.
-    older_dtype: see train_step.make_train_fns.
+    older_dtype, older_is_whole: see train_step.make_train_fns.
   """
   fit = config_lib.get(config, stage)
   longest = train_step.max_warmup(fit.num_steps)
@@ -319,6 +320,7 @@ def train_fns(
     mesh=mesh,
     by_distance=by_distance,
     older_dtype=older_dtype,
+    older_is_whole=older_is_whole,
   )
 
 

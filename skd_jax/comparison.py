@@ -22,11 +22,11 @@ from skd_jax import (
   config_checks,
   grids,
   records,
-  train,
 )
 from skd_jax import methods as methods_lib
 from skd_jax import study as study_lib
 from skd_jax.comparison_runs import Comparison, Prepared, prepare, try_one
+from skd_jax.distillation import Distillation
 from skd_jax.parallel import sharding
 from skd_jax.reporting import files
 
@@ -90,7 +90,7 @@ def run(asked: Comparison) -> list[records.Record]:
           prepared[variant.start.name] = prepare(asked, variant.start)
     # Seed by seed, so that a comparison that is cut short has all methods.
     waiting = [(v, seed) for seed in asked.seeds for v in asked.variants]
-    compiled: dict[str, train.Distillation] = {}
+    compiled: dict[str, Distillation] = {}
     while waiting:
       left = [
         (variant, seed)

@@ -19,6 +19,7 @@ from skd_jax import (
   train,
 )
 from skd_jax import methods as methods_lib
+from skd_jax.distillation import Distillation, prepare_distillation
 from skd_jax.models import LoadedModel
 from skd_jax.reporting import files, metric_log, provenance
 from skd_jax.training.loop import Totals
@@ -108,7 +109,7 @@ def try_one(
   before: Prepared,
   variant: grids.Variant,
   seed: int,
-  compiled: dict[str, train.Distillation],
+  compiled: dict[str, Distillation],
 ) -> bool:
   """Sees to one run, unless another process has it, or what it needs.
 
@@ -137,7 +138,7 @@ def _run_one(
   before: Prepared,
   variant: grids.Variant,
   seed: int,
-  compiled: dict[str, train.Distillation],
+  compiled: dict[str, Distillation],
 ) -> None:
   """Distils and scores one student, unless its line is there already."""
   config = _config_of(asked, before, variant, seed)
@@ -157,7 +158,7 @@ def _run_one(
   # The threshold of a control is its own for each seed.
   distillation = compiled.get(variant.name)
   if distillation is None or variant.needs:
-    distillation = train.prepare_distillation(
+    distillation = prepare_distillation(
       opened, _start_of(before, opened), before.teacher
     )
     compiled[variant.name] = distillation

@@ -123,6 +123,9 @@ def default_config() -> ml_collections.ConfigDict:
   config.mesh.data = -1  # -1: as many as there are devices for.
   config.mesh.fsdp = 1  # Shards the trained weights as well.
   config.mesh.tensor = 1  # Shards all weights.
+  # The last devices, so many, generate while the others train; 0: all do both.
+  # With rollout.max_staleness=1; see skd_jax/parallel/rollout_devices.py.
+  config.mesh.rollout_devices = 0
 
   config.data = ml_collections.ConfigDict()
   # embedded (translation), arithmetic (word problems), chains (of sums);

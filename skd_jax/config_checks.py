@@ -179,12 +179,17 @@ def check_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
   return pathlib.Path(workdir)
 
 
-def check_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
+def check_rows(
+  config: ml_collections.ConfigDict,
+  num_shards: int,
+  num_rollout_shards: int = 1,
+) -> None:
   """Checks that rows can be sharded.
 
   Args:
     config: the config.
     num_shards: mesh.data * mesh.fsdp.
+    num_rollout_shards: the same of the devices that generate.
 
   Raises:
     ValueError: names the field, its value and what is allowed.
@@ -202,6 +207,13 @@ def check_rows(config: ml_collections.ConfigDict, num_shards: int) -> None:
       raise ValueError(
         f"{field} = {value}: must be a multiple of mesh.data * mesh.fsdp{why} "
         f"= {multiple}"
+      )
+  for field in ("distill.batch_size", "rollout.batch_size"):
+    value = config_lib.get(config, field)
+    if value % num_rollout_shards:
+      raise ValueError(
+        f"{field} = {value}: must be a multiple of mesh.rollout_devices / "
+        f"mesh.tensor = {num_rollout_shards}"
       )
 
 

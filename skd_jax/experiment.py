@@ -33,7 +33,7 @@ from skd_jax.data import tokenizer as tokenizer_lib
 from skd_jax.decoding import stopping
 from skd_jax.evaluation import evaluator
 from skd_jax.losses import chunked
-from skd_jax.parallel import processes, sharding
+from skd_jax.parallel import processes, rollout_devices, sharding
 from skd_jax.reporting import files, provenance
 
 
@@ -44,6 +44,7 @@ class Experiment:
   config: ml_collections.ConfigDict
   workdir: pathlib.Path
   mesh: jax.sharding.Mesh
+  rollout_mesh: jax.sharding.Mesh  # The same, where all devices do both.
   tasks: tasks.TaskSet
   stop_table: stopping.StopTable  # Of all tasks, in their order.
   dtype: Any  # Of activations, caches and the frozen teacher.
@@ -187,7 +188,10 @@ def read_experiment(
     config_checks.check_vocabulary(config, vocab_size)
   folder_checks.check_folders(config)
   mesh = sharding.make_mesh(**config.mesh)
-  config_checks.check_rows(config, sharding.num_row_shards(mesh))
+  rollout_mesh = rollout_devices.make_rollout_mesh(**config.mesh)
+  config_checks.check_rows(
+    config, *map(sharding.num_row_shards, (mesh, rollout_mesh))
+  )
   workdir = config_checks.check_workdir(workdir)
   keys = stages.cache_keys(config)
   if continue_with_changes:
@@ -222,6 +226,7 @@ def read_experiment(
     config=config,
     workdir=workdir,
     mesh=mesh,
+    rollout_mesh=rollout_mesh,
     tasks=task_set,
     stop_table=make_stop_table(task_set),
     dtype=models.compute_dtype(config.dtype),

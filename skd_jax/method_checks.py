@@ -212,6 +212,12 @@ def _about_generation(
     "student's own tokens: must be 'divergence', or choose the mode "
     "'reference' (SFT) or 'teacher' (SeqKD)",
   )
+  devices = config.mesh.rollout_devices
+  yield (
+    devices != 0 and rollout.max_staleness == 0,
+    f"mesh.rollout_devices = {devices} with rollout.max_staleness = 0, where "
+    "one waits for the other: must be 0, or choose rollout.max_staleness = 1",
+  )
   lag = f"rollout.max_staleness = {rollout.max_staleness} with"
   yield (
     rollout.max_staleness > 0 and mode not in ("skd", "on_policy"),

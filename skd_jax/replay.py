@@ -36,7 +36,8 @@ def replay(folder: str | pathlib.Path) -> str:
 
   import jax
 
-  from skd_jax import experiment, preparation, train
+  from skd_jax import experiment, preparation
+  from skd_jax.distillation import prepare_distillation
   from skd_jax.models import lora
   from skd_jax.training import failed_step
   from skd_jax.training import replay as replay_lib
@@ -57,7 +58,7 @@ def replay(folder: str | pathlib.Path) -> str:
       opened = dataclasses.replace(
         opened, config=_read_config(workdir), workdir=workdir
       )
-      distillation = train.prepare_distillation(opened, student, teacher)
+      distillation = prepare_distillation(opened, student, teacher)
       fns = distillation.train
       if distillation.spec.uses_teacher:
         head = teacher.model.head_params(teacher.params)

@@ -46,8 +46,8 @@ def step_memory(
   }
   top_k = config.teacher_cache.top_k if stage == "distill" else 0
   mode = config.rollout.mode
-  if stage != "distill" or top_k:
-    mode = "reference"  # Nothing is generated.
+  if stage != "distill" or top_k or config.mesh.rollout_devices:
+    mode = "reference"  # Nothing is generated, or not on these devices.
   prompt = max(task.prompt_length for task in tasks.tasks)
   rows, response = fit.batch_size, tasks.max_new_tokens
   if fit.packed_length:

@@ -19,14 +19,14 @@ from typing import Any
 import jax
 import ml_collections
 
-from skd_jax import builders, report_page, results, stage_memory
+from skd_jax import builders, report_page, results
 from skd_jax.data import dataset
-from skd_jax.decoding import sampling
+from skd_jax.distillation import Distillation, prepare_distillation
 from skd_jax.evaluation import agreement
 from skd_jax.experiment import Experiment, open_baseline, open_experiment
 from skd_jax.models import LoadedModel
 from skd_jax.pair import pair_warnings, probe_quantization, probe_start
-from skd_jax.parallel import processes
+from skd_jax.parallel import processes, rollout_devices
 from skd_jax.preparation import (
   prepare_model,
   read_student,
@@ -42,19 +42,10 @@ from skd_jax.teacher_stage import (
   release,
   score_teacher,
 )
-from skd_jax.training import (
-  ahead,
-  draft_length,
-  generation,
-  loop,
-  memory,
-  profiling,
-  teacher_cache,
-)
+from skd_jax.training import ahead, loop, profiling
 from skd_jax.training.callbacks import KeepSamples
 from skd_jax.training.rollout_stats import trim_and_count
 from skd_jax.training.timing import WAIT, timed
-from skd_jax.training.train_step import TrainFns
 from skd_jax.validation import validation_callbacks
 
 
@@ -161,84 +152,6 @@ def _alone_in(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-  """What the seeds of a run share: the models and the compiled functions.
-
-  A teacher that is cached has no weights any more, only their shapes.
-  """
-
-  start: LoadedModel
-  teacher: LoadedModel
-  cache: teacher_cache.CachedTeacher | None
-  spec: generation.GenerationSpec
-  rollout_fn: generation.RolloutFn
-  train: TrainFns
-
-
-def prepare_distillation(
-  experiment: Experiment,
-  start: LoadedModel,
-  teacher: LoadedModel,
-  cache: teacher_cache.CachedTeacher | None = None,
-) -> Distillation:
-  """Builds the rollout and the train step, once for all seeds."""
-  config = experiment.config
-  make_rollout_fn = functools.partial(
-    generation.make_rollout_fn,
-    student=start,
-    teacher=teacher,
-    stop_table=experiment.stop_table,
-    mesh=experiment.mesh,
-    dtype=experiment.dtype,
-  )
-  spec = builders.generation_spec(
-    config,
-    max_new_tokens=experiment.tasks.max_new_tokens,
-    num_draft_tokens=config.rollout.num_draft_tokens,
-  )
-  if spec.mode == "skd" and not spec.num_draft_tokens:
-
-    def measure() -> dict[str, Any]:
-      batch = next(experiment.train_batches(config.distill, config.seeds[0]))
-      keys = sampling.row_keys(config.seed, 0, batch.index)
-      return draft_length.fastest(
-        draft_length.measure_draft_lengths(
-          spec, make_rollout_fn, start.params, teacher.params, batch, keys
-        )
-      )
-
-    spec = dataclasses.replace(
-      spec, **experiment.cached("draft_length", measure)
-    )
-  train = builders.train_fns(
-    config,
-    "distill",
-    start,
-    teacher if spec.uses_teacher else None,
-    builders.token_loss(config, experiment.tasks.vocab_size),
-    experiment.mesh,
-    spec.by_distance,
-    experiment.dtype if config.rollout.max_staleness else None,
-  )
-  memory.report(
-    "distillation",
-    stage_memory.step_memory(
-      config,
-      "distill",
-      experiment.tasks,
-      train,
-      start,
-      teacher if cache is None else None,
-      spec.num_draft_tokens,
-      mesh=experiment.mesh,
-      dtype=experiment.dtype,
-    ),
-  )
-  rollout_fn = make_rollout_fn(spec)
-  return Distillation(start, teacher, cache, spec, rollout_fn, train)
-
-
 def distill(
   experiment: Experiment, distillation: Distillation, seed: int
 ) -> tuple[LoadedModel, dict[str, Any]]:
@@ -306,6 +219,7 @@ def _distillation_loop(
   ) as training:
     for step, batch in training:
       rollout, seconds = source.responses(training.state, batch, step)
+      rollout = rollout_devices.rows_on_mesh(rollout, experiment.mesh)
       rollout, stats = trim_and_count(rollout, config.data.length_multiple)
       with timed(seconds, "train"):
         state, metrics = train.step(
@@ -326,28 +240,17 @@ def _generate_fn(
 ) -> ahead.Generate:
   """What generates the responses of a step, or reads those of a cache."""
   is_early = experiment.config.rollout.max_staleness > 0
-  teacher, cache = distillation.teacher, distillation.cache
+  generator, cache = distillation.generator, distillation.cache
 
   def generate(state, batch, step):
     if cache is not None:
       return cache.responses(batch, step)
-    params, seen = distillation.train.generating(state)
-    arguments = (
-      distillation.spec,
-      distillation.rollout_fn,
-      teacher.model,
-      params,
-      teacher.params,
-      batch,
-      sampling.row_keys(seed, step, batch.index),
-      step,
-      seen,
-    )
+    source = distillation.train.generating(state)
     if not is_early:
-      return generation.generate_responses(*arguments)
+      return generator.responses(*source, batch, seed, step)
     seconds: dict[str, float] = {}
     with timed(seconds, WAIT):
-      return generation.begin_responses(*arguments), seconds
+      return generator.begin(*source, batch, seed, step), seconds
 
   return generate
 

@@ -657,6 +657,11 @@ _BAD = [
     "rollout.max_staleness = 1 with rollout.reference_share = 1.0, constant",
     "must be 0",
   ),
+  (
+    {"mesh.rollout_devices": 4},
+    "mesh.rollout_devices = 4 with rollout.max_staleness = 0",
+    "must be 0, or choose rollout.max_staleness = 1",
+  ),
   ({"teacher_cache.top_k": -1}, "teacher_cache.top_k = -1", "0 or above"),
   (
     {"teacher_cache.top_k": 9, "rollout.mode": "skd"},
@@ -951,3 +956,14 @@ def test_rows_must_fit_the_mesh(changes, named):
     return
   with pytest.raises(ValueError, match=re.escape(named)):
     config_checks.check_rows(config, 4)
+
+
+@pytest.mark.parametrize("field", ["distill.batch_size", "rollout.batch_size"])
+def test_rows_must_fit_the_devices_that_generate(field):
+  config = methods.change(config_lib.default_config(), {field: 4})
+  config_checks.check_rows(config, 4, 2)
+  said = re.escape(
+    f"{field} = 4: must be a multiple of mesh.rollout_devices / mesh.tensor = 3"
+  )
+  with pytest.raises(ValueError, match=said):
+    config_checks.check_rows(config, 4, 3)

@@ -20,6 +20,7 @@ from skd_jax import (
   study,
   train,
 )
+from skd_jax.distillation import prepare_distillation
 from skd_jax.models import lora
 from skd_jax.training import generation, loop
 from tests import tiny_run
@@ -60,7 +61,7 @@ def distill(config, workdir):
       preparation.prepare_model(opened, stage)[0]
       for stage in ("teacher", "student_init")
     )
-    prepared = train.prepare_distillation(opened, start, teacher)
+    prepared = prepare_distillation(opened, start, teacher)
     return train.distill(opened, prepared, 0)[0]
 
 

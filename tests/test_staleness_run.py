@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from skd_jax import preparation, train
+from skd_jax.distillation import prepare_distillation
 from skd_jax.training import generation, loop
 from tests import tiny_run
 
@@ -33,7 +34,7 @@ def prepared(tmp_path_factory):
       preparation.prepare_model(opened, stage)[0]
       for stage in ("teacher", "student_init")
     )
-    return opened, train.prepare_distillation(opened, start, teacher)
+    return opened, prepare_distillation(opened, start, teacher)
 
 
 def distill(prepared, workdir):

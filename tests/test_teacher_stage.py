@@ -18,6 +18,7 @@ from skd_jax import (
   train,
 )
 from skd_jax.data import dataset, teacher_records
+from skd_jax.distillation import prepare_distillation
 from skd_jax.training import teacher_cache
 from tests import damage, tiny_run
 
@@ -86,7 +87,7 @@ def distill(config, workdir):
     if cache:
       teacher = teacher_stage.release(teacher)
     begun, _ = preparation.prepare_model(opened, "student_init")
-    prepared = train.prepare_distillation(opened, begun, teacher, cache)
+    prepared = prepare_distillation(opened, begun, teacher, cache)
     return jax.device_get(train.distill(opened, prepared, 0)[0].params)
 
 

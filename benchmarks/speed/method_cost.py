@@ -28,8 +28,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from benchmarks import harness
-from skd_jax import comparison, comparison_runs, grids, messages, methods, train
+from skd_jax import comparison, comparison_runs, grids, messages, methods
 from skd_jax.decoding import sampling
+from skd_jax.distillation import prepare_distillation
 from skd_jax.parallel import compilation, sharding
 from skd_jax.training import generation, timing
 from skd_jax.training.rollout_stats import trim_and_count
@@ -56,7 +57,7 @@ def make_step(
   config = methods.apply_method(prepared.experiment.config, method, rate)
   opened = dataclasses.replace(prepared.experiment, config=config)
   teacher = prepared.teacher
-  made = train.prepare_distillation(opened, prepared.start, teacher)
+  made = prepare_distillation(opened, prepared.start, teacher)
   head = teacher.model.head_params(teacher.params)
   stream = opened.train_batches(config.distill, 0)
   batch_of = functools.cache(lambda step: next(stream))

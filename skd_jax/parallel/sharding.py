@@ -52,7 +52,12 @@ TRAINED: Rules = {**FROZEN, "width": ("fsdp",)}
 
 
 def make_mesh(
-  *, data: int, fsdp: int, tensor: int, devices: Any = None
+  *,
+  data: int,
+  fsdp: int,
+  tensor: int,
+  rollout_devices: int = 0,
+  devices: Any = None,
 ) -> Mesh:
   """Returns the mesh.
 
@@ -60,6 +65,8 @@ def make_mesh(
     data: data-parallel groups; -1: as many as there are devices for.
     fsdp: devices that rows and the trained weights are sharded over.
     tensor: devices that every weight is sharded over.
+    rollout_devices: the last devices, as many, are left out: they generate, see
+      rollout_devices.py.
     devices: default: all.
 
   Raises:
@@ -69,12 +76,22 @@ def make_mesh(
   for name, size in (("fsdp", fsdp), ("tensor", tensor)):
     if size < 1:
       raise ValueError(f"mesh.{name} = {size}: must be at least 1")
+  most = len(devices) - tensor
+  if rollout_devices and (
+    rollout_devices % tensor or not 0 < rollout_devices <= most
+  ):
+    raise ValueError(
+      f"mesh.rollout_devices = {rollout_devices}: must be a multiple of "
+      f"mesh.tensor = {tensor} in [0, {max(most, 0)}], as there are "
+      f"{len(devices)} devices"
+    )
+  devices = devices[: len(devices) - rollout_devices]
   if data == -1:
     data = max(len(devices) // (fsdp * tensor), 1)
   if data < 1 or data * fsdp * tensor != len(devices):
     raise ValueError(
       f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: the "
-      f"product must be the number of devices, {len(devices)}"
+      f"product must be the number of devices that train, {len(devices)}"
     )
   return jax.make_mesh(
     (data, fsdp, tensor),
@@ -111,6 +128,7 @@ def state_shardings(
   optimizer: optax.GradientTransformation,
   state: structs.TrainState,
   shardings: structs.Params,
+  of_older: structs.Params,
   mesh: Mesh,
 ) -> structs.TrainState:
   """Returns the sharding of each array of a training state.
@@ -119,11 +137,12 @@ def state_shardings(
     optimizer: whose state it holds.
     state: the state, or its shapes.
     shardings: of the weights; moments are placed as their weights.
+    of_older: of those of before the last update, where the state has them.
     mesh: the mesh.
   """
   whole = cast(Any, replicated(mesh))
   of_distance = None if state.distance is None else whole
-  of_older = structs.OlderWeights(params=shardings, distance=of_distance)
+  older = structs.OlderWeights(params=of_older, distance=of_distance)
   return structs.TrainState(
     step=whole,
     params=shardings,
@@ -135,7 +154,7 @@ def state_shardings(
       transform_non_params=lambda _: replicated(mesh),
     ),
     distance=of_distance,
-    older=None if state.older is None else of_older,
+    older=None if state.older is None else older,
   )
 
 

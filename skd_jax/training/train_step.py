@@ -13,7 +13,7 @@ from skd_jax import structs
 from skd_jax.losses import chunked, token_losses
 from skd_jax.models import forward, lora
 from skd_jax.models.loading import LoadedModel
-from skd_jax.parallel import sharding
+from skd_jax.parallel import rollout_devices, sharding
 from skd_jax.training import distance, older_weights
 
 
@@ -299,6 +299,7 @@ def make_train_fns(
   mesh: jax.sharding.Mesh,
   by_distance: distance.ShareByDistance | None = None,
   older_dtype: jax.typing.DTypeLike | None = None,
+  older_is_whole: bool = False,
 ) -> TrainFns:
   """Jits the first state and the train step, with explicit shardings.
 
@@ -313,6 +314,7 @@ def make_train_fns(
     by_distance: see train_step.
     older_dtype: of the weights of before the last update, which then generate
       and are part of the state; None: the newest generate.
+    older_is_whole: whether these are gathered over `fsdp`, to go elsewhere.
   """
   loss_fn = functools.partial(
     rollout_loss,
@@ -343,8 +345,11 @@ def make_train_fns(
   of_head: Any = teacher and jax.tree.map(
     lambda x: x.sharding, teacher.model.head_params(teacher.params)
   )
+  of_older = of_trained
+  if older_is_whole:
+    of_older = rollout_devices.whole_along_fsdp(of_trained)
   of_state = sharding.state_shardings(
-    optimizer, jax.eval_shape(init, student.params), of_trained, mesh
+    optimizer, jax.eval_shape(init, student.params), of_trained, of_older, mesh
   )
   of_known = older_weights.known(of_state)
   rows, replicated = sharding.rows(mesh), sharding.replicated(mesh)
