@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,25 +69,8 @@ def prepare_distillation(
     num_draft_tokens=config.rollout.num_draft_tokens,
   )
   if spec.mode == "skd" and not spec.num_draft_tokens:
-
-    def measure() -> dict[str, Any]:
-      batch = next(experiment.train_batches(config.distill, config.seeds[0]))
-      with jax.set_mesh(mesh):
-        batch = rollout_devices.rows_on_mesh(batch, mesh)
-        keys = sampling.row_keys(config.seed, 0, batch.index)
-        return draft_length.fastest(
-          draft_length.measure_draft_lengths(
-            spec,
-            make_rollout_fn_there,
-            student_there.params,
-            teacher_there.params,
-            batch,
-            keys,
-          )
-        )
-
-    spec = dataclasses.replace(
-      spec, **experiment.cached("draft_length", measure)
+    spec = _with_fastest_drafts(
+      experiment, spec, make_rollout_fn_there, student_there, teacher_there
     )
   is_apart = mesh != experiment.mesh
   train = builders.train_fns(
@@ -122,3 +106,39 @@ def prepare_distillation(
   frozen = lora.split(student_there.params)[1]
   generator = Generator(spec, rollout_fn_there, mesh, frozen, teacher_there)
   return Distillation(start, teacher, cache, spec, rollout_fn, generator, train)
+
+
+def _with_fastest_drafts(
+  experiment: Experiment,
+  spec: generation.GenerationSpec,
+  make_rollout_fn: Callable[[generation.GenerationSpec], generation.RolloutFn],
+  student: LoadedModel,
+  teacher: LoadedModel,
+) -> generation.GenerationSpec:
+  """Returns the spec with the draft length that is the fastest at first.
+
+  Args:
+    experiment: the run; what is found is a stage of it.
+    spec: who generates.
+    make_rollout_fn: with the models bound.
+    student: where it generates.
+    teacher: likewise.
+  """
+  config, mesh = experiment.config, experiment.rollout_mesh
+
+  def measure() -> dict[str, Any]:
+    batch = next(experiment.train_batches(config.distill, config.seeds[0]))
+    with jax.set_mesh(mesh):
+      batch = rollout_devices.rows_on_mesh(batch, mesh)
+      return draft_length.fastest(
+        draft_length.measure_draft_lengths(
+          spec,
+          make_rollout_fn,
+          student.params,
+          teacher.params,
+          batch,
+          sampling.row_keys(config.seed, 0, batch.index),
+        )
+      )
+
+  return dataclasses.replace(spec, **experiment.cached("draft_length", measure))

@@ -80,17 +80,18 @@ def on_mesh(tree: Any, mesh: Mesh) -> Any:
   """Returns weights on the devices of a mesh, whole along `fsdp`.
 
   Args:
-    tree: of jax.Arrays with a NamedSharding, of a mesh with the same `tensor`.
+    tree: of jax.Arrays, on a mesh with the same `tensor`.
     mesh: the mesh.
 
   Returns:
-    The tree, as `move` returns it.
+    The tree; what is on these devices stays as it is, sharded or not.
   """
 
   def place(x: jax.Array) -> jax.Array:
+    if x.sharding.device_set == {*mesh.devices.flat}:
+      return x
     assert isinstance(x.sharding, NamedSharding)
-    spec = whole_along_fsdp(x.sharding).spec
-    return move(x, NamedSharding(mesh, spec))
+    return move(x, NamedSharding(mesh, whole_along_fsdp(x.sharding).spec))
 
   return jax.tree.map(place, tree)
 

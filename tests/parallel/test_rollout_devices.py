@@ -220,7 +220,8 @@ def test_run_is_that_of_one_mesh(apart, whole, tmp_path_factory, tmp_path):
   assert not {*there.devices.ravel()} & {*apart[0].mesh.devices.ravel()}
 
 
-def test_stopped_run_ends_as_a_whole_one(apart, whole, tmp_path, monkeypatch):
+def interrupt(pair, workdir):
+  """Stops it by a signal in its second step."""
   trim_and_count, calls = train.trim_and_count, []
 
   def interrupted(*arguments):
@@ -229,11 +230,32 @@ def test_stopped_run_ends_as_a_whole_one(apart, whole, tmp_path, monkeypatch):
       os.kill(os.getpid(), signal.SIGINT)
     return trim_and_count(*arguments)
 
-  monkeypatch.setattr(train, "trim_and_count", interrupted)
-  with pytest.raises(loop.Interrupted, match="step 2 of 'distill_seed_0'"):
-    distill(apart, tmp_path)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train, "trim_and_count", interrupted)
+    with pytest.raises(loop.Interrupted, match="step 2 of 'distill_seed_0'"):
+      distill(pair, workdir)
+
+
+def test_stopped_run_ends_as_a_whole_one(apart, whole, tmp_path):
+  interrupt(apart, tmp_path)
   weights, _ = distill(apart, tmp_path)
   jax.tree.map(np.testing.assert_array_equal, weights, whole[0])
+
+
+@pytest.mark.slow
+def test_stopped_run_goes_on_with_another_split(
+  apart, whole, tmp_path_factory, tmp_path
+):
+  interrupt(apart, tmp_path)
+  one_mesh = open_pair(
+    tmp_path_factory,
+    {"data": 4, "tensor": 2},
+    **{"data.dir": apart[0].config.data.dir},
+  )
+  weights, tokens = distill(one_mesh, tmp_path)
+  np.testing.assert_array_equal(tokens, whole[1][2:])
+  close = functools.partial(np.testing.assert_allclose, atol=1e-3, rtol=1e-3)
+  jax.tree.map(close, weights, whole[0])
 
 
 @pytest.mark.slow
