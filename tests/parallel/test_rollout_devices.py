@@ -112,9 +112,12 @@ def test_trained_weights_are_gathered_and_move_in_parts():
   np.testing.assert_array_equal(moved, x)
 
 
-@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize(
-  "num_devices", [4, pytest.param(2, marks=pytest.mark.slow)]
+  ("rank", "num_devices"),
+  [
+    (2, 4),
+    *(pytest.param(*x, marks=pytest.mark.slow) for x in ((0, 4), (2, 2))),
+  ],
 )
 def test_responses_are_those_of_one_device(rank, num_devices):
   def make(shape):
