@@ -960,7 +960,9 @@ def test_rows_must_fit_the_mesh(changes, named):
 
 @pytest.mark.parametrize("field", ["distill.batch_size", "rollout.batch_size"])
 def test_rows_must_fit_the_devices_that_generate(field):
-  config = methods.change(config_lib.default_config(), {field: 4})
+  config = methods.change(
+    config_lib.default_config(), {"distill.batch_size": 12, field: 4}
+  )
   config_checks.check_rows(config, 4, 2)
   said = re.escape(
     f"{field} = 4: must be a multiple of mesh.rollout_devices / mesh.tensor = 3"
