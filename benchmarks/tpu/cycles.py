@@ -170,9 +170,16 @@ def rows_from_flags(quick: bool) -> Sequence[harness.Row]:
     dump = pathlib.Path(folder)
     bundles.ask_for_bundles(dump)
     for name, config, topology in wanted:
-      rows += make_rows(
+      found = make_rows(
         name, config, topology, layers, dump, flags.FLAGS.programs
       )
+      # As they are found: all of them take an hour.
+      print(
+        f"{name} on {topology}:",
+        *(f"{x['part']} {x['of_limit']:.3g}" for x in found if x["of_limit"]),
+        flush=True,
+      )
+      rows += found
   return rows
 
 
