@@ -40,9 +40,9 @@ def demo() -> ml_collections.ConfigDict:
   configs/studies/drafters.py, which has a weaker start, KD on the teacher's own
   text gave more: --method=teacher_kd.
 
-  One CPU core beside other work: 9 minutes, 4 of them for the teacher, one seed.
-  57.9 % of the proposals are accepted, of the start's 44.4 %; greedily 59.1 and
-  46.4 %.
+  One CPU core beside other work: 9 minutes, 4 of them for the teacher, one
+  seed. 57.9 % of the proposals are accepted, of the start's 44.4 %; greedily
+  59.1 and 46.4 %.
 
   Afterwards: python -m skd_jax.generate --model=WORKDIR/teacher
   --draft=WORKDIR/export

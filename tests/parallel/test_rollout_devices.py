@@ -239,6 +239,22 @@ def interrupt(pair, workdir):
       distill(pair, workdir)
 
 
+def test_weights_that_leave_are_whole_along_fsdp(apart):
+  opened, distillation = apart
+  with jax.set_mesh(opened.mesh):
+    state = distillation.train.init(distillation.start.params)
+  kept, trained = (
+    {
+      name
+      for x in jax.tree.leaves(params)
+      for name in jax.tree.leaves([*x.sharding.spec])
+    }
+    for params in (state.older.params, state.params)
+  )
+  assert "fsdp" in trained
+  assert "fsdp" not in kept
+
+
 def test_stopped_run_ends_as_a_whole_one(apart, whole, tmp_path):
   interrupt(apart, tmp_path)
   weights, _ = distill(apart, tmp_path)
