@@ -59,6 +59,32 @@ def generate(
   return TextGenerator(model, tokenizer, **options).answers(lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class TimedBatches:
+  """The batches that were decoded both ways, in turns, compilation left out.
+
+  num_batches: how many.
+  num_tokens: of their answers.
+  seconds: with the drafter.
+  alone_seconds: without it.
+  """
+
+  num_batches: int = 0
+  num_tokens: int = 0
+  seconds: float = 0.0
+  alone_seconds: float = 0.0
+
+  @property
+  def tokens_per_second(self) -> float:
+    """With the drafter; 0 before a batch is timed."""
+    return self.num_tokens / self.seconds if self.seconds else 0.0
+
+  @property
+  def speedup(self) -> float:
+    """Over plain decoding; 0 before a batch is timed."""
+    return self.alone_seconds / self.seconds if self.seconds else 0.0
+
+
 @dataclasses.dataclass
 class TextGenerator:
   """Answers lines with a model, in batches.
@@ -80,7 +106,9 @@ class TextGenerator:
   batch_size: lines answered at once.
   num_draft_tokens: G, with a draft. If the answers do not depend on it, the
     first batch measures what drafts cost and how much of them is accepted, and
-    later batches draft fewer tokens, or none, where more do not pay.
+    later batches draft fewer tokens, or none, where more do not pay. What that
+    brings is measured over the whole input: batches 1, 2, 4, 8 ... are decoded
+    without the draft as well.
   eos_ids: ids that end an answer; None: those of the tokenizer.
   """
 
@@ -99,8 +127,8 @@ class TextGenerator:
   stats: draft_stats.DraftStats = dataclasses.field(
     default=draft_stats.DraftStats(), init=False
   )
-  tokens_per_second: float = dataclasses.field(default=0.0, init=False)
-  speedup: float = dataclasses.field(default=0.0, init=False)
+  timed: TimedBatches = dataclasses.field(default=TimedBatches(), init=False)
+  num_batches: int = dataclasses.field(default=0, init=False)
   costs: dict[str, float] = dataclasses.field(default_factory=dict, init=False)
 
   def __post_init__(self):
@@ -163,26 +191,33 @@ class TextGenerator:
     return texts
 
   def _decode(self, batch: structs.Batch) -> structs.Rollout:
-    """Decodes a batch and counts it; the first is also timed with a draft."""
+    """Decodes a batch and counts it; a few are also timed with a draft."""
     if self._drafter is None:
       return jax.device_get(self._plain(batch))
-    if self.stats.rounds:
-      rollout = jax.device_get(self._speculate(batch, self._adaptation()))
+    self.num_batches += 1
+    if self.num_batches.bit_count() == 1:  # 1, 2, 4, 8 ...
+      rollout = self._decode_in_turns(batch, self._drafter)
     else:
-      rollout = self._measure(batch, self._drafter)
+      rollout = jax.device_get(self._speculate(batch, self._adaptation()))
     self.stats += draft_stats.count(rollout, self.num_draft_tokens)
     return rollout
 
-  def _measure(self, batch: structs.Batch, drafter: Drafter) -> structs.Rollout:
-    """Decodes a batch with and without the drafter, and compares the times."""
+  def _decode_in_turns(
+    self, batch: structs.Batch, drafter: Drafter
+  ) -> structs.Rollout:
+    """Decodes a batch with and without the drafter, and adds up the times."""
+    adaptation = self._adaptation()
     alone_seconds, alone = _timed(lambda: self._plain(batch))
-    seconds, rollout = _timed(
-      lambda: self._speculate(batch, draft_lengths.FULL_DRAFTS)
+    seconds, rollout = _timed(lambda: self._speculate(batch, adaptation))
+    self.timed = TimedBatches(
+      self.timed.num_batches + 1,
+      self.timed.num_tokens + int(np.sum(rollout.length)),
+      self.timed.seconds + seconds,
+      self.timed.alone_seconds + alone_seconds,
     )
-    self.speedup = alone_seconds / seconds
-    self.tokens_per_second = int(np.sum(rollout.length)) / seconds
     # Else shorter drafts would have other answers, and times decide of them.
-    if speculative.same_responses(drafter, self._policy(self.model)):
+    same = speculative.same_responses(drafter, self._policy(self.model))
+    if same and self.num_batches == 1:
       # To decode is to read weights: a pass costs as many as it reads.
       drafts = _num_weights(drafter.policy.params) if drafter.policy else 0
       self.costs = draft_lengths.measured_costs(
@@ -194,7 +229,7 @@ class TextGenerator:
     return rollout
 
   def _adaptation(self) -> dict[str, float]:
-    """Returns how drafts adapt, once the first batch has been measured."""
+    """Returns how drafts adapt, once the first batch has been timed."""
     expectations = self.stats.expectations
     if not self.costs or not expectations:
       return dict(draft_lengths.FULL_DRAFTS)
@@ -258,15 +293,16 @@ class TextGenerator:
 
   def summary(self) -> str:
     """Returns in one line what drafting brought; "" without a draft."""
-    stats = self.stats
+    stats, timed = self.stats, self.timed
     if not stats.rounds:
       return ""
     by_position = ", ".join(f"{x:.0%}" for x in stats.acceptance_by_position)
     return (
       f"Drafts: {stats.acceptance:.0%} of the judged tokens accepted (by "
       f"position {by_position or 'none'}), {stats.tokens_per_pass:.2f} tokens "
-      f"per teacher pass; first batch: {self.tokens_per_second:.0f} tokens per "
-      f"second, {self.speedup:.2f} times the speed of plain decoding"
+      f"per teacher pass; {timed.tokens_per_second:.0f} tokens per second, "
+      f"{timed.speedup:.2f} times the speed of plain decoding, by "
+      f"{timed.num_batches} of {self.num_batches} batches"
     )
 
 

@@ -76,18 +76,38 @@ def test_draft_gives_the_same_answers_and_says_what_it_brought(
   # Every line has at least one token, EOS included where it came.
   assert len(lines) <= stats.rounds < stats.emitted
   assert 0 < sum(stats.accepted) <= sum(stats.judged)
-  assert drafted.speedup > 0
-  assert drafted.tokens_per_second > 0
+  assert drafted.timed.speedup > 0
+  assert drafted.timed.tokens_per_second > 0
   shown = re.fullmatch(
     r"Drafts: \d+% of the judged tokens accepted \(by position \d+%, \d+%\), "
-    r"([\d.]+) tokens per teacher pass; first batch: \d+ tokens per second, "
-    r"[\d.]+ times the speed of plain decoding",
+    r"([\d.]+) tokens per teacher pass; \d+ tokens per second, "
+    r"[\d.]+ times the speed of plain decoding, by (\d) of (\d) batches",
     drafted.summary(),
   )
   assert shown
   assert float(shown[1]) == pytest.approx(
     stats.emitted / stats.rounds, abs=0.01
   )
+
+
+def test_batches_of_the_whole_input_are_timed_both_ways(
+  lines, model, tokenizer, monkeypatch
+):
+  timed, decoded = [], text._timed
+  monkeypatch.setattr(
+    text, "_timed", lambda decode: timed.append(decode) or decoded(decode)
+  )
+  options = OPTIONS | {"batch_size": 1}
+  drafted = text.TextGenerator(
+    model, tokenizer, draft=skd_jax.PromptLookup(), **options
+  )
+  answers = list(drafted.answers(lines[:1] * 5))
+  assert len(set(answers)) == 1
+  # The batches 1, 2 and 4 of 5.
+  assert len(timed) == 2 * drafted.timed.num_batches == 6
+  assert drafted.num_batches == 5
+  of_answer = drafted.stats.emitted / 5
+  assert drafted.timed.num_tokens == 3 * of_answer
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ class Decoder(nnx.Module):
       one_layer = functools.partial(
         block,
         tables=tables[ropes[i]],
-        positions=positions if given is not None else None,
+        positions=given,
         cache=None if cache is None else cache[i],
         starts=starts,
       )

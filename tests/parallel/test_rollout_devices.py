@@ -210,6 +210,7 @@ def whole(apart, tmp_path_factory):
   return distill(apart, tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_run_is_that_of_one_mesh(apart, whole, tmp_path_factory, tmp_path):
   one_mesh = open_pair(tmp_path_factory, {"data": 8})
   weights, tokens = distill(one_mesh, tmp_path)
