@@ -106,6 +106,9 @@ def test_batches_of_the_whole_input_are_timed_both_ways(
   # The batches 1, 2 and 4 of 5.
   assert len(timed) == 2 * drafted.timed.num_batches == 6
   assert drafted.num_batches == 5
+  # Drafts that adapt are the program of those that do not.
+  assert drafted.costs
+  assert drafted._speculate.func._cache_size() == 1
   of_answer = drafted.stats.emitted / 5
   assert drafted.timed.num_tokens == 3 * of_answer
 

@@ -17,8 +17,14 @@ from flax import struct
 
 from skd_jax import structs
 
-# The last arguments of `speculative_decode`, where all drafts have G tokens.
-FULL_DRAFTS = {"draft_cost": 0.0, "round_cost": 0.0, "expected_acceptance": 1.0}
+# The last arguments of `speculative_decode`, where all drafts have G tokens; as
+# many as in later batches, so that nothing is compiled again for these.
+FULL_DRAFTS = {
+  "draft_cost": 0.0,
+  "round_cost": 0.0,
+  "expected_acceptance": 1.0,
+  "slowest_acceptance": 1.0,
+}
 
 # A drafter that is switched off is tried in a round so late that the trial
 # costs a small part of the rounds before it; then four times as late, and on.

@@ -162,7 +162,7 @@ def test_drafter_that_does_not_pay_is_soon_switched_off():
       teacher,
       *inputs(prompts),
       batch_size=None,
-      **{**FULL_DRAFTS, **adaptation},
+      **{**FULL_DRAFTS, "slowest_acceptance": None, **adaptation},
     )
     np.testing.assert_array_equal(result.num_rounds, T)
     return sum(count(result).judged)
