@@ -120,6 +120,8 @@ def make_rollout_fn(
     jax.tree.map(lambda x: x.sharding, model.params)
     for model in (student, teacher)
   )
+  # What is jitted would keep the weights of a LoadedModel where they are.
+  student_model, teacher_model = student.model, teacher.model
 
   @functools.partial(
     jax.jit,
@@ -130,8 +132,8 @@ def make_rollout_fn(
     # The float32 masters are cast once here, not at every token.
     cast = jax.tree.map(lambda x: x.astype(dtype), student_params)
     shared = (
-      Policy(cast, student.model, spec.student_sampling),
-      Policy(teacher_params, teacher.model, spec.teacher_sampling),
+      Policy(cast, student_model, spec.student_sampling),
+      Policy(teacher_params, teacher_model, spec.teacher_sampling),
       stop_table,
       threshold,
     )
