@@ -46,6 +46,8 @@ def measured_costs(
 ) -> dict[str, float]:
   """Returns {"draft_cost", "round_cost"} of measured times, at least 0.
 
+  Both are floats of Python: a numpy float has another type inside jit.
+
   Args:
     alone_seconds: of a pass of the teacher alone.
     round_seconds: of a round in which G tokens are drafted and judged.
@@ -55,8 +57,8 @@ def measured_costs(
   total = max(round_seconds / alone_seconds - 1, 0.0)
   draft_cost = min(draft_cost, total / num_draft_tokens)
   return {
-    "draft_cost": draft_cost,
-    "round_cost": total - draft_cost * num_draft_tokens,
+    "draft_cost": float(draft_cost),
+    "round_cost": float(total - draft_cost * num_draft_tokens),
   }
 
 

@@ -39,6 +39,16 @@ def test_cost_of_a_draft_is_what_a_round_takes_longer():
   assert costs == {"draft_cost": 0, "round_cost": 0}
 
 
+def test_measured_costs_have_the_type_of_those_before_them():
+  # Of times that are divided by numpy's integers.
+  measured = np.float64([2.0, 5.0])
+  for costs in (
+    measured_costs(*measured, 3, draft_cost=0.2),
+    measured_costs(*measured[::-1], 3, draft_cost=np.float64(0.2)),
+  ):
+    assert {type(cost) for cost in costs.values()} == {float}
+
+
 def test_best_length_is_the_best_of_all_that_are_tried_out():
   rng = np.random.default_rng(0)
   found = set()
