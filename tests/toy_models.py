@@ -186,8 +186,14 @@ _EVEN_GEMMA = dataclasses.replace(
 )
 EVEN_FAMILIES = {
   "llama": EVEN_LLAMA,
+  # Its heads divide by no more than two devices, as those of Qwen2 0.5B.
   "qwen2": dataclasses.replace(
-    EVEN_LLAMA, model_type="qwen2", attention_bias=True, tie_embeddings=True
+    EVEN_LLAMA,
+    model_type="qwen2",
+    num_heads=6,
+    num_kv_heads=2,
+    attention_bias=True,
+    tie_embeddings=True,
   ),
   # Its vocabulary divides by no axis: embedding and head stay whole.
   "qwen3": dataclasses.replace(

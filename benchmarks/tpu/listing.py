@@ -15,6 +15,8 @@ import re
 _BITS = {"pred": 8}  # Of the types whose name has none.
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+# An attribute of a kernel is written over several lines.
+_BREAK = re.compile(r'\n(?="|\}\})')
 _ORDER = re.compile(r"^([\d,]+)(?::|$)")
 
 # What reads only what it gives, and what writes only its operand of that index.
@@ -154,7 +156,7 @@ class Program:
     self.computations: dict[str, Computation] = {}
     self.entry = ""
     current: Computation | None = None
-    for line in text.splitlines():
+    for line in _BREAK.sub("", text).splitlines():
       header = _HEADER.match(line)
       if header:
         current = self.computations.setdefault(header[2], {})

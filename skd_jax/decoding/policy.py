@@ -25,4 +25,4 @@ class Policy:
     # Each device computes the logits of its part of V, and then has those of
     # its rows: the logits are moved, not the head.
     logits = sharding.constrain(logits, "row", *inner, "vocab")
-    return sharding.constrain(logits, "logits_row", *inner, None)
+    return sharding.constrain(logits, "spread_row", *inner, None)

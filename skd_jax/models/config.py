@@ -240,6 +240,15 @@ class ModelConfig:
     """Whether tokens past max_position_embeddings have no meaning at all."""
     return self.learned_positions or self.rope.rope_type == "longrope"
 
+  def divides_heads(self, parts: int) -> bool:
+    """Whether query heads go to as many devices: whole groups, or parts of one.
+
+    N = 2 key/value heads with R = 3 queries each do not go to 3 devices.
+    """
+    groups = self.num_kv_heads
+    torn = groups % parts and parts % groups
+    return self.num_heads % parts == 0 and not torn
+
   def window(self, layer: int) -> int | None:
     """The number of tokens that a query of this layer sees, or None."""
     return self.layer_windows[layer] if self.layer_windows else None

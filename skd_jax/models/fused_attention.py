@@ -20,14 +20,20 @@ import jax.numpy as jnp
 
 from skd_jax.parallel import sharding
 
-# Tokens of a sequence from which a kernel pays. TPU: of 8,192 tokens and one
-# layer of Gemma 2B on a v5e, by the cycles that the compiler schedules, rows of
-# 512 cost 2.7 M by `attend` and 2.0 M by splash, rows of 2,048 12.5 M and at
-# most 6.5 M, with temporaries of 1.4 GiB and 3.5 MiB. GPU: of as many
-# tokens and one layer of Llama 1B, forward and backward in a trial on an H200,
-# rows of 256 took 2.4 ms by `attend` and 0.6 by cuDNN, rows of 2,048 8.0 and
-# 1.0.
-FUSED_FROM = {"tpu": 2048, "gpu": 256}
+# Tokens of a sequence from which a kernel pays. TPU: forward and backward pass of
+# one layer, eight rows on one v5e, in thousands of cycles that the compiler
+# schedules (one-off counts):
+#
+#   tokens                                           255    383    511
+#   Qwen2 0.5B: N = 2, R = 7, H = 64    `attend`     387    981   1964
+#                                       splash       329            732
+#   Gemma 2B, a head: N = R = 1, H = 256  `attend`    33           150
+#                                       splash        46           123
+#
+# GPU: of 8,192 tokens and one layer of Llama 1B, forward and backward in a trial
+# on an H200, rows of 256 took 2.4 ms by `attend` and 0.6 by cuDNN, rows of 2,048
+# 8.0 and 1.0.
+FUSED_FROM = {"tpu": 384, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
 
 
@@ -91,8 +97,8 @@ def attend_fused(
 ) -> jax.Array:
   """Mixes the values of the tokens that each token sees, by a kernel.
 
-  Each device has its rows and, where they divide, its heads; a kernel cannot
-  be partitioned.
+  Each device has its rows and, where they divide, its heads, else a part of
+  these rows; a kernel cannot be partitioned.
 
   Args:
     kernel: "splash" or "cudnn", as chosen for these arguments.
@@ -106,15 +112,17 @@ def attend_fused(
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
-  of_keys = sharding.spec(key.shape, "row", "kv_heads", None, None)
   # One group of keys may be shared by all devices, each with some queries of
   # it; of several, a device would need to know which its queries belong to.
-  can_split = of_keys[1] is not None or key.shape[1] == 1
-  heads = "heads" if can_split else None
-  of_query = sharding.spec(query.shape, "row", None, heads, None)
+  splits_keys = sharding.spec(key.shape[1:2], "kv_heads")[0] is not None
+  heads = "heads" if splits_keys or key.shape[1] == 1 else None
+  splits_heads = sharding.spec(query.shape[2:3], heads)[0] is not None
+  row = "row" if splits_heads else "spread_row"
+  of_query = sharding.spec(query.shape, row, None, heads, None)
+  of_keys = sharding.spec(key.shape, row, "kv_heads", None, None)
   of_starts = None
   if starts is not None:
-    of_starts = sharding.spec(starts.shape, "row", None)
+    of_starts = sharding.spec(starts.shape, row, None)
   attend = functools.partial(_cudnn, window=window)
   if kernel == "splash":
     # Imported where it is used: it takes half a second.

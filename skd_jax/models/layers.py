@@ -21,6 +21,7 @@ from skd_jax.models.attention import (
 )
 from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.experts import ExpertMLP
+from skd_jax.parallel import sharding
 
 INIT_STDDEV = 0.02
 
@@ -215,7 +216,13 @@ class Attention(nnx.Module):
     """x [B, n, D], positions [B, n] -> [B, n, D] and the written cache.
 
     Without positions, what the cache holds is stale, and x is written in front.
+    Every device has the weights of heads that do not divide over `tensor`: each
+    attends for its part of the rows, where no cache has to be whole.
     """
+    divides = self.config.divides_heads(sharding.num_tensor_parts())
+    spreads = cache is None and not divides
+    if spreads:
+      x = sharding.constrain(x, "spread_row", None, None)
     batch, n, _ = x.shape
     heads = (batch, n, -1, self.config.head_dim)
     query, key, value = self.query(x), self.key(x), self.value(x)
@@ -242,7 +249,8 @@ class Attention(nnx.Module):
       mixed = attend_itself(query, *own, starts, **options)
     else:
       mixed = attend(query, cache["k"], cache["v"], positions, **options)
-    return self.out(mixed), cache
+    mixed = self.out(mixed)
+    return (sharding.constrain_rows(mixed) if spreads else mixed), cache
 
 
 class MLP(nnx.Module):

@@ -55,8 +55,7 @@ def usable_rules(
   """Returns the rules that divide a model, and why the others do not.
 
   A dimension that is not divisible stays whole on every device. So do query
-  heads whose groups would be torn: N = 2 key/value heads with R = 3 queries
-  each on tensor = 3.
+  heads whose groups would be torn, see ModelConfig.divides_heads.
 
   Args:
     config: of the model.
@@ -69,8 +68,7 @@ def usable_rules(
   usable, kept = dict(rules), []
   for name, size in _sizes(config).items():
     parts = math.prod(mesh.shape[axis] for axis in rules[name])
-    groups = config.num_kv_heads
-    torn = name == "heads" and groups % parts and parts % groups
+    torn = name == "heads" and not config.divides_heads(parts)
     if size % parts or torn:
       usable[name] = ()
       axes = " * ".join(f"mesh.{axis}" for axis in rules[name])

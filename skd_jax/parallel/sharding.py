@@ -45,8 +45,8 @@ FROZEN: Rules = {
   "mlp": ("tensor",),
   "expert_mlp": ("tensor",),
   "width": (),
-  # Logits from which a token is drawn: each row whole on one device.
-  "logits_row": MESH_AXES,
+  # Of what is computed for each row alone, with weights that every device has.
+  "spread_row": MESH_AXES,
 }
 TRAINED: Rules = {**FROZEN, "width": ("fsdp",)}
 
@@ -219,7 +219,8 @@ def constrain(x: jax.Array, *dimensions: str | None) -> jax.Array:
   Args:
     x: [...].
     dimensions: the kind of each, a name of the table, or None for one that is
-      whole on every device. One that does not divide is whole as well.
+      whole on every device. One that does not divide by all its axes goes along
+      the first of them alone, or is whole as well.
 
   Returns:
     x.
@@ -237,8 +238,9 @@ def spec(shape: tuple[int, ...], *dimensions: str | None) -> PartitionSpec:
   for name, size in zip(dimensions, shape, strict=True):
     # Inside `by_rows` the rows are sharded already.
     axes = tuple(a for a in FROZEN.get(name or "", ()) if a in mesh.auto_axes)
-    parts = math.prod(mesh.shape[axis] for axis in axes)
-    found.append(axes if axes and size % parts == 0 else None)
+    while size % math.prod(mesh.shape[axis] for axis in axes):
+      axes = axes[:-1]
+    found.append(axes or None)
   return PartitionSpec(*found)
 
 
@@ -257,10 +259,15 @@ def shards_rows() -> bool:
   )
 
 
+def num_tensor_parts() -> int:
+  """Returns over how many devices the mesh of the context shards weights."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape["tensor"]
+
+
 def shards_tensors() -> bool:
   """Whether the mesh of the context shards weights over `tensor`."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.shape["tensor"] > 1
+  return num_tensor_parts() > 1
 
 
 def by_rows(

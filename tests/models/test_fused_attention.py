@@ -91,9 +91,9 @@ def make_inputs(length):
   )
 
 
-# The last block of 200 is filled up.
+# The last block of 200 is filled up; of 640 the gradients are found apart.
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [128, 200, 256])
+@pytest.mark.parametrize("length", [128, 200, 256, 640])
 @pytest.mark.parametrize("window", [None, 50])
 @pytest.mark.parametrize("cap", [None, 2.0])
 @pytest.mark.parametrize("packed", [False, True])
@@ -116,7 +116,7 @@ def test_splash_and_its_gradient_are_those_of_all_scores(
       )
     )(*arrays)
     for attend in (
-      functools.partial(splash.attend, block=128, interpret=True),
+      functools.partial(splash.attend, max_block=128, interpret=True),
       attention.attend_itself,
     )
   )
@@ -153,20 +153,32 @@ def num_kernels(*arguments, **options):
 
 
 def test_a_model_has_the_kernel_for_long_sequences_alone():
-  # Forward, and the gradients of queries and of keys.
-  assert num_kernels(mesh_of("tpu"), LLAMA, 2048) == 3
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2048) == 2
   assert num_kernels(mesh_of("tpu"), LLAMA, 256) == 0
   assert num_kernels(mesh_of("cpu"), LLAMA, 2048) == 0
 
 
+def test_gradients_of_many_blocks_are_found_apart():
+  # Forward, and the gradients of queries and of keys.
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2049) == 3
+
+
+@pytest.mark.parametrize(
+  ("length", "found"),
+  [(100, (1, 128)), (511, (1, 512)), (513, (2, 384)), (8192, (16, 512))],
+)
+def test_blocks_of_a_sequence_have_little_to_fill(length, found):
+  assert splash.blocks_of(length) == found
+
+
 def test_packed_sequences_and_long_prompts_have_it_as_well():
-  assert num_kernels(mesh_of("tpu"), LLAMA, 2048, packed=True) == 3
+  assert num_kernels(mesh_of("tpu"), LLAMA, 2048, packed=True) == 2
   assert num_kernels(mesh_of("tpu"), LLAMA, 2048, cached=True) == 1
 
 
 def test_of_block_sparse_and_dense_layers_the_dense_ones_have_it():
   sparse = dataclasses.replace(PHI3_SMALL, dense_attention_layers=())
-  assert num_kernels(mesh_of("tpu"), PHI3_SMALL, 2048) == 3
+  assert num_kernels(mesh_of("tpu"), PHI3_SMALL, 2048) == 2
   assert num_kernels(mesh_of("tpu"), sparse, 2048) == 0
   assert num_kernels(mesh_of("tpu"), sparse, 2048, cached=True) == 0
 
@@ -175,6 +187,27 @@ def test_each_device_runs_the_kernel_on_its_rows_and_heads():
   found = lowered(mesh_of("tpu", (2, 1, 2)), EVEN_LLAMA, 2048, rows=2)
   # Half of 2 rows and of 8 heads of size 8.
   assert "tensor<1x4x2048x8xbf16>" in found
+
+
+@pytest.mark.parametrize(
+  ("rows", "of_each"),
+  [(4, 1), pytest.param(6, 3, id="6 rows stay whole over tensor")],
+)
+def test_where_heads_do_not_divide_each_device_has_its_part_of_the_rows(
+  rows, of_each
+):
+  config = dataclasses.replace(EVEN_LLAMA, num_heads=3, num_kv_heads=1)
+  mesh = mesh_of("tpu", (2, 1, 2))
+  found = lowered(mesh, config, 2048, rows=rows)
+  assert f"tensor<{of_each}x3x2048x8xbf16>" in found
+  # Without a kernel, what is projected says where the rows are.
+  spread = '{"data", "fsdp", "tensor"}'
+  assert (spread in lowered(mesh, config, 128, rows=rows)) == (rows == 4)
+
+
+def test_heads_that_divide_are_not_exchanged_for_rows():
+  mesh = mesh_of("tpu", (2, 1, 2))
+  assert '"fsdp", "tensor"}' not in lowered(mesh, EVEN_LLAMA, 128, rows=4)
 
 
 def test_a_data_parallel_group_reads_its_prompts_with_the_kernel():
