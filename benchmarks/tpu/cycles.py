@@ -45,8 +45,9 @@ from skd_jax.losses import chunked
 
 PROGRAMS = ("rollout", "train")
 _QUICK_LAYERS = 2
-# A loss in one chunk is no loop, and is not told from what follows it.
-_CHUNK = 256
+# Half of what a run takes by default: a loss in one chunk is no loop, and is
+# not told from what follows it.
+_CHUNK = 1024
 
 
 def count(
@@ -74,7 +75,10 @@ def count(
     bundles.take_bundles(dump)  # Those of what was compiled on the way.
     text = programs.compile_program(program).as_text() or ""
     issued = bundles.take_bundles(dump)
-    found |= schedule.costs(listing.Program(text), issued, chip)
+    for part, cost in schedule.costs(
+      listing.Program(text), issued, chip
+    ).items():
+      found[f"{part} of {name}" if part == schedule.OTHER else part] = cost
   return found
 
 
@@ -143,7 +147,6 @@ def make_rows(
       "of_limit": limit[part] / cost.schedule if part in limit else None,
     }
     for part, cost in count(plan, chip, dump, wanted).items()
-    if part in limit or part in schedule.PARTS
   ]
 
 

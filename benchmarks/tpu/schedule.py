@@ -26,6 +26,7 @@ from benchmarks.tpu import chips, listing
 # Parts of the rollout and of the train step, as jax.named_scope names them.
 DRAFT_STEP = "draft step"  # What `propose` repeats.
 PARTS = ("propose", "verify", "commit", "refill", "hidden", "loss", "update")
+OTHER = "other"  # What stands in none of them: weights that are cast once.
 
 _STARTS = frozenset(("copy-start", "slice-start", "async-start"))
 _DONES = frozenset(("copy-done", "slice-done", "async-done"))
@@ -81,7 +82,7 @@ def costs(
     chip: what it was compiled for.
   """
   counter = _Counter(program, bundles, chip)
-  return counter.walk(program.entry, "other")[0]
+  return counter.walk(program.entry, OTHER)[0]
 
 
 def part_of(op: listing.Op, before: str) -> str:
@@ -89,13 +90,14 @@ def part_of(op: listing.Op, before: str) -> str:
 
   jit(rollout)/while/body/propose/while/body/dot_general   draft step
   jit(step)/transpose(jvp(hidden))/mul                     hidden
+  jit(rollout)/convert_element_type                        other
   """
   if "propose/while/body" in op.source:
     return DRAFT_STEP
   for part in PARTS:
     if re.search(rf"[/(]{part}(?:[/)]|$)", op.source):
       return part
-  return before
+  return OTHER if op.source else before
 
 
 class _Copies:

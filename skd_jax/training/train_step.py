@@ -201,20 +201,21 @@ def train_step(
     parts,
     unroll=num_microbatches == 1,
   )
-  scale = 1.0 / jnp.maximum(sums.weight, 1e-6)
-  gradient = jax.tree.map(lambda x: x * scale, gradient)
   with jax.named_scope("update"):
+    scale = 1.0 / jnp.maximum(sums.weight, 1e-6)
+    gradient = jax.tree.map(lambda x: x * scale, gradient)
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )
     params = optax.apply_updates(state.params, updates)
-  metrics = sums.means() | {"grad_norm": optax.tree.norm(gradient)}
-  is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-  params, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(is_finite, new, old),
-    (params, opt_state),
-    (state.params, state.opt_state),
-  )
+    norm = optax.tree.norm(gradient)
+    metrics = sums.means() | {"grad_norm": norm}
+    is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(is_finite, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
   seen = state.distance
   if by_distance is not None and seen is not None:
     known = seen if state.older is None else state.older.distance

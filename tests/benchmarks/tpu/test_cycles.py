@@ -62,8 +62,8 @@ metadata={op_name="jit(f)/jvp(hidden)/neg"}
 """
 
 
-def counted(**issued):
-  return schedule.costs(listing.Program(PROGRAM), issued, CHIP)
+def counted(program=PROGRAM, **issued):
+  return schedule.costs(listing.Program(program), issued, CHIP)
 
 
 def test_memory_is_counted_with_tiles_and_only_in_hbm():
@@ -96,6 +96,24 @@ def test_a_copy_takes_the_bandwidth_that_is_left():
   # The code beside it needs 1,000 cycles, of which its own 8 bytes take one.
   assert counted(near=1000)["verify"].schedule == pytest.approx(whole + 1)
   assert counted(near=9000)["verify"].schedule == 9000
+
+
+def test_what_is_named_after_no_part_is_counted_apart():
+  verify = 'op_name="jit(f)/verify/add"'
+  assert counted(near=9000)[schedule.OTHER].schedule == 0
+  found = counted(PROGRAM.replace(verify, 'op_name="jit(f)/add"'), near=9000)
+  assert found[schedule.OTHER].schedule == 9000
+  # Without a name it belongs to what is before it.
+  found = counted(PROGRAM.replace(verify, ""), near=9000)
+  assert found[schedule.OTHER].schedule == 9000
+  assert found["hidden"] == counted()["hidden"]
+
+
+def test_attributes_of_a_kernel_are_read_over_several_lines():
+  attribute = 'frontend_attributes={kernel_metadata={\n"block": 512\n}}, '
+  assert counted(PROGRAM.replace("metadata=", attribute + "metadata=")) == (
+    counted()
+  )
 
 
 BUNDLES = """
