@@ -75,8 +75,8 @@ class Decoder(nnx.Module):
     Without positions they are 0..n - 1, and what the cache holds is stale.
     """
     config = self.config
-    given = positions
-    if positions is None:
+    is_prompt = positions is None
+    if is_prompt:
       positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     if config.has_last_position and not packed:
       longest = config.max_position_embeddings
@@ -114,7 +114,8 @@ class Decoder(nnx.Module):
       one_layer = functools.partial(
         block,
         tables=tables[ropes[i]],
-        positions=given,
+        # Not those that were given: these may be anywhere on the mesh.
+        positions=None if is_prompt else positions,
         cache=None if cache is None else cache[i],
         starts=starts,
       )

@@ -21,7 +21,7 @@ needs_eight_devices = pytest.mark.skipif(
   reason="needs XLA_FLAGS=--xla_force_host_platform_device_count=8",
 )
 
-V, T, EOS, ROWS = 64, 6, 3, 16
+V, T, EOS, ROWS, G = 64, 6, 3, 16, 3
 FEW = [(2, 2, 2), (1, 1, 8)]
 
 
@@ -140,7 +140,7 @@ def make_pieces(
   teacher = load(wide, 1, mesh, sharding.FROZEN)
   small = quantization.quantize(teacher.params, compact)
   teacher = dataclasses.replace(teacher, params=small)
-  spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=3)
+  spec = builders.generation_spec(config, max_new_tokens=T, num_draft_tokens=G)
   vocab_size = model_config.vocab_size
   # What a decoder behind an encoder starts from.
   ending = [7] * getattr(model_config, "decoder_prompt_size", 0)
