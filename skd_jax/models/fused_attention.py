@@ -112,14 +112,16 @@ def attend_fused(
   Returns:
     [B, n, N*R*H], in the dtype of `value`. Scores are in float32.
   """
-  # One group of keys may be shared by all devices, each with some queries of
-  # it; of several, a device would need to know which its queries belong to.
-  splits_keys = sharding.spec(key.shape[1:2], "kv_heads")[0] is not None
-  heads = "heads" if splits_keys or key.shape[1] == 1 else None
-  splits_heads = sharding.spec(query.shape[2:3], heads)[0] is not None
-  row = "row" if splits_heads else "spread_row"
+  parts = sharding.num_tensor_parts()
+  if query.shape[2] % parts == 0 and parts % key.shape[1] == 0:
+    # Devices that share a group, N = 2 on 4: each has a copy of its keys.
+    copies = parts // key.shape[1]
+    key, value = (jnp.repeat(x, copies, axis=1) for x in (key, value))
+  splits = key.shape[1] % parts == 0
+  row = "row" if splits else "spread_row"
+  heads, groups = ("heads", "kv_heads") if splits else (None, None)
   of_query = sharding.spec(query.shape, row, None, heads, None)
-  of_keys = sharding.spec(key.shape, row, "kv_heads", None, None)
+  of_keys = sharding.spec(key.shape, row, groups, None, None)
   of_starts = None
   if starts is not None:
     of_starts = sharding.spec(starts.shape, row, None)

@@ -189,6 +189,14 @@ def test_each_device_runs_the_kernel_on_its_rows_and_heads():
   assert "tensor<1x4x2048x8xbf16>" in found
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+def test_devices_that_share_keys_have_their_own_queries(groups):
+  config = dataclasses.replace(EVEN_LLAMA, num_kv_heads=groups)
+  found = lowered(mesh_of("tpu", (1, 1, 8)), config, 2048, rows=3)
+  # All rows, and one of 8 heads with its keys.
+  assert "tensor<3x1x2048x8xbf16>" in found
+
+
 @pytest.mark.parametrize(
   ("rows", "of_each"),
   [(4, 1), pytest.param(6, 3, id="6 rows stay whole over tensor")],

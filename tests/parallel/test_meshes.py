@@ -18,8 +18,8 @@ import pytest
 from skd_jax import models, structs
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
+from skd_jax.models import attention, fused_attention, loading, splash
 from skd_jax.models import config as config_lib
-from skd_jax.models import loading
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe
 from tests.parallel.mesh_pieces import (
@@ -422,3 +422,51 @@ def test_probe_finds_on_a_mesh_what_it_finds_on_one_device(shape):
   assert got.pop("rule") == want.pop("rule")
   assert 0 < want["replaced"] < 1
   assert got == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("heads", "groups", "shape"),
+  [
+    (8, 4, (1, 1, 8)),  # Two devices share a group.
+    (8, 1, (2, 1, 4)),
+    (8, 4, (2, 2, 2)),
+    (6, 2, (2, 1, 4)),  # Heads do not divide: rows do.
+    (12, 4, (1, 1, 3)),  # Groups would be torn.
+  ],
+)
+def test_each_device_gives_a_kernel_the_keys_of_its_queries(
+  heads, groups, shape, monkeypatch
+):
+  rng = np.random.default_rng(0)
+  arrays = [
+    jnp.asarray(rng.normal(size=(12, *dims, 8)), jnp.float32)
+    for dims in ((5, heads), (groups, 5), (groups, 5))
+  ]
+  starts = jnp.asarray(rng.integers(0, 2, (12, 5)), jnp.int32)
+
+  def by_scores(query, key, value, starts, *, window, cap):
+    slots = jnp.broadcast_to(jnp.arange(5), query.shape[:2])
+    mixed = attention.attend(
+      query, key, value, slots, starts, window=window, cap=cap
+    )
+    return mixed.reshape(query.shape)
+
+  def total(attend, *arrays):
+    mixed = attend(*arrays, starts, window=3, cap=None).reshape(12, 5, -1)
+    return jnp.sum(jnp.sin(mixed)), mixed
+
+  def results(attend):
+    function = functools.partial(total, attend)
+    return jax.jit(
+      jax.value_and_grad(function, argnums=(0, 1, 2), has_aux=True)
+    )(*arrays)
+
+  want = results(by_scores)
+  monkeypatch.setattr(splash, "attend", by_scores)
+  with jax.set_mesh(make_mesh(shape)):
+    got = results(functools.partial(fused_attention.attend_fused, "splash"))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    got,
+    want,
+  )
