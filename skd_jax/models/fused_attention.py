@@ -22,18 +22,18 @@ from skd_jax.parallel import sharding
 
 # Tokens of a sequence from which a kernel pays. TPU: forward and backward pass
 # of one layer, eight rows on one v5e, in thousands of cycles that the compiler
-# schedules (one-off counts):
+# schedules (one-off counts); P + T = 384 are 383 tokens:
 #
-#                                          255 tokens    511 tokens
-#   Qwen2 0.5B, N 2, R 7, H 64    `attend`       387          1964
-#                                 splash         329           732
-#   Gemma 2B, N 1, R 1, H 256     `attend`        33           150
-#                                 splash          46           123
+#   tokens                                  255    300    383    511
+#   Qwen2 0.5B, N 2, R 7, H 64    `attend`  387    514    981   1964
+#                                 splash    329    550    555    732
+#   Gemma 2B, N 1, R 1, H 256     `attend`   33     68     90    150
+#                                 splash     46     79     83    123
 #
 # GPU: of 8,192 tokens and one layer of Llama 1B, forward and backward in a
 # trial on an H200, rows of 256 took 2.4 ms by `attend` and 0.6 by cuDNN, rows
 # of 2,048 8.0 and 1.0.
-FUSED_FROM = {"tpu": 384, "gpu": 256}
+FUSED_FROM = {"tpu": 383, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
 
 
