@@ -107,6 +107,11 @@ class Op:
     """Returns the computation that it calls as `body`, `calls` ..."""
     return re.findall(rf"\b{role}=%?([\w.\-]+)", self.line)[0]
 
+  def in_place(self) -> set[int]:
+    """Returns which operands a custom call writes its results to."""
+    found = re.search(r"output_to_operand_aliasing=\{(.*?\))\}", self.line)
+    return set(map(int, re.findall(r"\((\d+),", found[1] if found else "")))
+
   def branches(self) -> list[str]:
     """Returns the computations of a conditional."""
     found = re.search(r"branch_computations=\{([^}]*)\}", self.line)
@@ -198,6 +203,11 @@ class Program:
     if op.opcode in _UPDATES:
       update = operands[_UPDATES[op.opcode]]
       return 2 * _whole(update) if op.hbm_bytes and update else 0
+    if op.opcode == "custom-call" and op.in_place():
+      # A kernel that writes to a cache: as much as it is given besides.
+      return 2 * sum(
+        size for i, size in enumerate(sizes) if i not in op.in_place()
+      )
     if op.opcode != "fusion":
       return op.hbm_bytes + sum(sizes)
     written, total = op.hbm_bytes, 0

@@ -86,6 +86,55 @@ def _kernel(
   )
 
 
+def attend_to_cache(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  cache: dict[str, jax.Array],
+  positions: jax.Array,
+  *,
+  window: int | None,
+  cap: float | None,
+  blocks: BlockSparsity | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Writes to a cache, and mixes the values that each query sees there.
+
+  Args:
+    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
+    key: [B, N, n, H], new.
+    value: [B, N, n, H], new.
+    cache: {"k", "v"} of [B, N, S, H].
+    positions: int32 [B, n], the slot of each query, the last that it sees;
+      contiguous in each row.
+    window: how many slots a query sees, its own the last; None: all up to it.
+    cap: the soft cap of the scores, or None.
+    blocks: which blocks of these slots a query sees; None: all.
+
+  Returns:
+    ([B, n, N*R*H] in the dtype of the cache, the written cache).
+  """
+  if fused_attention.works_on_cache(
+    sharding.platform(),
+    query.shape,
+    cache["k"].shape,
+    block_sparse=blocks is not None,
+  ):
+    return fused_attention.attend_to_cache(
+      query, key, value, cache, positions, window=window, cap=cap
+    )
+  cache = write_cache(cache, key, value, positions)
+  mixed = attend(
+    query,
+    cache["k"],
+    cache["v"],
+    positions,
+    window=window,
+    cap=cap,
+    blocks=blocks,
+  )
+  return mixed, cache
+
+
 def attend(
   query: jax.Array,
   key: jax.Array,
@@ -252,16 +301,29 @@ def attention_mask(
   return visible
 
 
+def write_cache(
+  cache: dict[str, jax.Array],
+  key: jax.Array,
+  value: jax.Array,
+  positions: jax.Array | None,
+) -> dict[str, jax.Array]:
+  """Writes key and value [B, N, n, H]; see write_slots."""
+  return {
+    "k": place_cache(write_slots(cache["k"], key, positions)),
+    "v": place_cache(write_slots(cache["v"], value, positions)),
+  }
+
+
 def write_slots(
   cache: jax.Array, new: jax.Array, positions: jax.Array | None
 ) -> jax.Array:
-  """Writes new [B, n, N, H] to the slots positions [B, n] of [B, N, S, H].
+  """Writes new [B, N, n, H] to the slots positions [B, n] of [B, N, S, H].
 
   None: to the first n. A slot past the end of the cache is dropped, never
   clamped onto a valid one.
   """
   if positions is None:
-    first = new[:, : cache.shape[2]].transpose(0, 2, 1, 3).astype(cache.dtype)
+    first = new[:, :, : cache.shape[2]].astype(cache.dtype)
     return jax.lax.dynamic_update_slice(cache, first, (0, 0, 0, 0))
   # A scatter, since it was the fastest of six in a decode loop on a 2-core CPU
   # (B=16, N=4, S=96, H=32, 6 arrays; microseconds per step, n=1 and n=5):
@@ -269,7 +331,7 @@ def write_slots(
   # dynamic_update_slice a row 328 and 705, select over all slots 332 and 589.
   row = jnp.arange(cache.shape[0])[:, None]
   return cache.at[row, :, positions].set(
-    new.astype(cache.dtype),
+    new.transpose(0, 2, 1, 3).astype(cache.dtype),
     mode="drop",
     unique_indices=True,
     indices_are_sorted=True,

@@ -26,7 +26,7 @@ import numpy as np
 from flax import nnx
 
 from skd_jax import structs
-from skd_jax.models import attention, layers, quantization
+from skd_jax.models import attention, fused_attention, layers, quantization
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
@@ -235,6 +235,8 @@ def create(
     return {"kernel": params["embedding" if tied else "lm_head"]}
 
   def init_cache(batch_size, num_slots):
+    if sharding.platform() == "tpu":
+      num_slots += -num_slots % fused_attention.SLOTS_TOGETHER
     shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
 
     def zeros():

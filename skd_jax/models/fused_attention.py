@@ -1,4 +1,4 @@
-"""Attention of a sequence among itself in one kernel, on TPU and GPU.
+"""Attention in one kernel: of a sequence among itself, and to a long cache.
 
 A kernel holds the scores of a block of queries and keys at a time, in fast
 memory, and computes them once more for the gradient:
@@ -10,7 +10,7 @@ memory, and computes them once more for the gradient:
         ...     x        x       x
 
 Sequences are causal and padded on the right, so that a mask is known before
-anything runs. Of a cache it is not: see attention.py.
+anything runs. Of a cache it is not: that kernel, of a TPU, takes positions.
 """
 
 import functools
@@ -35,6 +35,11 @@ from skd_jax.parallel import sharding
 # of 2,048 8.0 and 1.0.
 FUSED_FROM = {"tpu": 383, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
+# Slots from which a cache is long: shorter ones are a small part of what a
+# model reads, and XLA reads them as fast as the memory of the chip allows.
+LONG_CACHE = 2048
+SLOTS_TOGETHER = 8  # In the memory of a TPU, which holds no part of these.
+_MAX_CACHE_QUERIES = 128  # Of a group, whose scores fill a matrix unit.
 
 
 def choose_kernel(
@@ -149,3 +154,84 @@ def _cudnn(query, key, value, starts, *, window):
     local_window_size=None if window is None else (window - 1, 0),
     implementation="cudnn",
   )
+
+
+def works_on_cache(
+  platform: str,
+  query_shape: tuple[int, ...],
+  cache_shape: tuple[int, ...],
+  *,
+  block_sparse: bool,
+) -> bool:
+  """Whether `attend_to_cache` serves, which reads the slots in use alone.
+
+  On TPU, where a cache is long and the queries are few. Heads must be whole
+  lanes: XLA turns a cache of narrower ones around, and a kernel would copy it.
+  Each device must have the keys of its queries.
+
+  Args:
+    platform: "cpu", "gpu" or "tpu".
+    query_shape: [B, n, N*R, H].
+    cache_shape: [B, N, S, H].
+    block_sparse: whether a query sees some blocks alone.
+  """
+  _, n, heads, size = query_shape
+  _, groups, num_slots, _ = cache_shape
+  parts = sharding.num_tensor_parts()
+  return (
+    platform == "tpu"
+    and num_slots >= LONG_CACHE
+    and n * heads // groups <= _MAX_CACHE_QUERIES
+    and size % 128 == 0
+    and not block_sparse
+    and (groups % parts == 0 or (groups == 1 and heads % parts == 0))
+  )
+
+
+def attend_to_cache(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  cache: dict[str, jax.Array],
+  positions: jax.Array,
+  *,
+  window: int | None,
+  cap: float | None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Writes to a cache, and mixes the values that each query sees there.
+
+  Args:
+    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
+    key: [B, N, n, H], new.
+    value: [B, N, n, H], new.
+    cache: {"k", "v"} of [B, N, S, H].
+    positions: int32 [B, n], the slot of each query, the last that it sees;
+      contiguous in each row.
+    window: how many slots a query sees, its own the last; None: all up to it.
+    cap: the soft cap of the scores, or None.
+
+  Returns:
+    ([B, n, N*R*H] in the dtype of the cache, the written cache). Scores are in
+    float32.
+  """
+  from skd_jax.models import cache_writes, cached_attention
+
+  of_query = sharding.spec(query.shape, "row", None, "heads", None)
+  of_keys = sharding.spec(cache["k"].shape, "row", "kv_heads", None, None)
+  of_positions = sharding.spec(positions.shape, "row", None)
+
+  def on_one(query, new, cache, positions):
+    keys, values = cache_writes.write(cache, new, positions[:, 0])
+    mixed = cached_attention.attend(
+      query, keys, values, positions, window=window, cap=cap
+    )
+    return mixed, keys, values
+
+  pair = of_keys, of_keys
+  mixed, keys, values = sharding.on_each_device(
+    on_one,
+    specs=(of_query, pair, pair, of_positions),
+    out=(of_query, *pair),
+  )(query, (key, value), (cache["k"], cache["v"]), positions)
+  mixed = mixed.reshape(*mixed.shape[:2], -1)
+  return mixed, {"k": keys, "v": values}

@@ -14,10 +14,9 @@ from flax import nnx
 
 from skd_jax.models import lora
 from skd_jax.models.attention import (
-  attend,
   attend_itself,
-  place_cache,
-  write_slots,
+  attend_to_cache,
+  write_cache,
 )
 from skd_jax.models.config import ModelConfig, RopeConfig
 from skd_jax.models.experts import ExpertMLP
@@ -234,21 +233,18 @@ class Attention(nnx.Module):
       query, key = self.query_norm(query), self.key_norm(key)
     query = (apply_rope(query, tables) * self.scale).astype(x.dtype)
     key = apply_rope(key, tables).astype(x.dtype)
-    own = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+    new = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
     options: dict[str, Any] = {
       "window": self.window,
       "cap": self.config.attention_soft_cap,
       "blocks": self.blocks,
     }
-    if cache is not None:
-      cache = {
-        "k": place_cache(write_slots(cache["k"], key, positions)),
-        "v": place_cache(write_slots(cache["v"], value, positions)),
-      }
     if cache is None or positions is None:
-      mixed = attend_itself(query, *own, starts, **options)
+      mixed = attend_itself(query, *new, starts, **options)
+      if cache is not None:
+        cache = write_cache(cache, *new, None)
     else:
-      mixed = attend(query, cache["k"], cache["v"], positions, **options)
+      mixed, cache = attend_to_cache(query, *new, cache, positions, **options)
     mixed = self.out(mixed)
     return (sharding.constrain_rows(mixed) if spreads else mixed), cache
 

@@ -299,14 +299,14 @@ def by_rows(
 
 
 def on_each_device(
-  function: Callable[..., Any], *, specs: Any, out: PartitionSpec
+  function: Callable[..., Any], *, specs: Any, out: Any
 ) -> Callable[..., Any]:
   """Runs a function on each device, with its parts: what XLA cannot partition.
 
   Args:
-    function: of arrays, to an array; it must need no other device.
+    function: of arrays, to arrays; it must need no other device.
     specs: of each argument, from `spec`.
-    out: of the result.
+    out: of the result, or of its parts.
 
   Returns:
     A function of the same arguments, of whole arrays.

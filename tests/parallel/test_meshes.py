@@ -18,7 +18,14 @@ import pytest
 from skd_jax import models, structs
 from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
-from skd_jax.models import attention, fused_attention, loading, splash
+from skd_jax.models import (
+  attention,
+  cache_writes,
+  cached_attention,
+  fused_attention,
+  loading,
+  splash,
+)
 from skd_jax.models import config as config_lib
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe
@@ -465,6 +472,38 @@ def test_each_device_gives_a_kernel_the_keys_of_its_queries(
   monkeypatch.setattr(splash, "attend", by_scores)
   with jax.set_mesh(make_mesh(shape)):
     got = results(functools.partial(fused_attention.attend_fused, "splash"))
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+    got,
+    want,
+  )
+
+
+@pytest.mark.parametrize(
+  ("groups", "shape"),
+  [(4, (2, 1, 4)), (1, (1, 2, 4))],
+  ids=["groups divide", "all have the one group"],
+)
+def test_each_device_writes_and_reads_its_part_of_a_long_cache(
+  groups, shape, monkeypatch
+):
+  for module, name in ((cache_writes, "write"), (cached_attention, "attend")):
+    kernel = functools.partial(getattr(module, name), interpret=True)
+    monkeypatch.setattr(module, name, kernel)
+  rng = np.random.default_rng(0)
+  query, key, value, *cache = (
+    jnp.asarray(rng.normal(size=(4, *dims, 8)), jnp.float32)
+    for dims in ((2, 8), *[(groups, 2)] * 2, *[(groups, 24)] * 2)
+  )
+  cache = dict(zip("kv", cache, strict=True))
+  positions = jnp.asarray([[0], [7], [15], [22]]) + jnp.arange(2)
+  arrays = query, key, value, cache, positions
+  want = attention.attend_to_cache(*arrays, window=None, cap=None)
+  attend = functools.partial(
+    fused_attention.attend_to_cache, window=None, cap=None
+  )
+  with jax.set_mesh(make_mesh(shape)):
+    got = jax.jit(attend)(*arrays)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
     got,

@@ -83,6 +83,20 @@ def test_slice_of_an_array_reads_only_the_slice():
   assert found.estimate == 3 * 7
 
 
+def test_a_kernel_that_writes_in_place_touches_what_it_is_given_besides():
+  kernel = """%near = f32[64,128]{1,0:T(8,128)} custom-call(%b, %a), \
+output_to_operand_aliasing={{}: (1, {})}, metadata={op_name="jit(f)/verify/x"}
+"""
+  add = "%near = f32[8,128]{1,0:T(8,128)S(1)} add(%b, %b), "
+  start = PROGRAM.index(add)
+  end = PROGRAM.index("\n", start) + 1
+  written = counted(PROGRAM[:start] + kernel + PROGRAM[end:])["verify"]
+  assert written.hbm_bytes == 2 * 4
+  apart = kernel.replace("output_to_operand_aliasing={{}: (1, {})}, ", "")
+  read = counted(PROGRAM[:start] + apart + PROGRAM[end:])["verify"]
+  assert read.hbm_bytes == 2 * 64 * 128 * 4 + 4
+
+
 def test_schedule_is_the_larger_of_code_and_memory():
   size = 8 * 128 * 4 + 4
   assert counted()[schedule.DRAFT_STEP].schedule == 3 * size / 8
