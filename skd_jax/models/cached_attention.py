@@ -55,7 +55,7 @@ def attend(
   """
   batch, n, num_heads, size = query.shape
   groups, num_slots = key.shape[1:3]
-  block = block or block_size(groups, size, key.dtype)
+  block = block or block_size(groups, num_slots, size, key.dtype)
   first = positions[:, 0]
   oldest = 0 if window is None else jnp.maximum(first - window + 1, 0)
   newest = jnp.minimum(first + n - 1, num_slots - 1)
@@ -101,10 +101,16 @@ def attend(
   return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, n, num_heads, size)
 
 
-def block_size(groups: int, size: int, dtype: jax.typing.DTypeLike) -> int:
-  """Returns how many slots of N groups and heads of H are fetched at once."""
+def block_size(
+  groups: int, num_slots: int, size: int, dtype: jax.typing.DTypeLike
+) -> int:
+  """Returns how many of S slots of N groups and heads of H are fetched at once.
+
+  As many lanes as fit; at least 128 slots, at most all.
+  """
   fit = _BLOCK_BYTES // (groups * size * jnp.dtype(dtype).itemsize)
-  return max(fit // _LANES * _LANES, _LANES)
+  fit = max(fit // _LANES * _LANES, _LANES)
+  return min(fit, -(-num_slots // _LANES) * _LANES)
 
 
 def _kernel(

@@ -139,10 +139,17 @@ def test_a_cache_whose_slots_cannot_be_copied_is_refused(num_slots):
 
 
 @pytest.mark.parametrize(
-  ("groups", "size", "block"), [(1, 256, 1024), (8, 128, 256), (64, 256, 128)]
+  ("groups", "num_slots", "size", "block"),
+  [
+    (1, 8192, 256, 1024),
+    (8, 8192, 128, 256),
+    (64, 8192, 256, 128),
+    (1, 517, 256, 640),
+  ],
 )
-def test_a_block_has_as_many_slots_as_fit(groups, size, block):
-  assert cached_attention.block_size(groups, size, jnp.bfloat16) == block
+def test_a_block_has_as_many_slots_as_fit(groups, num_slots, size, block):
+  found = cached_attention.block_size(groups, num_slots, size, jnp.bfloat16)
+  assert found == block
 
 
 def run_the_kernels_without_a_tpu(monkeypatch):
