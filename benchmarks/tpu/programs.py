@@ -71,15 +71,15 @@ class Plan:
 
   def cache_shapes(self) -> list[tuple[int, ...]]:
     """Returns the shape of each cache array of a group."""
-    return [
-      x.shape
-      for model in (self.student, self.teacher)
-      for x in jax.tree.leaves(
+    # The platform of the mesh decides how many slots there are.
+    with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+      caches = [
         jax.eval_shape(
           functools.partial(model.model.init_cache, *self.cache_size())
         )
-      )
-    ]
+        for model in (self.student, self.teacher)
+      ]
+    return [x.shape for x in jax.tree.leaves(caches)]
 
 
 def make_plan(
