@@ -35,9 +35,16 @@ from skd_jax.parallel import sharding
 # of 2,048 8.0 and 1.0.
 FUSED_FROM = {"tpu": 383, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
-# Slots from which a cache is long: shorter ones are a small part of what a
-# model reads, and XLA reads them as fast as the memory of the chip allows.
-LONG_CACHE = 2048
+# Slots from which the kernels of a cache pay, on TPU, in thousands of cycles that
+# the compiler schedules, without latency (one-off counts): on eight v5e, where
+# Gemma 2B drafts and 7B judges,
+#
+#   8 rows of 517 slots    draft step    judging
+#   `attend`               1332          4898
+#   the kernels            1307          4471
+#
+# Shorter caches are a small part of what a model reads.
+LONG_CACHE = 512
 SLOTS_TOGETHER = 8  # In the memory of a TPU, which holds no part of these.
 _MAX_CACHE_QUERIES = 128  # Of a group, whose scores fill a matrix unit.
 

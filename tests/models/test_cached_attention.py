@@ -257,8 +257,8 @@ def test_other_reads_of_a_cache_have_no_kernel(platform, config, changes):
 @pytest.mark.parametrize(
   ("groups", "shape"),
   [
-    pytest.param(4, "1x2x2048x128", id="two of four groups"),
-    pytest.param(1, "1x1x2048x128", id="one group, which both have"),
+    pytest.param(4, "1x2x512x128", id="two of four groups"),
+    pytest.param(1, "1x1x512x128", id="one group, which both have"),
   ],
 )
 def test_each_device_reads_the_keys_of_its_queries(groups, shape):
