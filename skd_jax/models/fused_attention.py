@@ -35,9 +35,9 @@ from skd_jax.parallel import sharding
 # of 2,048 8.0 and 1.0.
 FUSED_FROM = {"tpu": 383, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
-# Slots from which the kernels of a cache pay, on TPU, in thousands of cycles that
-# the compiler schedules, without latency (one-off counts): on eight v5e, where
-# Gemma 2B drafts and 7B judges,
+# Slots from which the kernels of a cache pay, on TPU. Gemma 2B drafts and 7B
+# judges on eight v5e; thousands of cycles that the compiler schedules, without
+# latency (one-off counts):
 #
 #   8 rows of 517 slots    draft step    judging
 #   `attend`               1332          4898
