@@ -185,4 +185,6 @@ def _kernel(
   @pl.when(j == pl.num_programs(1) - 1)
   def _():
     for group in range(groups):
-      out[0, group] = (mixed[group] / total[group][:, :1]).astype(out.dtype)
+      # The highest score has weight 1; a query past all slots has seen none.
+      weight = jnp.maximum(total[group][:, :1], 1.0)
+      out[0, group] = (mixed[group] / weight).astype(out.dtype)

@@ -93,6 +93,14 @@ def test_a_row_past_the_last_slot_sees_all_of_its_cache():
   )
 
 
+def test_a_query_that_sees_no_slot_mixes_nothing():
+  arrays = make_inputs([S + 7], n=1, groups=1, heads=1)
+  found = cached_attention.attend(
+    *arrays, window=3, cap=None, block=BLOCK, interpret=True
+  )
+  np.testing.assert_array_equal(found, 0.0)
+
+
 @pytest.mark.parametrize(
   # Slots 13 to 17 are in two groups of 8. The last two are partly past the end.
   "n",
