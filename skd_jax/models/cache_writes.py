@@ -76,6 +76,8 @@ def write(
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in caches],
     # The scalars are the first argument.
     input_output_aliases={1 + count + i: i for i in range(count)},
+    # Chips with two cores share the rows, where these are several steps.
+    compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel",)),
     interpret=interpret,
   )(first, *[x.astype(dtype) for x in news], *caches)
 

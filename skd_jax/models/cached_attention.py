@@ -95,6 +95,10 @@ def attend(
       ],
     ),
     out_shape=jax.ShapeDtypeStruct(query.shape, value.dtype),
+    # Chips with two cores share the rows.
+    compiler_params=pltpu.CompilerParams(
+      dimension_semantics=("parallel", "arbitrary")
+    ),
     interpret=interpret,
   )(bounds, query, key, value)
   mixed = mixed.reshape(batch, groups, -1, n, size)
