@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.tpu import chips
 from skd_jax import models
 from skd_jax.models import (
   attention,
@@ -15,6 +17,7 @@ from skd_jax.models import (
   cached_attention,
   fused_attention,
 )
+from skd_jax.parallel import sharding
 from tests.models.test_fused_attention import mesh_of
 from tests.toy_models import EVEN_LLAMA, PHI3_SMALL, noisy_params
 
@@ -280,3 +283,47 @@ def test_each_device_reads_the_keys_of_its_queries(groups, shape):
 def test_devices_that_lack_the_keys_of_their_queries_read_every_slot():
   config = dataclasses.replace(WIDE, num_kv_heads=2)
   assert "@tpu_custom_call" not in lowered(mesh_of("tpu", (1, 1, 4)), config)
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="needs libtpu: pip install -e .[tpu-plan]",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"]
+)
+@pytest.mark.parametrize(
+  ("rows", "n", "groups", "heads", "size"),
+  [(8, 1, 1, 8, 256), (32, 6, 4, 4, 128), (64, 6, 16, 1, 256)],
+)
+def test_the_compiler_of_a_tpu_takes_the_kernels_and_writes_in_place(
+  topology, rows, n, groups, heads, size
+):
+  device, *_ = chips.tpu_devices(topology)
+  mesh = sharding.make_mesh(data=1, fsdp=1, tensor=1, devices=[device])
+
+  def array(*shape, dtype=jnp.bfloat16):
+    where = sharding.replicated(mesh)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+  new, slots = (array(rows, groups, x, size) for x in (n, LONG + 8))
+  attend = functools.partial(
+    fused_attention.attend_to_cache, window=None, cap=None
+  )
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    compiled = (
+      jax.jit(attend, donate_argnums=3)
+      .lower(
+        array(rows, n, groups * heads, size),
+        new,
+        new,
+        {"k": slots, "v": slots},
+        array(rows, n, dtype=jnp.int32),
+      )
+      .compile()
+    )
+  memory = compiled.memory_analysis()
+  caches = 2 * slots.size * slots.dtype.itemsize
+  assert memory.alias_size_in_bytes == caches
+  assert memory.temp_size_in_bytes < caches / 4
