@@ -156,7 +156,7 @@ def test_what_a_compact_teacher_has_lost_is_said_once(
   found = start_compact(config, tmp_path)
   assert found["tokens"] > 0
   assert 0 < found["kl"] < 0.1
-  # Of few tokens, whose best two are near ties that each CPU rounds its own way.
+  # Of few tokens, whose best two are near ties: each CPU rounds its own way.
   assert 0.5 < found["agreement"] <= 1
   ((text, *values),) = [x for x in logged if x[0].startswith("Teacher in")]
   assert (text % tuple(values)).startswith("Teacher in int8: KL(full || int8)")
