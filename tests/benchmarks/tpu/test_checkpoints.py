@@ -16,6 +16,7 @@ PUBLISHED = {
   "Qwen/Qwen3-0.6B": 0.596,
   "meta-llama/Llama-3.1-8B-Instruct": 8.03,
   "meta-llama/Llama-3.2-1B-Instruct": 1.24,
+  "HuggingFaceTB/SmolLM2-135M-Instruct": 0.135,
   "facebook/nllb-200-3.3B": 3.34,
   "facebook/nllb-200-distilled-600M": 0.615,
   "google/flan-t5-xl": 2.85,
