@@ -203,10 +203,11 @@ class Program:
     if op.opcode in _UPDATES:
       update = operands[_UPDATES[op.opcode]]
       return 2 * _whole(update) if op.hbm_bytes and update else 0
-    if op.opcode == "custom-call" and op.in_place():
+    written_to = op.in_place() if op.opcode == "custom-call" else set()
+    if written_to:
       # A kernel that writes to a cache: as much as it is given besides.
       return 2 * sum(
-        size for i, size in enumerate(sizes) if i not in op.in_place()
+        size for i, size in enumerate(sizes) if i not in written_to
       )
     if op.opcode != "fusion":
       return op.hbm_bytes + sum(sizes)

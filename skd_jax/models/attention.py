@@ -111,7 +111,8 @@ def attend_to_cache(
     blocks: which blocks of these slots a query sees; None: all.
 
   Returns:
-    ([B, n, N*R*H] in the dtype of the cache, the written cache).
+    ([B, n, N*R*H] in the dtype of the cache, the written cache). Scores are in
+    float32.
   """
   if fused_attention.works_on_cache(
     sharding.platform(),

@@ -10,6 +10,10 @@ fetches those alone in which a query of its row sees a key:
 
 Scores and their softmax never leave the fast memory of the core: the maximum
 and the sum so far are corrected by each block (arXiv 2205.14135, section 3.1).
+
+JAX has such kernels for caches of another form: paged_attention takes one query
+a row, ragged_paged_attention keys and values that alternate, [.., 2N, H], in
+pages.
 """
 
 import functools
@@ -110,7 +114,7 @@ def block_size(
 ) -> int:
   """Returns how many of S slots of N groups and heads of H are fetched at once.
 
-  As many lanes as fit; at least 128 slots, at most all.
+  A multiple of 128, at least once: as many as fit in _BLOCK_BYTES, or all.
   """
   fit = _BLOCK_BYTES // (groups * size * jnp.dtype(dtype).itemsize)
   fit = max(fit // _LANES * _LANES, _LANES)

@@ -37,7 +37,7 @@ FUSED_FROM = {"tpu": 383, "gpu": 256}
 _MAX_CUDNN_HEAD = 128  # What every GPU with bfloat16 can; some can 256.
 # Slots from which the kernels of a cache pay, on TPU. Gemma 2B drafts and 7B
 # judges on eight v5e; thousands of cycles that the compiler schedules, without
-# latency (one-off counts):
+# latency (docs/results/tpu.md has these and other models):
 #
 #   8 rows of 517 slots    draft step    judging
 #   `attend`               1332          4898
@@ -205,21 +205,9 @@ def attend_to_cache(
   window: int | None,
   cap: float | None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Writes to a cache, and mixes the values that each query sees there.
+  """Returns what `attention.attend_to_cache` does, by kernels on each device.
 
-  Args:
-    query: [B, n, N*R, H], scaled; head N*R = group * R + r.
-    key: [B, N, n, H], new.
-    value: [B, N, n, H], new.
-    cache: {"k", "v"} of [B, N, S, H].
-    positions: int32 [B, n], the slot of each query, the last that it sees;
-      contiguous in each row.
-    window: how many slots a query sees, its own the last; None: all up to it.
-    cap: the soft cap of the scores, or None.
-
-  Returns:
-    ([B, n, N*R*H] in the dtype of the cache, the written cache). Scores are in
-    float32.
+  Where works_on_cache says that they serve.
   """
   from skd_jax.models import cache_writes, cached_attention
 

@@ -214,21 +214,23 @@ WIDE = dataclasses.replace(EVEN_LLAMA, head_dim=128)
 LONG = fused_attention.LONG_CACHE
 
 
-def lowered(mesh, config, *, num_slots=LONG, rows=2, n=1):
+def lowered(mesh, config, *, num_slots=LONG, rows=2, n=1, by_rows=False):
   """The text of n tokens of a decode loop, lowered for a mesh."""
   model = models.create(config, dtype=jnp.bfloat16)
   platform = mesh.abstract_device.platform
 
-  def step(params, tokens, positions, cache):
-    return model.apply(params, tokens, positions, cache)[0]
+  def step(params, of_rows):
+    return model.apply(params, *of_rows)[0]
 
   with jax.sharding.use_abstract_mesh(mesh):
     return (
-      jax.jit(step)
+      jax.jit(sharding.by_rows(step) if by_rows else step)
       .trace(
         models.param_shapes(config),
-        *[jax.ShapeDtypeStruct((rows, n), jnp.int32)] * 2,
-        jax.eval_shape(functools.partial(model.init_cache, rows, num_slots)),
+        (
+          *[jax.ShapeDtypeStruct((rows, n), jnp.int32)] * 2,
+          jax.eval_shape(functools.partial(model.init_cache, rows, num_slots)),
+        ),
       )
       .lower(lowering_platforms=(platform,))
       .as_text()
@@ -278,6 +280,13 @@ def test_each_device_reads_the_keys_of_its_queries(groups, shape):
   calls = [line for line in found.splitlines() if "@tpu_custom_call" in line]
   assert calls
   assert all(f"tensor<{shape}xbf16>" in call for call in calls)
+
+
+def test_a_data_parallel_group_has_the_kernels_of_its_rows():
+  found = lowered(mesh_of("tpu", (2, 1, 2)), WIDE, rows=4, by_rows=True)
+  calls = [line for line in found.splitlines() if "@tpu_custom_call" in line]
+  assert calls
+  assert all("tensor<2x2x512x128xbf16>" in call for call in calls)
 
 
 def test_devices_that_lack_the_keys_of_their_queries_read_every_slot():

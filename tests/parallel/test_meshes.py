@@ -20,8 +20,6 @@ from skd_jax.decoding import sampling, stopping
 from skd_jax.evaluation import agreement
 from skd_jax.models import (
   attention,
-  cache_writes,
-  cached_attention,
   fused_attention,
   loading,
   splash,
@@ -29,6 +27,7 @@ from skd_jax.models import (
 from skd_jax.models import config as config_lib
 from skd_jax.parallel import sharding
 from skd_jax.training import generation, probe
+from tests.models.test_cached_attention import run_the_kernels_without_a_tpu
 from tests.parallel.mesh_pieces import (
   EOS,
   FEW,
@@ -487,9 +486,7 @@ def test_each_device_gives_a_kernel_the_keys_of_its_queries(
 def test_each_device_writes_and_reads_its_part_of_a_long_cache(
   groups, shape, monkeypatch
 ):
-  for module, name in ((cache_writes, "write"), (cached_attention, "attend")):
-    kernel = functools.partial(getattr(module, name), interpret=True)
-    monkeypatch.setattr(module, name, kernel)
+  run_the_kernels_without_a_tpu(monkeypatch)
   rng = np.random.default_rng(0)
   query, key, value, *cache = (
     jnp.asarray(rng.normal(size=(4, *dims, 8)), jnp.float32)
