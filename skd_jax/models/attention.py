@@ -12,11 +12,12 @@ sequence that attends to itself; fused_attention.py says which is used.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from skd_jax.models import block_sparse, fused_attention
+from skd_jax.models import block_sparse, fused_attention, narrow_heads
 from skd_jax.models.config import BlockSparsity
 from skd_jax.parallel import sharding
 
@@ -103,7 +104,7 @@ def attend_to_cache(
     query: [B, n, N*R, H], scaled; head N*R = group * R + r.
     key: [B, N, n, H], new.
     value: [B, N, n, H], new.
-    cache: {"k", "v"} of [B, N, S, H].
+    cache: {"k", "v"} of narrow_heads.cache_shape.
     positions: int32 [B, n], the slot of each query, the last that it sees;
       contiguous in each row.
     window: how many slots a query sees, its own the last; None: all up to it.
@@ -114,26 +115,22 @@ def attend_to_cache(
     ([B, n, N*R*H] in the dtype of the cache, the written cache). Scores are in
     float32.
   """
+  groups, shape = key.shape[1], cache["k"].shape
+  spread = narrow_heads.spread_queries(query, groups, shape)
+  key, value = (narrow_heads.share_lanes(x, shape) for x in (key, value))
+  options: dict[str, Any] = {"window": window, "cap": cap}
   if fused_attention.works_on_cache(
-    sharding.platform(),
-    query.shape,
-    cache["k"].shape,
-    block_sparse=blocks is not None,
+    sharding.platform(), spread.shape, shape, block_sparse=blocks is not None
   ):
-    return fused_attention.attend_to_cache(
-      query, key, value, cache, positions, window=window, cap=cap
+    mixed, cache = fused_attention.attend_to_cache(
+      spread, key, value, cache, positions, **options
     )
-  cache = write_cache(cache, key, value, positions)
-  mixed = attend(
-    query,
-    cache["k"],
-    cache["v"],
-    positions,
-    window=window,
-    cap=cap,
-    blocks=blocks,
-  )
-  return mixed, cache
+  else:
+    cache = write_cache(cache, key, value, positions)
+    mixed = attend(
+      spread, cache["k"], cache["v"], positions, blocks=blocks, **options
+    )
+  return narrow_heads.own_lanes(mixed, query, groups, shape), cache
 
 
 def attend(
@@ -310,8 +307,12 @@ def write_cache(
 ) -> dict[str, jax.Array]:
   """Writes key and value [B, N, n, H]; see write_slots."""
   return {
-    "k": place_cache(write_slots(cache["k"], key, positions)),
-    "v": place_cache(write_slots(cache["v"], value, positions)),
+    name: place_cache(
+      write_slots(
+        cache[name], narrow_heads.share_lanes(new, cache[name].shape), positions
+      )
+    )
+    for name, new in (("k", key), ("v", value))
   }
 
 

@@ -26,7 +26,13 @@ import numpy as np
 from flax import nnx
 
 from skd_jax import structs
-from skd_jax.models import attention, fused_attention, layers, quantization
+from skd_jax.models import (
+  attention,
+  fused_attention,
+  layers,
+  narrow_heads,
+  quantization,
+)
 from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
@@ -174,6 +180,17 @@ class DecoderModel(structs.LanguageModel):
     return self.apply(params, prompt, None, cache)[1]
 
 
+def empty_cache(
+  shape: tuple[int, ...], num_layers: int, dtype: Any
+) -> list[dict[str, jax.Array]]:
+  """Returns {"k", "v"} of zeros of a shape for each layer."""
+
+  def zeros():
+    return attention.place_cache(jnp.zeros(shape, dtype))
+
+  return [{"k": zeros(), "v": zeros()} for _ in range(num_layers)]
+
+
 def create(
   config: ModelConfig, *, dtype: Any = jnp.float32, remat: bool = False
 ) -> structs.LanguageModel:
@@ -237,12 +254,11 @@ def create(
   def init_cache(batch_size, num_slots):
     if sharding.platform() == "tpu":
       num_slots += -num_slots % fused_attention.SLOTS_TOGETHER
-    shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-
-    def zeros():
-      return attention.place_cache(jnp.zeros(shape, dtype))
-
-    return [{"k": zeros(), "v": zeros()} for _ in range(config.num_layers)]
+    shape = batch_size, config.num_kv_heads, num_slots, config.head_dim
+    # Which blocks a query sees depends on the number of its head.
+    if config.block_sparsity is None:
+      shape = narrow_heads.cache_shape(*shape)
+    return empty_cache(shape, config.num_layers, dtype)
 
   return DecoderModel(
     apply=apply,

@@ -291,8 +291,12 @@ def create(
   alone = decoder.create(config, dtype=dtype)
 
   def init_cache(batch_size, num_slots):
-    start = jnp.zeros(batch_size, jnp.int32)
-    return {"layers": alone.init_cache(batch_size, num_slots), "start": start}
+    # One cache holds the keys of two attentions, whose bias is by head.
+    shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
+    return {
+      "layers": decoder.empty_cache(shape, config.num_layers, dtype),
+      "start": jnp.zeros(batch_size, jnp.int32),
+    }
 
   return _Model(
     apply=lambda params, *rest: bind(params).step(*rest),

@@ -185,13 +185,16 @@ def works_on_cache(
   _, n, heads, size = query_shape
   _, groups, num_slots, _ = cache_shape
   parts = sharding.num_tensor_parts()
+  # Devices have groups with their heads, or all groups: with some of the heads
+  # of the only one, or with all.
+  has_keys = groups % parts == 0 or groups == 1 or heads % parts != 0
   return (
     platform == "tpu"
     and num_slots >= LONG_CACHE
     and n * heads // groups <= _MAX_CACHE_QUERIES
     and size % 128 == 0
     and not block_sparse
-    and (groups % parts == 0 or (groups == 1 and heads % parts == 0))
+    and has_keys
   )
 
 

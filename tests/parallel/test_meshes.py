@@ -22,6 +22,7 @@ from skd_jax.models import (
   attention,
   fused_attention,
   loading,
+  narrow_heads,
   splash,
 )
 from skd_jax.models import config as config_lib
@@ -506,3 +507,37 @@ def test_each_device_writes_and_reads_its_part_of_a_long_cache(
     got,
     want,
   )
+
+
+@pytest.mark.parametrize(
+  ("groups", "heads", "shape"),
+  [
+    pytest.param(4, 8, (2, 1, 2), id="two groups on each"),
+    pytest.param(3, 9, (1, 1, 2), id="heads that do not divide, their rows do"),
+    pytest.param(2, 14, (1, 1, 4), id="all groups on each"),
+  ],
+)
+def test_groups_that_share_lanes_are_read_on_each_device(
+  groups, heads, shape, monkeypatch
+):
+  run_the_kernels_without_a_tpu(monkeypatch)
+  rng = np.random.default_rng(0)
+  query, key, value, *old = (
+    jnp.asarray(rng.normal(size=(4, *dims, 64)), jnp.float32)
+    for dims in ((2, heads), *[(groups, 2)] * 2, *[(groups, 24)] * 2)
+  )
+  positions = jnp.asarray([[0], [7], [15], [22]]) + jnp.arange(2)
+
+  def attend(old):
+    empty = jnp.zeros(narrow_heads.cache_shape(4, groups, 24, 64))
+    cache = attention.write_cache(dict.fromkeys("kv", empty), *old, None)
+    return attention.attend_to_cache(
+      query, key, value, cache, positions, window=None, cap=None
+    )[0]
+
+  want = attend(old)
+  monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+  monkeypatch.setattr(fused_attention, "LONG_CACHE", 1)
+  with jax.set_mesh(make_mesh(shape)):
+    got = jax.jit(attend)(old)
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
