@@ -44,6 +44,28 @@ from benchmarks.tpu import plan as plan_lib
 from skd_jax.losses import chunked
 
 PROGRAMS = ("rollout", "train")
+_NARROW = "HuggingFaceTB/SmolLM2-135M-Instruct"  # 3 groups of 64 numbers.
+# Beside those of plan.py: another chip, many rows, narrow heads.
+_MORE = (
+  plan_lib.Large("gemma", "v6e:2x2", {"mesh.tensor": 4}),
+  plan_lib.Large("qwen", "v6e:2x2"),
+  plan_lib.Large(
+    "gemma",
+    "v5e:2x4",
+    {"distill.batch_size": 32, "distill.num_microbatches": 4},
+    label="32 rows",
+  ),
+  plan_lib.Large(
+    "qwen",
+    "v5e:1x1",
+    {
+      "mesh.tensor": 1,
+      "teacher.checkpoint": _NARROW,
+      "student.checkpoint": _NARROW,
+    },
+    label="SmolLM2-135M",
+  ),
+)
 _QUICK_LAYERS = 2
 # Half of what a run takes by default: a loss in one chunk is no loop, and is
 # not told from what follows it.
@@ -151,12 +173,13 @@ def make_rows(
 
 
 def rows_from_flags(quick: bool) -> Iterator[harness.Row]:
-  """Yields the rows of what the command line asks for; all take an hour."""
+  """Yields the rows of what the command line asks for; all take two hours."""
   # libtpu, where it is installed, would look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_enable_compilation_cache", False)
   wanted = [
-    (large.name, large.config(), large.topology) for large in plan_lib.LARGE
+    (large.name, large.config(), large.topology)
+    for large in (*plan_lib.LARGE, *_MORE)
   ]
   given = flags.FLAGS.config
   if given is not None:

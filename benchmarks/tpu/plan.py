@@ -26,7 +26,8 @@ The exit code is 1 if a config does not fit or fails a check.
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -45,29 +46,30 @@ _TEACHER_BYTES = {"": 2.0, "int8": 1.0, "int4": 0.625}  # A weight, and scales.
 
 @dataclasses.dataclass(frozen=True)
 class Large:
-  """A large config and a slice of its docstring."""
+  """A large config and a slice, most of them of its docstring."""
 
   variant: str
   topology: str
-  tensor: int | None = None  # mesh.tensor, where not the config's.
+  changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  label: str = ""  # What the changes are called.
 
   @property
   def name(self) -> str:
-    """As on the command line."""
-    mesh = f" mesh.tensor={self.tensor}" if self.tensor else ""
-    return f"wmt.py:{self.variant}{mesh}"
+    """As on the command line, or the label in place of the changes."""
+    changed = [f"{field}={value}" for field, value in self.changes.items()]
+    label = [self.label] if self.label else changed
+    return " ".join([f"wmt.py:{self.variant}", *label])
 
   def config(self) -> ml_collections.ConfigDict:
     """Returns the config."""
     config = wmt.get_config(self.variant)
-    if self.tensor:
-      config.mesh.tensor = self.tensor
+    config.update_from_flattened_dict(self.changes)
     return config
 
 
 LARGE = (
   Large("gemma", "v5e:2x4"),
-  Large("gemma", "v5p:2x2x1", tensor=4),
+  Large("gemma", "v5p:2x2x1", {"mesh.tensor": 4}),
   Large("gemma2", "v5e:2x4"),
   *(Large(variant, "v5e:2x2") for variant in ("qwen", "qwen3", "llama")),
 )
