@@ -35,7 +35,7 @@ COLUMNS: dict[str, str] = {
   "draft_cost round_cost predicted_speedup tree_bound speedup tokens_per_s "
   "same_tokens",
   "loss_memory": "vocab length memory_ratio time_ratio plain_gib chunked_gib",
-  "long_sequences": "length rows memory_ratio peak_gib least_gib seconds",
+  "long_sequences": "shape length rows memory_ratio peak_gib least_gib seconds",
   "packing": "packed_length rows fill seconds time_ratio",
   "device_limits": "shape what batch length seconds tokens_per_s gbytes_per_s "
   "tflops_per_s of_limit",

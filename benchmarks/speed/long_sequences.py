@@ -1,14 +1,17 @@
 """Memory and time of a training step as its sequences get longer.
 
-  python -m benchmarks.speed.long_sequences [--quick] [--topology=v5e:1x1]
+  python -m benchmarks.speed.long_sequences [--quick]
+  python -m benchmarks.speed.long_sequences --shape=llama_1b
+    --topology=v5p:2x2x1
 
 A step has the same number of tokens whatever their length T: 8,192 in rows of
-512, 2,048 or 8,192. `memory_ratio` is the peak that the compiler reports over
-what weights, gradient, moments and one activation per layer need; `remat` is
-on. Where T^2 scores were held, it would grow with T.
+512, 2,048 or 8,192, of a model of two layers or of --shape. `memory_ratio` is
+the peak that the compiler reports over what weights, gradient, moments and one
+activation per layer need; `remat` is on. Where T^2 scores were held, it would
+grow with T.
 
-With --topology the program is compiled for a TPU, which need not be there, and
-has no time.
+With --topology the program is compiled for one of these TPUs, which need not be
+there, and has no time.
 """
 
 import dataclasses
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from benchmarks import harness
+from benchmarks.speed import pair
 from benchmarks.tpu import chips
 from skd_jax import models, structs
 from skd_jax.losses import token_losses
@@ -40,28 +44,32 @@ class Settings:
 
   lengths: tuple[int, ...] = (512, 2048, 8192)
   num_tokens: int = 8192
-  width: int = 128
-  num_layers: int = 2
-  vocab_size: int = 8192
+  shape: str = ""  # Of pair.SHAPES; "": _SMALL.
+
+  @property
+  def config(self) -> models.ModelConfig:
+    """The model."""
+    return pair.config_of_shape(self.shape) if self.shape else _SMALL
 
 
-QUICK = Settings(lengths=(128, 256), num_tokens=512, width=128, vocab_size=1024)
+_SMALL = models.ModelConfig(
+  vocab_size=8192,
+  hidden_size=128,
+  intermediate_size=384,
+  num_layers=2,
+  num_heads=2,
+  num_kv_heads=1,
+  head_dim=64,
+  tie_embeddings=True,
+)
+QUICK = Settings(lengths=(128, 256), num_tokens=512)
 
 
 def make_problem(
   length: int, settings: Settings, mesh: jax.sharding.Mesh
 ) -> tuple[train_step.TrainFns, tuple[Any, ...]]:
   """Returns the functions that train, and shapes for the step."""
-  config = models.ModelConfig(
-    vocab_size=settings.vocab_size,
-    hidden_size=settings.width,
-    intermediate_size=3 * settings.width,
-    num_layers=settings.num_layers,
-    num_heads=settings.width // 64,
-    num_kv_heads=settings.width // 128,
-    head_dim=64,
-    tie_embeddings=True,
-  )
+  config = settings.config
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   dtype = jnp.float32 if on_cpu else jnp.bfloat16
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
@@ -83,7 +91,7 @@ def make_problem(
     optimizer=train_step.make_optimizer(
       lambda step: 1e-4, clip_norm=1.0, weight_decay=0.0, beta1=0.9, beta2=0.98
     ),
-    chunk_size=256,
+    chunk_size=0,
     num_microbatches=1,
     mesh=mesh,
   )
@@ -121,12 +129,14 @@ def measure(
   results = stats.output_size_in_bytes - stats.alias_size_in_bytes
   peak = stats.argument_size_in_bytes + stats.temp_size_in_bytes + results
   state = shapes[0]
-  kept = settings.num_layers * settings.num_tokens * settings.width
+  config = settings.config
+  kept = config.num_layers * settings.num_tokens * config.hidden_size
   itemsize = 4 if mesh.devices.flat[0].platform == "cpu" else 2
   least = (
     memory.held_bytes(state) + memory.held_bytes(state.params) + kept * itemsize
   )
   row: harness.Row = {
+    "shape": settings.shape or "two layers",
     "length": length,
     "rows": settings.num_tokens // length,
     "memory_ratio": peak / least,
@@ -149,6 +159,7 @@ def measure(
 def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   settings = QUICK if quick else Settings()
+  settings = dataclasses.replace(settings, shape=pair.shape_from_flags(""))
   devices: Sequence[Any] = jax.devices()[:1]
   if _TOPOLOGY.value:
     devices = chips.tpu_devices(_TOPOLOGY.value)[:1]

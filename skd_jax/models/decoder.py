@@ -12,8 +12,9 @@ The weights are a plain nested dict of arrays:
   final_norm / scale [D]
   lm_head [V, D], only where the head is not tied to the embedding
 
-The cache is a list with one {"k", "v"} of [B, N, S, H] a layer. Layers with a
-window keep all S slots too.
+The cache is a list with one {"k", "v"} a layer of [B, N, S, H], or as
+narrow_heads.py lays out narrow heads on TPU. Layers with a window keep all S
+slots too.
 """
 
 import dataclasses
@@ -205,11 +206,10 @@ def create(
       the layer once more there.
 
   Returns:
-    The functions of `structs.LanguageModel`. The cache is a list with one
-    {"k", "v"} of `dtype` [B, N, S, H] a layer. The positions of a call must be
-    contiguous in each row, or in each sequence of a packed one; a position past
-    the cache is not written. Padding sits to the right, so that it needs no
-    mask.
+    The functions of `structs.LanguageModel`. The cache is that of the module
+    docstring, of `dtype`. The positions of a call must be contiguous in each
+    row, or in each sequence of a packed one; a position past the cache is not
+    written. Padding sits to the right, so that it needs no mask.
   """
   graphdef = nnx.graphdef(
     nnx.eval_shape(

@@ -173,7 +173,8 @@ def works_on_cache(
   """Whether `attend_to_cache` serves, which reads the slots in use alone.
 
   On TPU, where a cache is long and the queries are few. Heads must be whole
-  lanes: XLA turns a cache of narrower ones around, and a kernel would copy it.
+  lanes, as narrow_heads.py makes them: XLA turns a cache of others around, and
+  a kernel would copy it.
   Each device must have the keys of its queries.
 
   Args:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from skd_jax import models
+from skd_jax.decoding import acceptance, rollout, sampling, stopping
+from skd_jax.decoding.policy import Policy
 from skd_jax.models import attention, fused_attention, narrow_heads
 from skd_jax.parallel import sharding
+from tests.conftest import make_batch
 from tests.models.test_cached_attention import (
   lowered,
   run_the_kernels_without_a_tpu,
@@ -112,6 +115,13 @@ NARROW = dataclasses.replace(
 )
 
 
+def as_on_a_tpu(monkeypatch, *, kernels=True):
+  monkeypatch.setattr(sharding, "platform", lambda: "tpu")
+  if kernels:
+    run_the_kernels_without_a_tpu(monkeypatch)
+    monkeypatch.setattr(fused_attention, "LONG_CACHE", 1)
+
+
 @pytest.mark.parametrize("kernels", [False, True])
 def test_a_model_decodes_with_shared_lanes_as_it_does_without(
   monkeypatch, kernels
@@ -132,16 +142,44 @@ def test_a_model_decodes_with_shared_lanes_as_it_does_without(
     return hidden, cache[0]["k"].shape
 
   expected, plain = decode()
-  monkeypatch.setattr(sharding, "platform", lambda: "tpu")
-  if kernels:
-    run_the_kernels_without_a_tpu(monkeypatch)
-    monkeypatch.setattr(fused_attention, "LONG_CACHE", 1)
+  as_on_a_tpu(monkeypatch, kernels=kernels)
   found, shared = decode()
   assert (plain, shared) == ((3, 3, 40, 64), (3, 2, 40, 128))
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
     found,
     expected,
+  )
+
+
+@pytest.mark.slow
+def test_a_rollout_with_shared_lanes_has_the_same_tokens(monkeypatch):
+  model = models.create(NARROW)
+  student, teacher = (
+    Policy(noisy_params(NARROW, seed), model, sampling.Sampling())
+    for seed in (0, 1)
+  )
+  # Two slots for five prompts: they are refilled.
+  batch = make_batch([[3], [1, 2, 5], [4, 4], [2, 6, 1, 3, 5], [5, 1]])
+  generate = functools.partial(
+    rollout.rollout,
+    student,
+    teacher,
+    batch,
+    jax.random.split(jax.random.key(0), 5),
+    stopping.make_stop_table(NARROW.vocab_size, (0,)),
+    jnp.float32(8),
+    rule=acceptance.Rule("top_k"),
+    num_draft_tokens=3,
+    max_new_tokens=12,
+    batch_size=2,
+  )
+  expected = jax.jit(lambda: generate())()
+  as_on_a_tpu(monkeypatch)
+  found = jax.jit(lambda: generate())()
+  np.testing.assert_array_equal(found.tokens, expected.tokens)
+  np.testing.assert_allclose(
+    found.teacher_hidden, expected.teacher_hidden, rtol=1e-4, atol=1e-5
   )
 
 
