@@ -156,6 +156,7 @@ def test_a_cache_whose_slots_cannot_be_copied_is_refused(num_slots):
     (8, 8192, 128, 256),
     (64, 8192, 256, 128),
     (1, 517, 256, 640),
+    (2, 520, 256, 384),
   ],
 )
 def test_a_block_has_as_many_slots_as_fit(groups, num_slots, size, block):
