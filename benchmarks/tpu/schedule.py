@@ -6,8 +6,8 @@ The schedule is the larger of two times, for each operation:
   memory  the bytes that it reads and writes in HBM, at the chip's bandwidth
 
 Copies run beside the operations that stand between their start and their end,
-in the bandwidth that those leave, one after the other; what is left of a copy
-at its end is waited for:
+loops among them, in the bandwidth that those leave, one after the other; what
+is left of a copy at its end is waited for:
 
   copy-start   fusion   fusion   copy-done
   ---------- the copy ----------|--wait--|
@@ -161,11 +161,14 @@ class _Counter:
       part = part_of(op, part)
       if op.opcode == "while":
         inside, _ = self.walk(op.called("body"), part)
-        _add(total, inside, self.program.trips(op, around))
-        copies = _Copies()
+        trips = self.program.trips(op, around)
+        _add(total, inside, trips)
+        copies.go_on(trips * self._room(inside))
       elif op.opcode == "conditional":
         branches = [self.walk(branch, part)[0] for branch in op.branches()]
-        _add(total, min(branches, key=_cycles))
+        cheapest = min(branches, key=_cycles)
+        _add(total, cheapest)
+        copies.go_on(self._room(cheapest))
       elif op.opcode in _STARTS:
         total[part].add(Cost(hbm_bytes=copies.start(op)))
       elif op.opcode in _DONES:
@@ -174,6 +177,12 @@ class _Counter:
       elif op.opcode not in _FREE:
         total[part].add(self._one(op, around, copies))
     return dict(total), part
+
+  def _room(self, found: Costs) -> float:
+    """Returns the bytes that more could be moved while something runs."""
+    cycles = sum(cost.schedule for cost in found.values())
+    moved = sum(cost.hbm_bytes for cost in found.values())
+    return max(cycles * self.bytes_per_cycle - moved, 0.0)
 
   def _one(
     self, op: listing.Op, around: listing.Computation, copies: _Copies

@@ -112,6 +112,21 @@ def test_a_copy_takes_the_bandwidth_that_is_left():
   assert counted(near=9000)["verify"].schedule == 9000
 
 
+def test_a_copy_takes_the_bandwidth_that_a_loop_leaves():
+  loop = PROGRAM.index("  %loop = ")
+  start = PROGRAM.index("  %copy-start.1 = ")
+  near = PROGRAM.index("  %near = ")
+  program = PROGRAM[:loop] + PROGRAM[start:near] + PROGRAM[loop:start]
+  program += PROGRAM[near:]
+  whole = 64 * 128 * 4 / 8
+  # The loop takes all that there is, or none but the bytes of its slices.
+  assert counted(program)["verify"].schedule == pytest.approx(whole + 1)
+  slices = 3 * (8 * 128 * 4 + 4) / 8
+  found = counted(program, some=1000)["verify"]
+  assert found.schedule == pytest.approx(whole + 1 - (3000 - slices))
+  assert counted(program, some=9000)["verify"].schedule == 1
+
+
 def test_what_is_named_after_no_part_is_counted_apart():
   verify = 'op_name="jit(f)/verify/add"'
   assert counted(near=9000)[schedule.OTHER].schedule == 0
