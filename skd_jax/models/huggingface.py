@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from skd_jax import structs
-from skd_jax.models import lora, weight_files
+from skd_jax.models import folders, lora, weight_files
 from skd_jax.models import quantization as quantization_lib
 from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
@@ -235,8 +234,8 @@ def save(
   Raises:
     ValueError: an unknown dtype; weights that are quantized, or do not fit the
       config; a config
-      that its family cannot express; or `folder` holds files but neither
-      config.json nor a manifest, hence is no earlier export.
+      that its family cannot express; or `folder` is no earlier export, see
+      `folders.replaced`.
   """
   if dtype not in EXPORT_DTYPES:
     raise ValueError(
@@ -257,7 +256,7 @@ def save(
 
   def write() -> None:
     try:
-      with replaced(os.path.abspath(folder)) as temporary:
+      with folders.replaced(folder) as temporary:
         _write_shards(
           temporary,
           [
@@ -319,37 +318,6 @@ def _check_params(config: ModelConfig, params: structs.Params) -> None:
         f"params {name} has shape {found.get(name)}, but the config needs "
         f"{wanted.get(name)}"
       )
-
-
-@contextlib.contextmanager
-def replaced(folder: str) -> Iterator[str]:
-  """Yields a temporary sibling that takes the place of `folder` at the end.
-
-  Raises:
-    ValueError: `folder` holds files, but is no earlier export.
-  """
-  if os.path.isdir(folder):
-    files = os.listdir(folder)
-    if files and not {"config.json", manifest.NAME} & set(files):
-      raise ValueError(
-        f"folder = {folder!r} is not empty and no earlier export; "
-        "choose another one"
-      )
-  parent, name = os.path.split(folder)
-  temporary = os.path.join(parent, f".{name}.new")
-  previous = os.path.join(parent, f".{name}.old")
-  for leftover in (temporary, previous):
-    shutil.rmtree(leftover, ignore_errors=True)
-  os.makedirs(temporary)
-  try:
-    yield temporary
-  except BaseException:
-    shutil.rmtree(temporary, ignore_errors=True)
-    raise
-  if os.path.exists(folder):
-    os.rename(folder, previous)
-  os.rename(temporary, folder)
-  shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_json(path: str, value: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from skd_jax import structs
-from skd_jax.models import huggingface, lora, weight_files
+from skd_jax.models import folders, huggingface, lora, weight_files
 from skd_jax.models.architecture import param_shapes
 from skd_jax.models.config import ModelConfig
 from skd_jax.models.hf_names import Leaf, named_leaves
@@ -68,7 +68,7 @@ def save_adapters(
   }
 
   def write() -> None:
-    with huggingface.replaced(os.path.abspath(folder)) as temporary:
+    with folders.replaced(folder) as temporary:
       weight_files.write(os.path.join(temporary, _WEIGHTS), tensors.items())
       huggingface.write_json(
         os.path.join(temporary, "adapter_config.json"), settings

@@ -435,8 +435,57 @@ def test_export_replaces_an_export_but_never_other_files(tmp_path):
   models.save(tmp_path / "m", LLAMA, params, eos_token_id=[2, 3])
   config = json.loads((tmp_path / "m" / "config.json").read_text())
   assert config["eos_token_id"] == [2, 3]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "config.json"])
+def test_export_into_a_folder_of_something_else_is_refused(name, tmp_path):
+  folder = tmp_path / "project"
+  (folder / "src").mkdir(parents=True)
+  (folder / name).write_text('{"name": "an app"}')
   with pytest.raises(ValueError, match="no earlier export"):
-    models.save(tmp_path, LLAMA, params)
+    models.save(folder, LLAMA, noisy_params(LLAMA))
+  assert sorted(os.listdir(folder)) == sorted([name, "src"])
+
+
+def test_export_through_a_link_replaces_what_it_leads_to(tmp_path):
+  (tmp_path / "disk").mkdir()
+  link = tmp_path / "export"
+  link.symlink_to(tmp_path / "disk" / "export")
+  params = noisy_params(LLAMA)
+  for _ in range(3):
+    models.save(link, LLAMA, params)
+  assert link.is_symlink()
+  assert os.listdir(tmp_path / "disk") == ["export"]
+  assert sorted(os.listdir(tmp_path)) == ["disk", "export"]
+
+
+def test_export_over_a_file_is_refused_before_anything_is_written(tmp_path):
+  path = tmp_path / "export"
+  path.write_text("kept")
+  with pytest.raises(ValueError, match="must be a folder, and is a file"):
+    models.save(path, LLAMA, noisy_params(LLAMA))
+  assert path.read_text() == "kept"
+  assert os.listdir(tmp_path) == ["export"]
+
+
+def test_export_over_a_mount_point_is_refused(tmp_path, monkeypatch):
+  (tmp_path / "export").mkdir()
+  monkeypatch.setattr(os.path, "ismount", lambda path: True)
+  with pytest.raises(ValueError, match="must not be a mount point"):
+    models.save(tmp_path / "export", LLAMA, noisy_params(LLAMA))
+
+
+def test_an_export_killed_between_two_renames_is_put_back(tmp_path):
+  params = noisy_params(LLAMA)
+  models.save(tmp_path / "m", LLAMA, params)
+  (tmp_path / "m").rename(tmp_path / ".m.old")
+  with pytest.raises(OSError, match="full"):
+    models.save(tmp_path / "m", LLAMA, params, write_more=fill_disk)
+  models.load_params(tmp_path / "m", LLAMA)
+
+
+def fill_disk(folder):
+  raise OSError(f"{folder}: full")
 
 
 def published(name):
