@@ -47,6 +47,8 @@ setuptools.setup(
     "flax>=0.12,<0.13",
     "grain>=0.2.12,<0.3",
     "huggingface_hub>=1.3,<3",
+    # tensorflow-datasets imports it, and asks for it on old Python alone.
+    "importlib-resources>=6,<8",
     "jax>=0.10,<0.13",
     "jinja2>=3.1,<4",
     "markupsafe>=2.1,<4",

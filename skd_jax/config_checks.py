@@ -161,22 +161,27 @@ def check_layers_of_teacher(
 
 
 def check_workdir(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Checks that a workdir is a path of a file system.
+  """Checks that a workdir is the path of a folder, which need not be there.
 
   Returns:
     The path.
 
   Raises:
-    ValueError: it is an address such as gs://BUCKET, which would become a
-      local folder "gs:".
+    ValueError: it is empty, a file, or an address such as gs://BUCKET, which
+      would become a local folder "gs:".
   """
+  if not str(workdir):
+    raise ValueError("workdir = '': must be a folder")
   if "://" in str(workdir):
     shown = fields.without_password(str(workdir))
     raise ValueError(
       f"workdir = {shown!r}: must be a folder; mount the bucket and give its "
       "path (launch/tpu_vm.sh mounts it as bucket/)"
     )
-  return pathlib.Path(workdir)
+  path = pathlib.Path(workdir)
+  if path.exists() and not path.is_dir():
+    raise ValueError(f"workdir = {str(path)!r}: must be a folder, is a file")
+  return path
 
 
 def check_rows(

@@ -26,6 +26,7 @@ from skd_jax.decoding import (
 from skd_jax.decoding import rollout as rollout_lib
 from skd_jax.decoding.drafters import Drafter, ModelDrafter
 from skd_jax.decoding.policy import Policy
+from skd_jax.models.config import EncoderDecoderConfig
 from skd_jax.models.loading import LoadedModel
 
 DecodeFn = Callable[..., structs.Rollout]
@@ -172,6 +173,7 @@ class TextGenerator:
     prompts = tokenizer_lib.encode_prompts(
       self.tokenizer, [chunk[row] for row in filled], self.prompt
     )
+    self._check_prompts(prompts)
     batch = make_prompt_batch(
       dict(zip((first + row for row in filled), prompts, strict=True)),
       self.batch_size,
@@ -189,6 +191,19 @@ class TextGenerator:
         text = text.split(stop)[0]
       texts[row] = " ".join(text.split())
     return texts
+
+  def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+    """An encoder must have a token to read beside those of the decoder."""
+    config = self.model.config
+    if not isinstance(config, EncoderDecoderConfig):
+      return
+    shortest = min(map(len, prompts))
+    if shortest <= config.decoder_prompt_size:
+      raise ValueError(
+        f"a prompt has {shortest} tokens: must have at least "
+        f"{config.decoder_prompt_size + 1}, of which the decoder starts from "
+        "the last"
+      )
 
   def _decode(self, batch: structs.Batch) -> structs.Rollout:
     """Decodes a batch and counts it; a few are also timed with a draft."""

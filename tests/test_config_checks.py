@@ -928,6 +928,14 @@ def test_address_without_a_password_is_a_setting_like_any():
   config_checks.check_config(config)
 
 
+def test_workdir_must_be_a_folder(tmp_path):
+  with pytest.raises(ValueError, match=r"^workdir = '': must be a folder$"):
+    config_checks.check_workdir("")
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match=r"file': must be a folder, is a file$"):
+    config_checks.check_workdir(tmp_path / "file")
+
+
 def test_workdir_is_a_path(tmp_path):
   assert config_checks.check_workdir(str(tmp_path)) == tmp_path
   assert config_checks.check_workdir(tmp_path) == tmp_path

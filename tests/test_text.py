@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import pytest
 
 import skd_jax
-from skd_jax import text
+from skd_jax import models, text
+from skd_jax.data import tokenizer as tokenizer_lib
 from tests import tiny_run
+from tests.toy_models import M2M100, noisy_params
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +211,15 @@ def test_draft_larger_than_the_model_is_refused(model, tokenizer):
     ValueError, match=r"draft: it has [\d,]+ weights, must have at most"
   ):
     text.TextGenerator(model, tokenizer, draft=larger)
+
+
+def test_an_encoder_must_have_a_token_to_read(monkeypatch):
+  model = models.LoadedModel(
+    M2M100, models.create(M2M100), noisy_params(M2M100)
+  )
+  generator = text.TextGenerator(model, None, max_new_tokens=4, eos_ids=[0])
+  monkeypatch.setattr(
+    tokenizer_lib, "encode_prompts", lambda *args: [[5, 6, 7], [5, 6]]
+  )
+  with pytest.raises(ValueError, match="has 2 tokens: must have at least 3"):
+    list(generator.answers(["three", "two"]))

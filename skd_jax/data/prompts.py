@@ -16,7 +16,9 @@ def prompt_batch(
   """Returns a Batch [B, P] of prompts as token ids, without references.
 
   Args:
-    prompts: of any lengths, at least one token each; row b has index b.
+    prompts: of any lengths, at least one token each; row b has index b. For an
+      encoder-decoder more than the `decoder_prompt_size` of its config, those
+      that its decoder starts from.
     max_new_tokens: the most tokens of a response.
 
   Raises:

@@ -101,7 +101,14 @@ def _read_tfds(
   import tensorflow_datasets.text
   import tensorflow_datasets.translate
 
-  source: Any = tfds.data_source(name, split=split, data_dir=dir)
+  try:
+    source: Any = tfds.data_source(name, split=split, data_dir=dir)
+  except Exception as error:  # Of any kind: it may download and build the set.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    raise ValueError(
+      f"name = {name!r}: tensorflow-datasets has no split {split!r} of it: "
+      f"{lines[0]}"
+    ) from error
   for number in range(len(source)):
     yield f"{name}, split {split}, example {number}", source[number]
 

@@ -256,8 +256,14 @@ def run(
     Rollout [Q, T].
 
   Raises:
-    ValueError: more slots than prompts.
+    ValueError: more slots than prompts, or no token to draft or to decode.
   """
+  for name, value in (
+    ("max_new_tokens", max_new_tokens),
+    ("num_draft_tokens", num_draft_tokens),
+  ):
+    if value < 1:
+      raise ValueError(f"{name} = {value}: must be at least 1")
   num_rows = batch.prompt.shape[0]
   batch_size = batch_size or num_rows
   if batch_size > num_rows:

@@ -42,7 +42,11 @@ def jsd(teacher: jax.Array, student: jax.Array, beta: float = 0.5) -> jax.Array:
   """beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q.
 
   The generalised Jensen-Shannon divergence of GKD (arXiv 2306.13649, eq. 1).
+
+  Raises:
+    ValueError: beta is not inside (0, 1).
   """
+  _check_share("beta", beta)
   log_p, log_q = _log_probs(teacher), _log_probs(student)
   log_m = _log_mixture(log_p, log_q, beta)
   return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
@@ -51,7 +55,12 @@ def jsd(teacher: jax.Array, student: jax.Array, beta: float = 0.5) -> jax.Array:
 def skew_forward_kl(
   teacher: jax.Array, student: jax.Array, alpha: float = 0.1
 ) -> jax.Array:
-  """KL(p || alpha p + (1 - alpha) q) (DistiLLM, arXiv 2402.03898)."""
+  """KL(p || alpha p + (1 - alpha) q) (DistiLLM, arXiv 2402.03898).
+
+  Raises:
+    ValueError: alpha is not inside (0, 1).
+  """
+  _check_share("alpha", alpha)
   log_p, log_q = _log_probs(teacher), _log_probs(student)
   return _kl(log_p, _log_mixture(log_p, log_q, alpha))
 
@@ -59,7 +68,12 @@ def skew_forward_kl(
 def skew_reverse_kl(
   teacher: jax.Array, student: jax.Array, alpha: float = 0.1
 ) -> jax.Array:
-  """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898)."""
+  """KL(q || alpha q + (1 - alpha) p) (DistiLLM, arXiv 2402.03898).
+
+  Raises:
+    ValueError: alpha is not inside (0, 1).
+  """
+  _check_share("alpha", alpha)
   log_p, log_q = _log_probs(teacher), _log_probs(student)
   return _kl(log_q, _log_mixture(log_q, log_p, alpha))
 
@@ -77,7 +91,11 @@ def top_k_forward_kl(
 
   The bucket makes both sides distributions, so the value is never negative
   (without it, it can be: a known fault of top-k distillation losses).
+
+  Raises:
+    ValueError: k is not in [1, V - 1].
   """
+  _check_k(k, teacher.shape[-1])
   log_p, log_q = _log_probs(teacher), _log_probs(student)
   top_p, top = jax.lax.top_k(log_p, k)
   top_q = jnp.take_along_axis(log_q, top, axis=-1)
@@ -92,6 +110,16 @@ def top_k_forward_kl(
     jnp.concatenate([top_p, tail(log_p)], axis=-1),
     jnp.concatenate([top_q, tail(log_q)], axis=-1),
   )
+
+
+def _check_share(name: str, value: float) -> None:
+  if not 0 < value < 1:
+    raise ValueError(f"{name} = {value}: must be inside (0, 1)")
+
+
+def _check_k(k: int, vocab_size: int) -> None:
+  if not 1 <= k < vocab_size:
+    raise ValueError(f"k = {k}: must be in [1, {vocab_size - 1}]")
 
 
 def get_divergence(
@@ -130,8 +158,8 @@ def get_divergence(
       f"{field} = {name!r}: must be one of {sorted([*plain, *with_parameter])}"
     )
   function, parameter, value = with_parameter[name]
-  if parameter == "k" and not 1 <= value < vocab_size:
-    raise ValueError(f"k = {value}: must be in [1, {vocab_size - 1}]")
-  if parameter != "k" and not 0 < value < 1:
-    raise ValueError(f"{parameter} = {value}: must be inside (0, 1)")
+  if parameter == "k":
+    _check_k(value, vocab_size)
+  else:
+    _check_share(parameter, value)
   return functools.partial(function, **{parameter: value})

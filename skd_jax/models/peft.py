@@ -5,6 +5,8 @@ adapter_config.json         R, alpha, the targets and the model they belong to
 """
 
 import dataclasses
+import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -22,6 +24,7 @@ from skd_jax.parallel import processes
 from skd_jax.reporting import manifest
 
 _WEIGHTS = "adapter_model.safetensors"
+_SETTINGS = "adapter_config.json"
 # Ours are the transposes of PEFT's.
 _FILE_NAMES = {"a": "lora_A.weight", "b": "lora_B.weight"}
 
@@ -70,9 +73,7 @@ def save_adapters(
   def write() -> None:
     with folders.replaced(folder) as temporary:
       weight_files.write(os.path.join(temporary, _WEIGHTS), tensors.items())
-      huggingface.write_json(
-        os.path.join(temporary, "adapter_config.json"), settings
-      )
+      huggingface.write_json(os.path.join(temporary, _SETTINGS), settings)
       manifest.write(temporary)
 
   processes.on_first(write)
@@ -93,7 +94,7 @@ def load_adapters(
 
   Raises:
     FileNotFoundError: no such folder, or no adapters in it.
-    ValueError: a damaged file, or adapters of another shape.
+    ValueError: a damaged file, or adapters of another shape or scale.
   """
   path = weight_files.existing(folder, _WEIGHTS)
   processes.on_first(manifest.check, folder)
@@ -110,6 +111,13 @@ def load_adapters(
         f"{folder}: {name} has shape {shape}, must be {wanted.get(name)}"
       )
 
+  scale = _scale(folder)
+  for _, weight in _adapted(config, params):
+    if not math.isclose(weight.scale, scale, rel_tol=1e-6):
+      raise ValueError(
+        f"{folder}: lora_alpha / r is {scale}, must be {weight.scale}"
+      )
+
   def read(leaf: Leaf, weight: Any) -> Any:
     if not lora.is_adapted(weight):
       return weight
@@ -122,6 +130,16 @@ def load_adapters(
   leaves, treedef = named_leaves(config, param_shapes(config))
   weights = treedef.flatten_up_to(params)
   return treedef.unflatten(map(read, leaves, weights))
+
+
+def _scale(folder: str | pathlib.Path) -> float:
+  path = weight_files.existing(folder, _SETTINGS)
+  try:
+    with open(path, encoding="utf-8") as file:
+      settings = json.load(file)
+    return settings["lora_alpha"] / settings["r"]
+  except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    raise ValueError(f"{path}: names no lora_alpha and r: {error}") from None
 
 
 def _adapted(

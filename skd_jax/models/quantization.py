@@ -181,10 +181,11 @@ def shapes(params: structs.Params, name: str) -> structs.Params:
     groups = rows // _GROUP if name == "int4" and rows % _GROUP == 0 else 1
     scale = (rows, 1) if is_table else (groups, columns)
     dtype = jnp.int8 if is_table else _DTYPES[name]
+    where = getattr(x, "sharding", None)  # Arrays of numpy have none.
     return Quantized(
-      jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding),
+      jax.ShapeDtypeStruct(x.shape, dtype, sharding=where),
       jax.ShapeDtypeStruct(
-        scale, jnp.float32, sharding=_of_scale(scale, x.sharding)
+        scale, jnp.float32, sharding=_of_scale(scale, where)
       ),
     )
 
@@ -229,7 +230,8 @@ def quantize(params: structs.Params, name: str) -> structs.Params:
     The weights, with their matrices as of `shapes`.
 
   Raises:
-    ValueError: unknown format.
+    ValueError: an unknown format, a model with experts, or a weight that is not
+      finite.
   """
   wanted = shapes(params, name)
 
@@ -249,10 +251,18 @@ def make(matrix: np.ndarray, like: Quantized) -> Quantized:
   Returns:
     The nearest values for scales of which the largest value in magnitude of a
     block takes the whole range. Each device is given its slice only.
+
+  Raises:
+    ValueError: a weight is not finite.
   """
   (rows, columns), (n, m) = like.scale.shape, _block(like)
   blocks = np.asarray(matrix, np.float32).reshape(rows, n, columns, m)
   largest = np.maximum(blocks.max((1, 3)), -blocks.min((1, 3)))
+  if not np.isfinite(largest).all():
+    raise ValueError(
+      f"a matrix {list(like.shape)} has weights that are not finite: must be "
+      "numbers to be quantized"
+    )
   # A block of zeros has any scale.
   scale = np.where(largest > 0, largest, 1) / _HIGHEST[like.values.dtype]
   scale = scale.astype(np.float32)

@@ -330,3 +330,25 @@ def test_tensorflow_data_set_is_read_without_tensorflow(tmp_path):
   subprocess.run(
     [sys.executable, "-c", TFDS_PROGRAM, str(tmp_path)], check=True
   )
+
+
+def test_data_that_tensorflow_datasets_knows_can_be_built(tmp_path):
+  # It imports what it does not ask for.
+  import tensorflow_datasets as tfds
+  import tensorflow_datasets.text
+
+  assert tfds.builder("gsm8k", data_dir=tmp_path).info.name == "gsm8k"
+
+
+def test_a_name_that_tensorflow_datasets_does_not_know_is_one_line(tmp_path):
+  with pytest.raises(ValueError) as caught:
+    sources.load_examples(
+      "tfds",
+      "train",
+      dir=str(tmp_path),
+      name="wmt61_translate/de-en",
+      source_field="de",
+      target_field="en",
+    )
+  assert str(caught.value).startswith("name = 'wmt61_translate/de-en': ")
+  assert "\n" not in str(caught.value)

@@ -626,3 +626,16 @@ def test_rounds_count_teacher_passes_of_live_rows():
     num_draft_tokens=4,
   )
   np.testing.assert_array_equal(result.num_rounds, result.length)
+
+
+@pytest.mark.parametrize("name", ["num_draft_tokens", "max_new_tokens"])
+def test_no_tokens_at_all_are_refused(name):
+  batch = make_batch(PROMPTS)
+  with pytest.raises(ValueError, match=f"^{name} = 0: must be at least 1"):
+    run(
+      batch,
+      row_keys(len(PROMPTS)),
+      jnp.float32(2),
+      rule=acceptance.Rule("top_k"),
+      **{name: 0},
+    )

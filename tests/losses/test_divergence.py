@@ -104,3 +104,20 @@ def test_top_k_with_its_tail_is_never_negative():
 def test_bad_settings_are_named(name, change, message):
   with pytest.raises(ValueError, match=message):
     get(name, **change)
+
+
+@pytest.mark.parametrize(
+  ("function", "value", "message"),
+  [
+    (divergence.jsd, 2.0, r"^beta = 2\.0: must be inside \(0, 1\)"),
+    (divergence.skew_forward_kl, 0.0, r"^alpha = 0\.0"),
+    (divergence.skew_reverse_kl, 1.0, r"^alpha = 1\.0"),
+    (divergence.top_k_forward_kl, 3, r"^k = 3: must be in \[1, 2\]"),
+    (divergence.top_k_forward_kl, 0, "^k = 0"),
+  ],
+)
+def test_a_divergence_refuses_what_would_not_be_a_number(
+  function, value, message
+):
+  with pytest.raises(ValueError, match=message):
+    function(P, P, value)

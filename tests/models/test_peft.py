@@ -82,6 +82,26 @@ def test_adapters_of_another_shape_are_named(folder):
     )
 
 
+def test_adapters_of_another_scale_are_refused(folder):
+  other = models.add_adapters(
+    CONFIG,
+    noisy_params(CONFIG),
+    rank=RANK,
+    alpha=3.0,
+    targets=("q_proj", "down_proj"),
+    seed=0,
+  )
+  with pytest.raises(ValueError, match=r"lora_alpha / r is 2\.0, must be 1\.0"):
+    models.load_adapters(folder, CONFIG, other)
+
+
+def test_adapters_without_their_scale_are_refused(folder, params):
+  (folder / "skd_jax_manifest.json").unlink()
+  (folder / "adapter_config.json").write_text("{}")
+  with pytest.raises(ValueError, match="names no lora_alpha and r"):
+    models.load_adapters(folder, CONFIG, params)
+
+
 def test_damaged_adapters_are_not_read(params, folder):
   damage.KINDS["flipped"](folder / "adapter_model.safetensors")
   with pytest.raises(

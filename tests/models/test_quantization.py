@@ -10,7 +10,7 @@ import pytest
 from skd_jax import models
 from skd_jax.models import loading, quantization
 from skd_jax.parallel import sharding
-from tests.toy_models import GEMMA, LLAMA, noisy_params
+from tests.toy_models import GEMMA, LLAMA, M2M100, noisy_params
 
 TOKENS = jnp.asarray([[3, 1, 4, 1], [5, 9, 2, 6]])
 POSITIONS = jnp.broadcast_to(jnp.arange(4), TOKENS.shape)
@@ -243,3 +243,27 @@ def test_head_that_the_loss_does_not_look_at_has_no_gradient():
   of_table, of_x = jax.grad(loss, (0, 1))(table, x)
   np.testing.assert_array_equal(of_table, 0)
   np.testing.assert_array_equal(of_x, 1)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused(bad):
+  matrix = np.full((4, 3), 0.02, np.float32)
+  matrix[1, 2] = bad
+  with pytest.raises(
+    ValueError, match=r"\[4, 3\] has weights that are not fin"
+  ):
+    quantize_kernel(matrix, "int8")
+
+
+def test_weights_of_numpy_are_quantized():
+  matrix = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  tree = {"kernel": matrix}
+  found = quantization.quantize(tree, "int8")["kernel"]
+  wanted = quantization.quantize(jax.tree.map(jnp.asarray, tree), "int8")
+  jax.tree.map(np.testing.assert_array_equal, found, wanted["kernel"])
+
+
+def test_an_encoder_decoder_is_not_loaded_quantized(tmp_path):
+  models.save(tmp_path / "m", M2M100, noisy_params(M2M100))
+  with pytest.raises(ValueError, match="must be '' for an encoder-decoder"):
+    models.load_model(tmp_path / "m", quantization="int8")
