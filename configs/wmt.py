@@ -209,7 +209,8 @@ def multi30k_compare() -> ml_collections.ConfigDict:
     --grid=methods --seeds=3 --workdir=workdir/multi30k_compare
 
   2 CPU cores, shared with other work: a run takes 2 to 5 minutes with scores
-  and compilation, the 19 methods with 3 seeds each about 2 hours and a half.
+  and compilation, the 19 methods of that time with 3 seeds each about 2 hours
+  and a half; the grid has more today.
   The student's start is trained once, for 4 minutes. test_2016_flickr, greedy,
   sacrebleu 2.6.0, 3 seeds; more in docs/results/quality.md:
 

@@ -98,8 +98,11 @@ def main(argv: Sequence[str]) -> None:
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line as main.parse_flags; a study brings its config."""
   argv = list(argv)
+  for i, name in enumerate(argv[:-1]):
+    if name == "--study":
+      argv[i : i + 2] = [f"--study={argv[i + 1]}"]
   given = [a.split("=", 1)[-1] for a in argv if a.startswith("--study=")]
-  if given and not any(a.startswith("--config=") for a in argv):
+  if given and not any(a.split("=")[0] == "--config" for a in argv):
     if not pathlib.Path(given[-1]).is_file():
       sys.exit(f"Error: --study={given[-1]}: no such file")
     # In front: --config.* is known from there on.

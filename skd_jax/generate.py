@@ -8,7 +8,8 @@ text.py.
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from absl import app, flags
 
@@ -144,10 +145,18 @@ def main(argv: Sequence[str]) -> None:
     if _INPUT.value != "-":
       file = stack.enter_context(open(_INPUT.value, encoding="utf-8"))
     generator = make_generator()
-    for text in generator.answers(file):
+    for text in generator.answers(_lines(file)):
       print(text, flush=True)
     if generator.summary():
       print(generator.summary(), file=sys.stderr)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+  """Yields the lines of a file."""
+  try:
+    yield from file
+  except UnicodeDecodeError as error:
+    raise ValueError(f"--input={_INPUT.value}: is not UTF-8: {error}") from None
 
 
 if __name__ == "__main__":

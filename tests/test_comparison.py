@@ -368,7 +368,8 @@ def test_bad_command_line_is_one_clear_line(argument, said, tmp_path):
   assert not (tmp_path / "w").exists()
 
 
-def test_study_brings_its_config_and_settings_go_on_top():
+@pytest.mark.parametrize("equals", ["=", " "], ids=["equals", "space"])
+def test_study_brings_its_config_and_settings_go_on_top(equals):
   done = command_lines.run(
     "-c",
     "import importlib, sys\n"
@@ -377,7 +378,7 @@ def test_study_brings_its_config_and_settings_go_on_top():
     "compare.parse_flags(sys.argv)\n"
     "config = main._CONFIG.value\n"
     "print(config.distill.max_examples, config.distill.learning_rate)",
-    "--study=configs/studies/few_prompts.py",
+    *f"--study{equals}configs/studies/few_prompts.py".split(),
     "--regimes=1000 prompts",
     "--config.distill.learning_rate=0.5",
   )

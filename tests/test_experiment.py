@@ -45,7 +45,7 @@ def contents(folder):
   [
     ("distill.num_steps", 7, "'distill_seed_0' .* is stale"),
     ("teacher.num_layers", 2, "'teacher' .* is stale"),
-    ("data.max_new_tokens", 12, "'tokenizer' .* is stale"),
+    ("data.max_new_tokens", 12, "'teacher' .* is stale"),
     ("data.metrics", ("bleu",), "'evaluate_teacher' .* is stale"),
     ("rollout.threshold", 0.0, r"^rollout\.threshold = 0\.0"),
     ("mesh.data", 5, "mesh"),

@@ -192,6 +192,14 @@ def test_missing_input_file_is_one_clear_line(workdir, tmp_path, capsys):
   assert error.count("\n") == 1
 
 
+def test_input_that_is_no_text_names_its_flag(workdir, tmp_path, capsys):
+  path = tmp_path / "latin.txt"
+  path.write_bytes(b"ein Haus\n\xff\n")
+  error = _main(capsys, model=str(workdir / "export"), input=str(path))
+  assert error.startswith(f"Error: --input={path}: is not UTF-8: ")
+  assert error.count("\n") == 1
+
+
 def test_lines_come_from_a_file_or_standard_input(
   workdir, tmp_path, capsys, monkeypatch, answer
 ):

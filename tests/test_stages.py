@@ -39,6 +39,21 @@ def leave_unfinished(workdir, *, with_checkpoint):
     (workdir / "checkpoints" / "teacher" / "100").mkdir(parents=True)
 
 
+def test_a_tokenizer_stays_when_only_what_it_does_not_read_is_changed(tmp_path):
+  def key_of(**changes):
+    config = config_lib.default_config()
+    config.data.update(changes)
+    return stages.cache_keys(config)["tokenizer"]
+
+  before = key_of()
+  stages.cached(tmp_path, "tokenizer", before, lambda: _RESULT)
+  now = key_of(max_prompt_length=7, max_new_tokens=9, long_prompts="leave_out")
+  assert now != before
+  assert take(tmp_path, now, "tokenizer") == _RESULT
+  with pytest.raises(ValueError, match=r"data\.prompt was"):
+    take(tmp_path, key_of(prompt="{source}!"), "tokenizer")
+
+
 def test_new_stage_is_run(tmp_path):
   assert stages.cached(tmp_path, "teacher", _KEY, lambda: _RESULT) == _RESULT
 
