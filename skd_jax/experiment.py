@@ -319,11 +319,12 @@ def _load_tokenizer(
       for name, task in settings.items()
       for text in tasks.tokenizer_texts(task, train[name])
     ]
-    processes.on_first(
-      lambda: (
-        tokenizer_lib.train_bpe(texts, size, workdir / "tokenizer") and None
+    with fields.prefix("tokenizer."):
+      processes.on_first(
+        lambda: (
+          tokenizer_lib.train_bpe(texts, size, workdir / "tokenizer") and None
+        )
       )
-    )
     return {"folder": "tokenizer"}
 
   key = stages.cache_keys(config)["tokenizer"]

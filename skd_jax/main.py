@@ -173,6 +173,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     reason = (
       str(error.args[0]).replace("\\n", "\n").split("\n")[-1].strip("'\"")
     )
+    if "get_config" in reason:
+      sys.exit("Error: the file of --config has no function get_config")
     sys.exit(f"Error: no such field in the config: {reason}")
   except (flags.Error, OSError, TypeError, ValueError) as error:
     sys.exit(f"Error: {_reason(str(error))}")

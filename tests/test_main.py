@@ -330,6 +330,7 @@ def test_draft_length_and_queue_change_the_speed_alone(
       ("--config=configs/wmt.py", "--config.distill.num_steps=a"),
       "num_steps=a",
     ),
+    (("--config=skd_jax/structs.py",), "has no function get_config"),
     (("--config=configs/wmt.py", "more"), "unknown arguments: more"),
   ],
 )

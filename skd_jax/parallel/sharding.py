@@ -86,9 +86,11 @@ def make_mesh(
       f"{len(devices)} devices"
     )
   devices = devices[: len(devices) - rollout_devices]
+  if data < 1 and data != -1:
+    raise ValueError(f"mesh.data = {data}: must be at least 1, or -1")
   if data == -1:
     data = max(len(devices) // (fsdp * tensor), 1)
-  if data < 1 or data * fsdp * tensor != len(devices):
+  if data * fsdp * tensor != len(devices):
     raise ValueError(
       f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor}: the "
       f"product must be the number of devices that train, {len(devices)}"

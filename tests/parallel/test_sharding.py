@@ -16,7 +16,8 @@ from skd_jax.parallel import sharding
     ({"data": 3}, "mesh.data = 3"),
     ({"fsdp": 0}, "mesh.fsdp = 0"),
     ({"tensor": -1}, "mesh.tensor = -1"),
-    ({"data": 0}, "mesh.data = 0"),
+    ({"data": 0}, "mesh.data = 0: must be at least 1, or -1"),
+    ({"data": -2}, "mesh.data = -2: must be at least 1, or -1"),
   ],
 )
 def test_mesh_that_is_not_the_devices_is_refused(sizes, named):
