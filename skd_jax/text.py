@@ -192,7 +192,7 @@ class TextGenerator:
       texts[row] = " ".join(text.split())
     return texts
 
-  def _check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+  def _check_prompts(self, prompts: Sequence[np.ndarray]) -> None:
     """An encoder must have a token to read beside those of the decoder."""
     config = self.model.config
     if not isinstance(config, EncoderDecoderConfig):

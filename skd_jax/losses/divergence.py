@@ -159,7 +159,7 @@ def get_divergence(
     )
   function, parameter, value = with_parameter[name]
   if parameter == "k":
-    _check_k(value, vocab_size)
+    _check_k(k, vocab_size)
   else:
     _check_share(parameter, value)
   return functools.partial(function, **{parameter: value})

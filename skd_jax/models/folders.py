@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 
@@ -10,7 +9,7 @@ from skd_jax.reporting import manifest
 
 
 @contextlib.contextmanager
-def replaced(folder: str | pathlib.Path) -> Iterator[str]:
+def replaced(folder: str | os.PathLike[str]) -> Iterator[str]:
   """Yields a temporary sibling that takes the place of `folder` at the end.
 
   A link is followed. Whoever is killed leaves the old folder or the new one;
