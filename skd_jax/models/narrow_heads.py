@@ -1,7 +1,7 @@
 """The cache of narrow heads, several groups in a row of lanes, on TPU.
 
-The memory of a TPU holds rows of 128 numbers, so that a head of 64 takes up, or
-the compiler turns the cache around and moves it whole for a new slot. Here
+The memory of a TPU holds rows of 128 numbers. So heads of 64 fill half of it,
+or the compiler turns the cache around and moves it whole for a new slot. Here
 groups share the row of a slot, and a query has zeros where another's keys are:
 
   lanes            0 ..... 63   64 .... 127
@@ -28,8 +28,8 @@ def cache_shape(
 ) -> tuple[int, int, int, int]:
   """Returns the shape of a cache, [B, N, S, H] or [B, N', S, 128].
 
-  Groups share lanes on TPU alone, where a device has several and several fit;
-  by the mesh of the context.
+  On TPU, groups share lanes if several fit, and if a device of the mesh of the
+  context has several.
 
   Args:
     batch_size: B.
