@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+from typing import Any
 
 import ml_collections
 from absl import logging
@@ -27,7 +28,7 @@ from tests import tiny_run
 PHASES = {
   "the writing of a checkpoint": ("skd_jax.reporting.manifest", "write", 3),
   "a save": ("skd_jax.training.checkpoint", "save", 2),
-  "the evaluation": ("skd_jax.train", "make_evaluator", 1),
+  "the evaluation": ("skd_jax.scoring", "make_evaluator", 1),
   "a rollout": ("skd_jax.training.generation", "generate_responses", 3),
   "a train step": ("skd_jax.train", "timed", 3),
   "a validation": ("skd_jax.training.callbacks", "Validate.__call__", 1),
@@ -56,11 +57,18 @@ def run(data: pathlib.Path, workdir: pathlib.Path) -> None:
     train.train_and_evaluate(config(data), workdir)
 
 
-def _terminate_in(phase: str) -> None:
-  """Lets this process send itself SIGTERM where a phase begins."""
-  module, path, call = PHASES[phase]
+def owner_of(phase: str) -> tuple[Any, str]:
+  """Returns the module or class that has the function of a phase, its name."""
+  module, path, _ = PHASES[phase]
   *classes, name = path.split(".")
   owner = functools.reduce(getattr, classes, importlib.import_module(module))
+  return owner, name
+
+
+def _terminate_in(phase: str) -> None:
+  """Lets this process send itself SIGTERM where a phase begins."""
+  owner, name = owner_of(phase)
+  call = PHASES[phase][-1]
   function, calls = getattr(owner, name), itertools.count(1)
 
   @functools.wraps(function)
