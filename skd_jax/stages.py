@@ -67,14 +67,9 @@ _SWITCHES = {"student.lora": "rank", "teacher_cache": "top_k"}
 # changes the speed alone.
 _INFORMATION = ("probe", "quantization", "draft_length")
 
-# What a new tokenizer does not look at. Whoever is told that a prompt is too
-# long, as soon as there is one, may change these.
-_NOT_OF_TOKENIZER = (
-  "max_prompt_length",
-  "max_new_tokens",
-  "long_prompts",
-  "test_split",
-)
+# In the key of a tokenizer, but not looked at when it is trained: whoever is told
+# after it that a prompt is too long may change these.
+_LIMITS = ("max_prompt_length", "max_new_tokens", "long_prompts")
 
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
 
@@ -389,7 +384,7 @@ def _check_same(
   changed = [
     f"{field} was {was!r} and is {value!r}"
     for field, (was, value) in _changes(before, now).items()
-    if not (name == "tokenizer" and field.endswith(_NOT_OF_TOKENIZER))
+    if not (name == "tokenizer" and field.endswith(_LIMITS))
   ]
   if not changed:
     return

@@ -5,7 +5,7 @@
     --topology=v5p:2x2x1
 
 A step has the same number of tokens whatever their length T: 8,192 in rows of
-512, 2,048 or 8,192, of a model of two layers or of --shape. `memory_ratio` is
+512, 2,048 or 8,192, of a tiny model or of --shape. `memory_ratio` is
 the peak that the compiler reports over what weights, gradient, moments and one
 activation per layer need; `remat` is on. Where T^2 scores were held, it would
 grow with T.
@@ -44,24 +44,9 @@ class Settings:
 
   lengths: tuple[int, ...] = (512, 2048, 8192)
   num_tokens: int = 8192
-  shape: str = ""  # Of pair.SHAPES; "": _SMALL.
-
-  @property
-  def config(self) -> models.ModelConfig:
-    """The model."""
-    return pair.config_of_shape(self.shape) if self.shape else _SMALL
+  shape: str = "tiny"  # Of pair.SHAPES.
 
 
-_SMALL = models.ModelConfig(
-  vocab_size=8192,
-  hidden_size=128,
-  intermediate_size=384,
-  num_layers=2,
-  num_heads=2,
-  num_kv_heads=1,
-  head_dim=64,
-  tie_embeddings=True,
-)
 QUICK = Settings(lengths=(128, 256), num_tokens=512)
 
 
@@ -69,7 +54,7 @@ def make_problem(
   length: int, settings: Settings, mesh: jax.sharding.Mesh
 ) -> tuple[train_step.TrainFns, tuple[Any, ...]]:
   """Returns the functions that train, and shapes for the step."""
-  config = settings.config
+  config = pair.config_of_shape(settings.shape)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
   dtype = jnp.float32 if on_cpu else jnp.bfloat16
   whole, rows = sharding.replicated(mesh), sharding.rows(mesh)
@@ -129,14 +114,14 @@ def measure(
   results = stats.output_size_in_bytes - stats.alias_size_in_bytes
   peak = stats.argument_size_in_bytes + stats.temp_size_in_bytes + results
   state = shapes[0]
-  config = settings.config
+  config = pair.config_of_shape(settings.shape)
   kept = config.num_layers * settings.num_tokens * config.hidden_size
   itemsize = 4 if mesh.devices.flat[0].platform == "cpu" else 2
   least = (
     memory.held_bytes(state) + memory.held_bytes(state.params) + kept * itemsize
   )
   row: harness.Row = {
-    "shape": settings.shape or "two layers",
+    "shape": settings.shape,
     "length": length,
     "rows": settings.num_tokens // length,
     "memory_ratio": peak / least,
@@ -159,7 +144,8 @@ def measure(
 def rows_from_flags(quick: bool) -> list[harness.Row]:
   """Runs what the command line asks for."""
   settings = QUICK if quick else Settings()
-  settings = dataclasses.replace(settings, shape=pair.shape_from_flags(""))
+  shape = pair.shape_from_flags(settings.shape)
+  settings = dataclasses.replace(settings, shape=shape)
   devices: Sequence[Any] = jax.devices()[:1]
   if _TOPOLOGY.value:
     devices = chips.tpu_devices(_TOPOLOGY.value)[:1]

@@ -97,10 +97,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
   """
   path = pathlib.Path(folder)
   if not path.is_dir():
-    raise FileNotFoundError(
-      f"tokenizer folder {path}: no such folder; `hf download` makes one of a "
-      "model of the Hub"
-    )
+    raise FileNotFoundError(f"tokenizer folder {path}: no such folder")
   # The settings of the model as well: eos_ids reads them. Weights are large,
   # and checked where they are read. The model card is for people to edit.
   manifest.check(

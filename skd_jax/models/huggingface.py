@@ -233,9 +233,8 @@ def save(
 
   Raises:
     ValueError: an unknown dtype; weights that are quantized, or do not fit the
-      config; a config
-      that its family cannot express; or `folder` is no earlier export, see
-      `folders.replaced`.
+      config; a config that its family cannot express; or `folder` is no earlier
+      export, see `folders.replaced`.
   """
   if dtype not in EXPORT_DTYPES:
     raise ValueError(
