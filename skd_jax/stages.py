@@ -67,8 +67,8 @@ _SWITCHES = {"student.lora": "rank", "teacher_cache": "top_k"}
 # changes the speed alone.
 _INFORMATION = ("probe", "quantization", "draft_length")
 
-# In the key of a tokenizer, but not looked at when it is trained: whoever is told
-# after it that a prompt is too long may change these.
+# In the key of a tokenizer, but not looked at when it is trained. Whoever is
+# told after it that a prompt is too long may change these.
 _LIMITS = ("max_prompt_length", "max_new_tokens", "long_prompts")
 
 CacheKey = dict[str, Any]  # Flat: {"data.kind": "embedded", ...}.
