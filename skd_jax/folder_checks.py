@@ -65,10 +65,6 @@ def _check_quantization(config: ml_collections.ConfigDict) -> None:
   for folder in folders if name else ():
     shape = models.load_config(folder)
     with fields.prefix("teacher."):
-      if isinstance(shape, models.EncoderDecoderConfig):
-        raise ValueError(
-          f"quantization = {name!r}: must be '' for an encoder-decoder"
-        )
       quantization.shapes(models.param_shapes(shape), name)
 
 

@@ -16,7 +16,7 @@ from absl import logging
 from skd_jax import structs
 from skd_jax.models import architecture, huggingface, tokenizer_files
 from skd_jax.models import placement as placement_lib
-from skd_jax.models.config import EncoderDecoderConfig, ModelConfig
+from skd_jax.models.config import ModelConfig
 from skd_jax.parallel import sharding
 
 
@@ -85,15 +85,10 @@ def load_model(
   Raises:
     FileNotFoundError: a file is missing.
     ValueError: the family or an option of it is not supported, the weights do
-      not fit the config, or `quantization` with an encoder-decoder.
+      not fit the config, or cannot be quantized, see `quantization.shapes`.
   """
   dtype = compute_dtype(dtype)
   config = huggingface.load_config(folder)
-  if quantization and isinstance(config, EncoderDecoderConfig):
-    raise ValueError(
-      f"quantization = {quantization!r}: must be '' for an encoder-decoder, as "
-      f"{folder} holds"
-    )
   cut = config
   if vocab_size is not None:
     cut = dataclasses.replace(config, vocab_size=vocab_size)

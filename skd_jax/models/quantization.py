@@ -163,10 +163,14 @@ def shapes(params: structs.Params, name: str) -> structs.Params:
     sharded as the matrix is, and whole along an axis that does not divide.
 
   Raises:
-    ValueError: unknown format, or a model with experts.
+    ValueError: unknown format, a model with experts, or an encoder-decoder.
   """
   if name and name not in FORMATS:
     raise ValueError(f"quantization = {name!r}: must be one of {FORMATS} or ''")
+  if name and "encoder" in params:
+    raise ValueError(
+      f"quantization = {name!r}: must be '' for an encoder-decoder"
+    )
 
   def of(path, x):
     keys = [entry.key for entry in path]
@@ -230,8 +234,7 @@ def quantize(params: structs.Params, name: str) -> structs.Params:
     The weights, with their matrices as of `shapes`.
 
   Raises:
-    ValueError: an unknown format, a model with experts, or a weight that is not
-      finite.
+    ValueError: as of `shapes`, or a weight is not finite.
   """
   wanted = shapes(params, name)
 
